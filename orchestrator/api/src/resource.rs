@@ -1,0 +1,68 @@
+//! The registry: one row says everything that the API machinery knows of a kind. Adding a kind is adding a row.
+
+use serde_json::Value;
+
+use crate::{Cell, Column, Fault};
+
+/// One row of the registry.
+#[derive(Debug)]
+pub struct Resource {
+    /// API group, empty for core.
+    pub group: &'static str,
+    /// Version, `v1`.
+    pub version: &'static str,
+    /// Kind, `Pod`.
+    pub kind: &'static str,
+    /// Path segment, `pods`.
+    pub plural: &'static str,
+    /// `pod`.
+    pub singular: &'static str,
+    /// `po`.
+    pub short_names: &'static [&'static str],
+    /// `all`.
+    pub categories: &'static [&'static str],
+    /// Lives in a Namespace.
+    pub namespaced: bool,
+    /// Subresources served through the generic path: `status`, `scale`. Others (`log`, `exec`, `binding`) are the
+    /// server's own.
+    pub subresources: &'static [&'static str],
+    /// Fills in what Kubernetes fills in. Idempotent.
+    pub defaults: fn(&mut Value),
+    /// Decodes as the `k8s_openapi` type: unknown fields and wrong types, with their paths.
+    pub decode: fn(&Value) -> Vec<Fault>,
+    /// Every fault of a new object (`old` is `None`) or of a change.
+    pub validate: fn(new: &Value, old: Option<&Value>) -> Vec<Fault>,
+    /// Table columns.
+    pub columns: &'static [Column],
+    /// A row's cells, one a column. `now` is seconds since the epoch, for ages.
+    pub cells: fn(object: &Value, now: i64) -> Vec<Cell>,
+    /// Fields that a field selector may name beside `metadata.name` and `metadata.namespace`.
+    pub selectable: &'static [&'static str],
+}
+
+impl Resource {
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// Has a status that only the status subresource writes.
+    pub fn has_status(&self) -> bool {
+        self.subresources.contains(&"status")
+    }
+
+    /// Store key of an object, `/registry/<group or core>/<plural>/[<namespace>/]<name>`.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        if self.namespaced {
+            format!("{}{namespace}/{name}", self.prefix())
+        } else {
+            format!("{}{name}", self.prefix())
+        }
+    }
+
+    /// Store key prefix of the kind, ending in `/`.
+    pub fn prefix(&self) -> String {
+        let group = if self.group.is_empty() { "core" } else { self.group };
+        format!("/registry/{group}/{}/", self.plural)
+    }
+}

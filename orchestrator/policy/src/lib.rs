@@ -1,0 +1,2 @@
+//! Network state to desired datapath tables, and the diff to apply. Pure.
+#![forbid(unsafe_code)]

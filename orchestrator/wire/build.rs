@@ -1,0 +1,8 @@
+//! Generates the node session's messages and services from `proto/node.proto` with Debian's `protoc`.
+
+fn main() -> std::io::Result<()> {
+    println!("cargo:rerun-if-changed=proto/node.proto");
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_protos(&["proto/node.proto"], &["proto"])
+}

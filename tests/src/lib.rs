@@ -1,0 +1,2 @@
+//! Tests that need root: eBPF programs, whole clusters, kubectl.
+#![forbid(unsafe_code)]
