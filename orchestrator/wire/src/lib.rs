@@ -2,9 +2,15 @@
 //! `waggle-model`. No I/O lives here; the server and the agent own their ends.
 #![forbid(unsafe_code)]
 
+mod network;
+
+pub use network::{Invalid, decode_delta, decode_snapshot, encode_delta, encode_snapshot};
+
 /// Generated messages, clients and servers of `waggle.node.v1`.
-#[expect(missing_docs, reason = "generated code; the documentation is in proto/node.proto")]
-#[expect(unreachable_pub, reason = "generated code")]
+#[expect(
+    missing_docs,
+    reason = "generated code; the documentation is in proto/node.proto"
+)]
 pub mod v1 {
     tonic::include_proto!("waggle.node.v1");
 }
