@@ -1,4 +1,80 @@
-//! The automation door: setup, build, lint, test, bench, build-and-deploy, destroy.
+//! The automation door: `cargo xtask <verb>`. Everything that a contributor or a CI runs goes through here; nothing of
+//! the product lives here, and no product crate is used.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod build;
+mod deploy;
+mod images;
+mod kubectl;
+mod lint;
+mod oci_layout;
+mod run;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, tests and runs Waggle")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Finds or installs what building needs, and says what and why.
+    Setup,
+    /// Builds the eBPF programs and the `waggle` binary.
+    Build {
+        /// The optimized build, as `build-and-deploy` runs it.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Assembles the sample application's images from Debian packages.
+    Images {
+        /// With the optimized build of our own binaries.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Formatting, clippy, the layers of the house, licences and sources of dependencies.
+    Lint,
+    /// All tests: unit, BPF, clusters, kubectl.
+    Test(test::Options),
+    /// Builds everything, brings up a cluster of three nodes on this machine and deploys the sample application.
+    BuildAndDeploy(deploy::Options),
+    /// Removes that cluster and every trace of it.
+    Destroy(deploy::DestroyOptions),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Setup => setup::build_tools(),
+        Verb::Build { release } => {
+            setup::build_tools()?;
+            build::waggle(build::Profile::of(release)).map(drop)
+        }
+        Verb::Images { release } => {
+            let layout = images::sample_application(build::Profile::of(release))?;
+            println!("{}", layout.display());
+            Ok(())
+        }
+        Verb::Lint => lint::all(),
+        Verb::Test(options) => test::all(&options),
+        Verb::BuildAndDeploy(options) => deploy::up(&options),
+        Verb::Destroy(options) => deploy::destroy(&options),
+    }
+}

@@ -1,0 +1,91 @@
+//! All tests, from the quick ones to whole clusters. What the tests need from outside reaches them by environment
+//! variables: the binary, the images, the kubectls.
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::build::{self, Profile};
+use crate::run::{cargo, run};
+use crate::{images, kubectl, setup};
+
+/// Which tests.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only these: unit, bpf, cluster, kubectl. All when none is named.
+    suites: Vec<Suite>,
+    /// Only tests whose name contains this.
+    #[arg(long)]
+    filter: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Suite {
+    Unit,
+    Bpf,
+    Cluster,
+    Kubectl,
+}
+
+impl Options {
+    fn wants(&self, suite: Suite) -> bool {
+        self.suites.is_empty() || self.suites.contains(&suite)
+    }
+}
+
+/// Runs them; the first suite that fails ends it.
+pub(crate) fn all(options: &Options) -> Result<()> {
+    setup::build_tools()?;
+    if options.wants(Suite::Unit) {
+        let mut tests = cargo();
+        tests
+            .args([
+                "test",
+                "--locked",
+                "--workspace",
+                "--exclude",
+                "waggle-tests",
+            ])
+            .args(&options.filter);
+        run(&mut tests).context("unit tests")?;
+    }
+    if options.wants(Suite::Bpf) {
+        run(&mut rooted("bpf", options)).context("BPF tests")?;
+    }
+    if !options.wants(Suite::Cluster) && !options.wants(Suite::Kubectl) {
+        return Ok(());
+    }
+    setup::test_tools()?;
+    let binary = build::waggle(Profile::Dev)?;
+    let images = images::sample_application(Profile::Dev)?;
+    let kubectls = kubectl::fetch()?;
+    for (suite, name) in [(Suite::Kubectl, "kubectl"), (Suite::Cluster, "cluster")] {
+        if options.wants(suite) {
+            let mut tests = rooted(name, options);
+            tests
+                .env("WAGGLE_BIN", &binary)
+                .env("WAGGLE_TEST_IMAGES", &images);
+            tests
+                .env("WAGGLE_KUBECTL_OLD", &kubectls.old)
+                .env("WAGGLE_KUBECTL", &kubectls.current);
+            run(&mut tests).with_context(|| format!("{name} tests"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A suite of the `tests` crate, one test at a time: they share the machine.
+fn rooted(suite: &str, options: &Options) -> std::process::Command {
+    let mut tests = cargo();
+    tests
+        .args([
+            "test",
+            "--locked",
+            "--package",
+            "waggle-tests",
+            "--test",
+            suite,
+        ])
+        .args(&options.filter);
+    tests.args(["--", "--test-threads", "1", "--nocapture"]);
+    tests
+}
