@@ -2,6 +2,26 @@
 //! I/O. Replanning on unchanged input is empty.
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod deployment;
+pub mod endpoint_slice;
+pub mod garbage;
+pub mod identity;
+mod ids;
+pub mod ipam;
+pub mod namespace;
+pub mod network;
+pub mod node_lifecycle;
+pub mod pod;
+pub mod pod_gc;
+pub mod replica_set;
+pub mod resources;
+pub mod scheduler;
+pub mod selector;
+pub mod snapshot;
+pub mod tenant;
 mod write;
 
-pub use write::{Plan, Write};
+pub use ids::Ids;
+pub use snapshot::Snapshot;
+pub use write::{EventDraft, ObjectRef, Plan, Propagation, Write};

@@ -1,0 +1,1 @@
+//! Invariants that every plan keeps, checked independently of the planners.

@@ -1,0 +1,380 @@
+//! The cluster as planners see it: every object at one revision, with the indexes that planners ask for kept up to
+//! date as objects change. The server feeds it from its watch cache; nothing here watches or stores.
+
+mod meta;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+pub use meta::{Meta, Owner};
+pub use table::Table;
+
+use crate::pod;
+use crate::tenant::Tenant;
+
+/// An object that is not of the type its kind promises.
+#[derive(Debug, thiserror::Error)]
+#[error("snapshot can't read {kind} {namespace}/{name}: {cause}")]
+pub struct SnapshotError {
+    /// Kind as written in the object.
+    pub kind: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// What the decoder says.
+    pub cause: serde_json::Error,
+}
+
+/// Pods of one owner or node, by namespace and name.
+pub type PodGroup = BTreeMap<(String, String), Arc<Pod>>;
+
+/// A kind's apiVersion and name.
+pub type KindKey = (String, String);
+
+/// Every object of the cluster at one revision.
+///
+/// What a planner decided must be visible in the snapshot before the same planner is asked again; otherwise it
+/// decides the same twice.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// core/v1.
+    pub pods: Table<Pod>,
+    /// core/v1.
+    pub nodes: Table<Node>,
+    /// core/v1.
+    pub services: Table<Service>,
+    /// core/v1.
+    pub namespaces: Table<Namespace>,
+    /// discovery.k8s.io/v1.
+    pub endpoint_slices: Table<EndpointSlice>,
+    /// apps/v1.
+    pub deployments: Table<Deployment>,
+    /// apps/v1.
+    pub replica_sets: Table<ReplicaSet>,
+    /// coordination.k8s.io/v1.
+    pub leases: Table<Lease>,
+    /// waggle.dev/v1.
+    pub tenants: Table<Tenant>,
+    /// Metadata of every object of every kind, by (namespace, apiVersion, kind, name).
+    metas: BTreeMap<MetaKey, Arc<Meta>>,
+    by_uid: HashMap<String, MetaKey>,
+    dependents: HashMap<String, BTreeSet<MetaKey>>,
+    covered: BTreeSet<KindKey>,
+    pods_by_owner: HashMap<String, PodGroup>,
+    pods_by_node: HashMap<String, PodGroup>,
+    sets_by_owner: HashMap<String, BTreeMap<String, Arc<ReplicaSet>>>,
+    slices_by_service: HashMap<(String, String), BTreeMap<String, Arc<EndpointSlice>>>,
+}
+
+type MetaKey = (String, String, String, String);
+
+impl Snapshot {
+    /// Empty, to be fed with every object of the `covered` kinds (apiVersion, kind). Owners of other kinds are taken
+    /// to exist.
+    pub fn new<A: Into<String>, K: Into<String>>(
+        covered: impl IntoIterator<Item = (A, K)>,
+    ) -> Self {
+        let covered = covered
+            .into_iter()
+            .map(|(version, kind)| (version.into(), kind.into()))
+            .collect();
+        Self {
+            covered,
+            ..Self::default()
+        }
+    }
+
+    /// Whether every object of this kind is in the snapshot.
+    pub fn covers(&self, api_version: &str, kind: &str) -> bool {
+        self.covered
+            .contains(&(api_version.to_owned(), kind.to_owned()))
+    }
+
+    /// Takes in a new object or a new version of one, as JSON with apiVersion and kind.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when a kind that planners read does not decode; the snapshot then keeps the version it had.
+    pub fn upsert(&mut self, value: &Value) -> Result<(), SnapshotError> {
+        let meta = Meta::of(value);
+        match (meta.object.api_version.as_str(), meta.object.kind.as_str()) {
+            ("v1", "Pod") => self.put_pod(&meta, decode(value, &meta)?),
+            ("v1", "Node") => drop(put(&mut self.nodes, &meta, decode(value, &meta)?)),
+            ("v1", "Service") => drop(put(&mut self.services, &meta, decode(value, &meta)?)),
+            ("v1", "Namespace") => drop(put(&mut self.namespaces, &meta, decode(value, &meta)?)),
+            ("discovery.k8s.io/v1", "EndpointSlice") => {
+                self.put_slice(&meta, decode(value, &meta)?)
+            }
+            ("apps/v1", "Deployment") => {
+                drop(put(&mut self.deployments, &meta, decode(value, &meta)?))
+            }
+            ("apps/v1", "ReplicaSet") => self.put_set(&meta, decode(value, &meta)?),
+            ("coordination.k8s.io/v1", "Lease") => {
+                drop(put(&mut self.leases, &meta, decode(value, &meta)?))
+            }
+            ("waggle.dev/v1", "Tenant") => {
+                drop(put(&mut self.tenants, &meta, decode(value, &meta)?))
+            }
+            _ => {}
+        }
+        self.put_meta(meta);
+        Ok(())
+    }
+
+    /// Forgets an object.
+    pub fn remove(&mut self, api_version: &str, kind: &str, namespace: &str, name: &str) {
+        match (api_version, kind) {
+            ("v1", "Pod") => self.drop_pod(namespace, name),
+            ("v1", "Node") => drop(self.nodes.remove(namespace, name)),
+            ("v1", "Service") => drop(self.services.remove(namespace, name)),
+            ("v1", "Namespace") => drop(self.namespaces.remove(namespace, name)),
+            ("discovery.k8s.io/v1", "EndpointSlice") => self.drop_slice(namespace, name),
+            ("apps/v1", "Deployment") => drop(self.deployments.remove(namespace, name)),
+            ("apps/v1", "ReplicaSet") => self.drop_set(namespace, name),
+            ("coordination.k8s.io/v1", "Lease") => drop(self.leases.remove(namespace, name)),
+            ("waggle.dev/v1", "Tenant") => drop(self.tenants.remove(namespace, name)),
+            _ => {}
+        }
+        self.drop_meta(&meta_key(api_version, kind, namespace, name));
+    }
+
+    /// Pods whose controller has this uid.
+    pub fn pods_of(&self, owner_uid: &str) -> impl Iterator<Item = &Arc<Pod>> {
+        self.pods_by_owner
+            .get(owner_uid)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+    }
+
+    /// Pods bound to this node.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Pod>> {
+        self.pods_by_node
+            .get(node)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+    }
+
+    /// Names of nodes that pods are bound to, existing or not.
+    pub fn occupied_nodes(&self) -> impl Iterator<Item = &str> {
+        self.pods_by_node.keys().map(String::as_str)
+    }
+
+    /// ReplicaSets whose controller has this uid, by name.
+    pub fn replica_sets_of(&self, owner_uid: &str) -> impl Iterator<Item = &Arc<ReplicaSet>> {
+        self.sets_by_owner
+            .get(owner_uid)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+    }
+
+    /// EndpointSlices labelled with this Service's name.
+    pub fn slices_of(
+        &self,
+        namespace: &str,
+        service: &str,
+    ) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        let key = (namespace.to_owned(), service.to_owned());
+        self.slices_by_service
+            .get(&key)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+    }
+
+    /// Metadata of every object.
+    pub fn metas(&self) -> impl Iterator<Item = &Arc<Meta>> {
+        self.metas.values()
+    }
+
+    /// Metadata of every object in a namespace.
+    pub fn metas_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Meta>> {
+        let first = meta_key("", "", namespace, "");
+        let namespace = namespace.to_owned();
+        self.metas
+            .range(first..)
+            .take_while(move |(key, _)| key.0 == namespace)
+            .map(|(_, meta)| meta)
+    }
+
+    /// Metadata of the object with this uid.
+    pub fn meta(&self, uid: &str) -> Option<&Arc<Meta>> {
+        self.metas.get(self.by_uid.get(uid)?)
+    }
+
+    /// Metadata of the objects that name this uid as an owner.
+    pub fn dependents_of(&self, owner_uid: &str) -> impl Iterator<Item = &Arc<Meta>> {
+        let keys = self.dependents.get(owner_uid).into_iter().flatten();
+        keys.filter_map(|key| self.metas.get(key))
+    }
+
+    fn put_meta(&mut self, meta: Meta) {
+        let object = &meta.object;
+        let key = meta_key(
+            &object.api_version,
+            &object.kind,
+            &object.namespace,
+            &object.name,
+        );
+        self.drop_meta(&key);
+        self.by_uid.insert(object.uid.clone(), key.clone());
+        for owner in &meta.owners {
+            self.dependents
+                .entry(owner.uid.clone())
+                .or_default()
+                .insert(key.clone());
+        }
+        self.metas.insert(key, Arc::new(meta));
+    }
+
+    fn drop_meta(&mut self, key: &MetaKey) {
+        let Some(meta) = self.metas.remove(key) else {
+            return;
+        };
+        self.by_uid.remove(&meta.object.uid);
+        for owner in &meta.owners {
+            if let Some(keys) = self.dependents.get_mut(&owner.uid) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.dependents.remove(&owner.uid);
+                }
+            }
+        }
+    }
+
+    fn put_pod(&mut self, meta: &Meta, pod: Pod) {
+        let (namespace, name) = (&meta.object.namespace, &meta.object.name);
+        self.drop_pod(namespace, name);
+        let pod = Arc::new(pod);
+        let key = (namespace.clone(), name.clone());
+        if let Some(owner) = pod::controller(&pod.metadata) {
+            self.pods_by_owner
+                .entry(owner.uid.clone())
+                .or_default()
+                .insert(key.clone(), Arc::clone(&pod));
+        }
+        if let Some(node) = pod::node_name(&pod) {
+            self.pods_by_node
+                .entry(node.to_owned())
+                .or_default()
+                .insert(key, Arc::clone(&pod));
+        }
+        self.pods.insert(namespace, name, pod);
+    }
+
+    fn drop_pod(&mut self, namespace: &str, name: &str) {
+        let Some(pod) = self.pods.remove(namespace, name) else {
+            return;
+        };
+        let key = (namespace.to_owned(), name.to_owned());
+        if let Some(owner) = pod::controller(&pod.metadata) {
+            take(&mut self.pods_by_owner, &owner.uid, &key);
+        }
+        if let Some(node) = pod::node_name(&pod) {
+            take(&mut self.pods_by_node, node, &key);
+        }
+    }
+
+    fn put_set(&mut self, meta: &Meta, set: ReplicaSet) {
+        self.drop_set(&meta.object.namespace, &meta.object.name);
+        let set = put(&mut self.replica_sets, meta, set);
+        if let Some(owner) = pod::controller(&set.metadata) {
+            let sets = self.sets_by_owner.entry(owner.uid.clone()).or_default();
+            sets.insert(meta.object.name.clone(), Arc::clone(&set));
+        }
+    }
+
+    fn drop_set(&mut self, namespace: &str, name: &str) {
+        let Some(set) = self.replica_sets.remove(namespace, name) else {
+            return;
+        };
+        if let Some(owner) = pod::controller(&set.metadata) {
+            take(&mut self.sets_by_owner, &owner.uid, name);
+        }
+    }
+
+    fn put_slice(&mut self, meta: &Meta, slice: EndpointSlice) {
+        self.drop_slice(&meta.object.namespace, &meta.object.name);
+        let slice = put(&mut self.endpoint_slices, meta, slice);
+        if let Some(service) = service_of(&slice) {
+            let key = (meta.object.namespace.clone(), service.to_owned());
+            self.slices_by_service
+                .entry(key)
+                .or_default()
+                .insert(meta.object.name.clone(), slice);
+        }
+    }
+
+    fn drop_slice(&mut self, namespace: &str, name: &str) {
+        let Some(slice) = self.endpoint_slices.remove(namespace, name) else {
+            return;
+        };
+        if let Some(service) = service_of(&slice) {
+            take(
+                &mut self.slices_by_service,
+                &(namespace.to_owned(), service.to_owned()),
+                name,
+            );
+        }
+    }
+}
+
+/// The Service that a slice belongs to.
+fn service_of(slice: &EndpointSlice) -> Option<&str> {
+    slice
+        .metadata
+        .labels
+        .as_ref()?
+        .get(crate::endpoint_slice::SERVICE_NAME_LABEL)
+        .map(String::as_str)
+}
+
+fn meta_key(api_version: &str, kind: &str, namespace: &str, name: &str) -> MetaKey {
+    (
+        namespace.to_owned(),
+        api_version.to_owned(),
+        kind.to_owned(),
+        name.to_owned(),
+    )
+}
+
+fn decode<T: DeserializeOwned>(value: &Value, meta: &Meta) -> Result<T, SnapshotError> {
+    T::deserialize(value).map_err(|cause| SnapshotError {
+        kind: meta.object.kind.clone(),
+        namespace: meta.object.namespace.clone(),
+        name: meta.object.name.clone(),
+        cause,
+    })
+}
+
+fn put<T>(table: &mut Table<T>, meta: &Meta, object: T) -> Arc<T> {
+    let object = Arc::new(object);
+    table.insert(
+        &meta.object.namespace,
+        &meta.object.name,
+        Arc::clone(&object),
+    );
+    object
+}
+
+/// Takes one row out of a group, and the group when it was the last.
+fn take<O, G, K, Q, V>(groups: &mut HashMap<O, BTreeMap<K, V>>, group: &G, key: &Q)
+where
+    O: std::borrow::Borrow<G> + std::hash::Hash + Eq,
+    G: std::hash::Hash + Eq + ?Sized,
+    K: std::borrow::Borrow<Q> + Ord,
+    Q: Ord + ?Sized,
+{
+    if let Some(rows) = groups.get_mut(group) {
+        rows.remove(key);
+        if rows.is_empty() {
+            groups.remove(group);
+        }
+    }
+}
