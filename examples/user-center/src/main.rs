@@ -27,21 +27,34 @@ struct Front {
 
 fn main() -> Result<()> {
     // One thread: a small process beside thousands of others.
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve())
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve())
 }
 
 async fn serve() -> Result<()> {
     let setting = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let port: u16 = setting("PORT").unwrap_or_else(|| "8080".into()).parse().context("PORT")?;
+    let port: u16 = setting("PORT")
+        .unwrap_or_else(|| "8080".into())
+        .parse()
+        .context("PORT")?;
     let front = Arc::new(Front {
         version: setting("VERSION").unwrap_or_else(|| "dev".into()),
         pod: nix::unistd::gethostname()?.to_string_lossy().into_owned(),
         redis: setting("REDIS"),
     });
-    let listener = TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("port {port}"))?;
-    let datagrams = UdpSocket::bind(("0.0.0.0", port)).await.with_context(|| format!("UDP port {port}"))?;
+    let listener = TcpListener::bind(("0.0.0.0", port))
+        .await
+        .with_context(|| format!("port {port}"))?;
+    let datagrams = UdpSocket::bind(("0.0.0.0", port))
+        .await
+        .with_context(|| format!("UDP port {port}"))?;
     let mut terminate = signal(SignalKind::terminate())?;
-    println!("user-center {} on port {port}, redis at {:?}", front.version, front.redis);
+    println!(
+        "user-center {} on port {port}, redis at {:?}",
+        front.version, front.redis
+    );
 
     let router = Router::new()
         .route("/", get(front_page))
@@ -65,7 +78,9 @@ async fn front_page(State(front): State<Arc<Front>>) -> Json<Value> {
             Err(error) => json!(format!("redis: {error:#}")),
         },
     };
-    Json(json!({"app": "user-center", "version": front.version, "pod": front.pod, "visits": visits}))
+    Json(
+        json!({"app": "user-center", "version": front.version, "pod": front.pod, "visits": visits}),
+    )
 }
 
 async fn healthz(State(front): State<Arc<Front>>) -> (StatusCode, String) {
@@ -76,7 +91,9 @@ async fn healthz(State(front): State<Arc<Front>>) -> (StatusCode, String) {
 async fn count_visit(address: &str) -> Result<i64> {
     let ask = async {
         let mut redis = BufReader::new(TcpStream::connect(address).await.context("connect")?);
-        redis.write_all(b"*2\r\n$4\r\nINCR\r\n$6\r\nvisits\r\n").await?;
+        redis
+            .write_all(b"*2\r\n$4\r\nINCR\r\n$6\r\nvisits\r\n")
+            .await?;
         let mut line = String::new();
         redis.read_line(&mut line).await?;
         match line.trim_end().strip_prefix(':') {
@@ -84,7 +101,9 @@ async fn count_visit(address: &str) -> Result<i64> {
             None => bail!("answered {line:?}"),
         }
     };
-    timeout(REDIS_PATIENCE, ask).await.context("no answer within a second")?
+    timeout(REDIS_PATIENCE, ask)
+        .await
+        .context("no answer within a second")?
 }
 
 /// Answers every datagram with version, pod and the datagram itself.

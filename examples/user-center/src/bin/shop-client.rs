@@ -92,7 +92,9 @@ impl Tally {
 
 /// The error with its errno's name, which says more than its text.
 fn describe(error: &anyhow::Error) -> String {
-    let errno = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
+    let errno = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
     match errno {
         Some(number) => format!("{error:#} [{:?}]", nix::errno::Errno::from_raw(number)),
         None => format!("{error:#}"),
@@ -118,8 +120,13 @@ impl Load {
         Duration::from_millis(self.timeout)
     }
     fn address(&self) -> Result<SocketAddr> {
-        let mut found = self.target.to_socket_addrs().with_context(|| format!("look up {}", self.target))?;
-        found.next().with_context(|| format!("{} has no address", self.target))
+        let mut found = self
+            .target
+            .to_socket_addrs()
+            .with_context(|| format!("look up {}", self.target))?;
+        found
+            .next()
+            .with_context(|| format!("{} has no address", self.target))
     }
     fn goes_on(&self, done: u64) -> bool {
         let told = self.until.as_ref().is_some_and(|file| file.exists());
@@ -138,7 +145,8 @@ impl Load {
 }
 
 fn connect(load: &Load) -> Result<(TcpStream, SocketAddr)> {
-    let stream = TcpStream::connect_timeout(&load.address()?, load.patience()).context("connect")?;
+    let stream =
+        TcpStream::connect_timeout(&load.address()?, load.patience()).context("connect")?;
     stream.set_read_timeout(Some(load.patience()))?;
     stream.set_nodelay(true)?;
     let peer = stream.peer_addr().context("getpeername")?;
@@ -147,10 +155,17 @@ fn connect(load: &Load) -> Result<(TcpStream, SocketAddr)> {
 
 fn http(load: &Load) -> Result<(Value, SocketAddr)> {
     let (mut stream, peer) = connect(load)?;
-    write!(stream, "GET / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", load.target).context("send")?;
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+        load.target
+    )
+    .context("send")?;
     let mut text = String::new();
     stream.read_to_string(&mut text).context("receive")?;
-    let (head, body) = text.split_once("\r\n\r\n").context("an answer without a body")?;
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .context("an answer without a body")?;
     if !head.starts_with("HTTP/1.1 200") {
         bail!("answered {:?}", head.lines().next().unwrap_or(""));
     }
@@ -167,19 +182,28 @@ fn udp(load: &Load) -> Result<(Value, SocketAddr)> {
     if from != target {
         bail!("asked {target}, answered by {from}");
     }
-    Ok((serde_json::from_slice(&buffer[..length]).context("answer")?, from))
+    Ok((
+        serde_json::from_slice(&buffer[..length]).context("answer")?,
+        from,
+    ))
 }
 
 fn hold(load: &Load) -> Result<Value> {
     let (stream, peer) = connect(load)?;
     let mut reader = BufReader::new(stream);
     Ok(load.run(move |load| {
-        write!(reader.get_mut(), "GET / HTTP/1.1\r\nHost: {}\r\n\r\n", load.target).context("send")?;
+        write!(
+            reader.get_mut(),
+            "GET / HTTP/1.1\r\nHost: {}\r\n\r\n",
+            load.target
+        )
+        .context("send")?;
         let mut length = 0;
         loop {
             let mut line = String::new();
             if reader.read_line(&mut line).context("receive")? == 0 {
-                return Err(std::io::Error::from(ErrorKind::UnexpectedEof)).context("connection closed");
+                return Err(std::io::Error::from(ErrorKind::UnexpectedEof))
+                    .context("connection closed");
             }
             let line = line.trim_end().to_ascii_lowercase();
             if let Some(value) = line.strip_prefix("content-length:") {
@@ -197,10 +221,17 @@ fn hold(load: &Load) -> Result<Value> {
 
 /// One UDP datagram below a hand-made IPv4 header; the kernel fills in the checksum and the length.
 fn spoof(source: Ipv4Addr, target: &str) -> Result<Value> {
-    let SocketAddr::V4(target) = target.parse().context("target")? else { bail!("an IPv4 target, please") };
+    let SocketAddr::V4(target) = target.parse().context("target")? else {
+        bail!("an IPv4 target, please")
+    };
     // IPPROTO_RAW means that the header is ours.
-    let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), nix::sys::socket::SockProtocol::Raw)
-        .context("raw socket (needs CAP_NET_RAW)")?;
+    let raw = socket(
+        AddressFamily::Inet,
+        SockType::Raw,
+        SockFlag::empty(),
+        nix::sys::socket::SockProtocol::Raw,
+    )
+    .context("raw socket (needs CAP_NET_RAW)")?;
     let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
     packet.extend(source.octets());
     packet.extend(target.ip().octets());
@@ -208,7 +239,12 @@ fn spoof(source: Ipv4Addr, target: &str) -> Result<Value> {
     packet.extend(target.port().to_be_bytes());
     packet.extend([0, 13, 0, 0]);
     packet.extend(b"spoof");
-    let sent = sendto(raw.as_raw_fd(), &packet, &SockaddrIn::from(target), MsgFlags::empty());
+    let sent = sendto(
+        raw.as_raw_fd(),
+        &packet,
+        &SockaddrIn::from(target),
+        MsgFlags::empty(),
+    );
     Ok(match sent {
         Ok(_) => json!({"sent": 1, "failed": 0}),
         Err(errno) => json!({"sent": 0, "failed": 0, "errno": format!("{errno:?}")}),
