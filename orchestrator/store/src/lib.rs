@@ -1,6 +1,14 @@
 //! Revisioned key-value store with watch, behind one trait. The embedded store is redb in one file; another store
 //! passes the same conformance suite. No Kubernetes here: keys are text, values are bytes.
+//!
+//! `lib.rs` holds the contract, `embedded/` the store in one file, `conformance.rs` what every store must do.
 #![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod conformance;
+mod embedded;
+
+pub use embedded::EmbeddedStore;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -69,7 +77,7 @@ pub struct Change {
 }
 
 /// Why the store refused or failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// A transaction's condition did not hold; nothing was written.
     #[error("conflict on {key}: expected {expected:?}, found {found:?}")]
@@ -89,6 +97,28 @@ pub enum Error {
         /// Oldest available.
         oldest: Revision,
     },
+    /// The revision asked for does not exist yet.
+    #[error("revision {asked:?} is in the future; the store is at {current:?}")]
+    Future {
+        /// Asked for.
+        asked: Revision,
+        /// Revision of the last commit.
+        current: Revision,
+    },
+    /// A transaction names a key twice; nothing was written.
+    #[error("a transaction writes {key} twice")]
+    Twice {
+        /// The key.
+        key: String,
+    },
+    /// Somebody else has the store open.
+    #[error(
+        "the store at {path} is in use by another process: stop that one, or choose another folder"
+    )]
+    InUse {
+        /// File.
+        path: String,
+    },
     /// The disk is full. Nothing was written; earlier commits are whole.
     #[error("no space left for the store at {path}: free some, then try again")]
     Full {
@@ -107,7 +137,8 @@ pub enum Error {
     },
 }
 
-/// Changes in revision order, without gap or duplicate. Ends with [`Error::Compacted`] when its reader is too slow.
+/// Changes in revision order, without gap or duplicate. Ends with [`Error::Compacted`] when its reader is so slow that
+/// what it has not read yet was compacted.
 pub type Watch = futures::stream::BoxStream<'static, Result<Vec<Change>, Error>>;
 
 /// The store, as the server uses it.
