@@ -34,6 +34,21 @@ pub struct Sandbox {
     pub cgroup: PathBuf,
 }
 
+/// Names a container: one container of a pod lives at a time under a name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ContainerKey {
+    /// Pod UID.
+    pub pod: String,
+    /// Container name within the pod.
+    pub name: String,
+}
+
+impl std::fmt::Display for ContainerKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.pod, self.name)
+    }
+}
+
 /// One container, with everything resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -77,6 +92,17 @@ pub struct ContainerSpec {
     pub oom_score_adj: i32,
     /// Free text kept with the container and given back by `list`, for an agent that adopts it.
     pub annotations: BTreeMap<String, String>,
+}
+
+impl ContainerSpec {
+    /// The pair that names this container.
+    #[must_use]
+    pub fn key(&self) -> ContainerKey {
+        ContainerKey {
+            pod: self.pod.clone(),
+            name: self.name.clone(),
+        }
+    }
 }
 
 /// Numeric user.
@@ -147,6 +173,16 @@ pub struct ContainerState {
     pub phase: ContainerPhase,
     /// Nanoseconds since the epoch; 0 before it was started.
     pub started_ns: i64,
+    /// What had to be done differently from what was asked (a clamped limit, an exit code that nobody saw); for events.
+    pub notes: Vec<String>,
+}
+
+impl ContainerState {
+    /// Whether it has ended.
+    #[must_use]
+    pub fn exited(&self) -> bool {
+        matches!(self.phase, ContainerPhase::Exited { .. })
+    }
 }
 
 /// A command in a running container.
@@ -164,6 +200,8 @@ pub struct ExecSpec {
     pub stdin: bool,
     /// `NAME=value` added to the container's environment (TERM).
     pub env: Vec<String>,
+    /// First size of the terminal, columns and rows; ignored without one.
+    pub terminal_size: Option<(u16, u16)>,
 }
 
 /// What the kernel counts for a container.

@@ -1,0 +1,201 @@
+//! The words on the two sockets of the supervisor: its clients' and its workers'. Framing and descriptors: `frame`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{FaultKind, RuntimeError};
+use crate::spec::{ContainerKey, ContainerSpec, ContainerState, ExecSpec, Sandbox, SandboxSpec};
+
+/// Name of the supervisor's socket in its data folder.
+pub(crate) const SOCKET: &str = "supervisor.sock";
+
+/// A client's request; `id` is the client's, and comes back with every answer to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Call {
+    pub(crate) id: u64,
+    pub(crate) request: Request,
+}
+
+/// What a client may ask.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Who are you?
+    Ping,
+    CreateSandbox(SandboxSpec),
+    RemoveSandbox {
+        pod: String,
+    },
+    CreateContainer(Box<ContainerSpec>),
+    StartContainer(ContainerKey),
+    SignalContainer {
+        key: ContainerKey,
+        signal: i32,
+    },
+    RemoveContainer(ContainerKey),
+    /// Without a terminal the frame carries stdin, stdout and stderr of the new process.
+    Exec(ExecSpec),
+    /// Signals the process that this connection's exec call `exec` started.
+    SignalExec {
+        exec: u64,
+        signal: i32,
+    },
+    List,
+    /// From now on, every change of a container; all containers first.
+    Subscribe,
+    /// Ends everything and cleans up.
+    Shutdown,
+}
+
+impl Request {
+    /// Operation and object, for error texts.
+    pub(crate) fn subject(&self) -> (&'static str, String) {
+        match self {
+            Request::Ping => ("ping", "supervisor".into()),
+            Request::CreateSandbox(spec) => (
+                "create sandbox",
+                format!("{} ({}/{})", spec.pod, spec.namespace, spec.name),
+            ),
+            Request::RemoveSandbox { pod } => ("remove sandbox", pod.clone()),
+            Request::CreateContainer(spec) => ("create container", spec.key().to_string()),
+            Request::StartContainer(key) => ("start container", key.to_string()),
+            Request::SignalContainer { key, .. } => ("signal container", key.to_string()),
+            Request::RemoveContainer(key) => ("remove container", key.to_string()),
+            Request::Exec(spec) => ("exec in", format!("{}/{}", spec.pod, spec.container)),
+            Request::SignalExec { exec, .. } => ("signal exec", exec.to_string()),
+            Request::List => ("list", "containers".into()),
+            Request::Subscribe => ("subscribe to", "container changes".into()),
+            Request::Shutdown => ("shut down", "supervisor".into()),
+        }
+    }
+}
+
+/// The supervisor's side.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) id: u64,
+    pub(crate) body: Body,
+}
+
+/// An answer, or one of several answers to one call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Body {
+    Done,
+    Pong {
+        pid: u32,
+        version: String,
+        cgroup: String,
+    },
+    Sandbox(Sandbox),
+    Container(Box<ContainerState>),
+    List {
+        sandboxes: Vec<Sandbox>,
+        containers: Vec<ContainerState>,
+    },
+    /// With a terminal, the frame carries its master.
+    ExecStarted,
+    /// Last answer to an exec.
+    ExecExited {
+        code: i32,
+    },
+    Failed(Fault),
+}
+
+/// A failure on its way to the client.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Fault {
+    pub(crate) kind: FaultKind,
+    pub(crate) message: String,
+}
+
+impl Fault {
+    pub(crate) fn new(kind: FaultKind, message: impl Into<String>) -> Self {
+        Fault {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn internal(message: impl std::fmt::Display) -> Self {
+        Fault::new(FaultKind::Internal, message.to_string())
+    }
+
+    pub(crate) fn into_error(self, operation: &str, object: &str) -> RuntimeError {
+        RuntimeError::Fault {
+            operation: operation.to_owned(),
+            object: object.to_owned(),
+            kind: self.kind,
+            message: self.message,
+        }
+    }
+}
+
+/// One piece of work for a worker, which holds no state between jobs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Job {
+    /// Descriptor: the supervisor's mount namespace.
+    CreateSandbox {
+        spec: SandboxSpec,
+        dir: PathBuf,
+    },
+    /// Descriptors: the namespaces of `namespaces` in their order, then one detached mount for each of `mounts` that
+    /// says so, then stdin, stdout and stderr unless the container has a terminal.
+    CreateContainer(Box<CreateJob>),
+    StartContainer {
+        id: String,
+    },
+    /// Descriptors without a terminal: stdin, stdout, stderr.
+    Exec {
+        id: String,
+        unified: Option<PathBuf>,
+        spec: ExecSpec,
+    },
+    /// Removes what a container left, whether it was ever complete or not.
+    DeleteContainer {
+        id: String,
+        dir: PathBuf,
+    },
+}
+
+/// Everything that a worker needs to create a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct CreateJob {
+    pub(crate) id: String,
+    pub(crate) dir: PathBuf,
+    /// cgroup path below each controller.
+    pub(crate) cgroup: String,
+    /// Folder in the unified hierarchy to be in while creating; hybrid hosts only.
+    pub(crate) unified: Option<PathBuf>,
+    pub(crate) namespaces: Vec<NamespaceKind>,
+    pub(crate) mounts: Vec<JobMount>,
+    pub(crate) spec: ContainerSpec,
+}
+
+/// A namespace that is joined through a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum NamespaceKind {
+    Network,
+    Ipc,
+    Uts,
+}
+
+/// A mount whose source comes as a descriptor of a detached mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JobMount {
+    pub(crate) target: String,
+    pub(crate) read_only: bool,
+    /// The source is a folder, otherwise a file.
+    pub(crate) folder: bool,
+}
+
+/// A worker's answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum JobResult {
+    Done,
+    /// A process was created; with a terminal the frame carries its master.
+    Process {
+        pid: i32,
+        notes: Vec<String>,
+    },
+    Failed(Fault),
+}
