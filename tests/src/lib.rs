@@ -1,2 +1,0 @@
-//! Tests that need root: eBPF programs, whole clusters, kubectl.
-#![forbid(unsafe_code)]
