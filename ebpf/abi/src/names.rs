@@ -1,0 +1,127 @@
+//! Names and sizes of maps and programs, which both sides spell out.
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        $($(#[$doc])* pub const $name: &str = $text;)*
+        /// Every name.
+        pub const ALL: &[&str] = &[$($text,)*];
+        pub(crate) const LAYOUT: &str = concat!($($text, ",",)*);
+    };
+}
+
+/// Maps, as they are pinned.
+pub mod map {
+    names! {
+        /// Array of one [`crate::Config`].
+        CONFIG = "CONFIG";
+        /// Hash: [`crate::ServiceKey`] to [`crate::ServiceRow`].
+        SERVICES = "SERVICES";
+        /// Array of [`crate::Slot`].
+        SLOTS = "SLOTS";
+        /// Hash: [`crate::Addr`] to [`crate::EndpointRow`].
+        ENDPOINTS = "ENDPOINTS";
+        /// Longest prefix match: [`crate::Addr`] to nothing. Addresses that belong to pods; one in here that is no
+        /// endpoint is a pod that this node knows nothing about.
+        RANGES = "RANGES";
+        /// Hash: interface index to [`crate::LinkRow`].
+        LINKS = "LINKS";
+        /// Hash: network namespace cookie to [`crate::OwnerRow`].
+        SOCKET_OWNERS = "SOCKET_OWNERS";
+        /// Hash: [`crate::GrantKey`] to service number.
+        GRANTS = "GRANTS";
+        /// LRU hash: [`crate::FlowKey`] to [`crate::Flow`].
+        FLOWS = "FLOWS";
+        /// LRU hash: [`crate::SocketKey`] to [`crate::VipRow`].
+        SOCK_VIP = "SOCK_VIP";
+        /// Per-CPU array of [`crate::Counter`], one for each reason.
+        COUNTERS = "COUNTERS";
+        /// Ring buffer of [`crate::Event`].
+        EVENTS = "EVENTS";
+    }
+}
+
+/// Programs, by their function's name.
+pub mod program {
+    names! {
+        /// cgroup/connect4.
+        CONNECT4 = "connect4";
+        /// cgroup/connect6.
+        CONNECT6 = "connect6";
+        /// cgroup/sendmsg4.
+        SENDMSG4 = "sendmsg4";
+        /// cgroup/sendmsg6.
+        SENDMSG6 = "sendmsg6";
+        /// cgroup/recvmsg4.
+        RECVMSG4 = "recvmsg4";
+        /// cgroup/recvmsg6.
+        RECVMSG6 = "recvmsg6";
+        /// cgroup/getpeername4.
+        GETPEERNAME4 = "getpeername4";
+        /// cgroup/getpeername6.
+        GETPEERNAME6 = "getpeername6";
+        /// cgroup/sock_release.
+        SOCK_RELEASE = "sock_release";
+        /// tcx ingress of the host end of a pod's veth.
+        FROM_POD = "from_pod";
+        /// tcx egress of the host end of a pod's veth.
+        TO_POD = "to_pod";
+    }
+}
+
+/// Default capacities, entries.
+pub mod limit {
+    /// Service ports.
+    pub const SERVICES: u32 = 65_536;
+    /// Backends of all service ports; twice what is in use is needed while a set is replaced.
+    pub const SLOTS: u32 = 262_144;
+    /// Pods of the cluster, nodes and virtual addresses.
+    pub const ENDPOINTS: u32 = 131_072;
+    /// Pod ranges.
+    pub const RANGES: u32 = 16_384;
+    /// Pods of one node.
+    pub const LINKS: u32 = 16_384;
+    /// Exported backends.
+    pub const GRANTS: u32 = 65_536;
+    /// Flows between tenants.
+    pub const FLOWS: u32 = 65_536;
+    /// Sockets that talk to a VIP.
+    pub const SOCK_VIP: u32 = 65_536;
+    /// Bytes of the event ring.
+    pub const EVENTS: u32 = 256 * 1024;
+}
+
+/// How many rows each table may take on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Service ports.
+    pub services: u32,
+    /// Backend slots.
+    pub slots: u32,
+    /// Addresses of the cluster.
+    pub endpoints: u32,
+    /// Pod ranges.
+    pub ranges: u32,
+    /// Pods here.
+    pub links: u32,
+    /// Exported backends.
+    pub grants: u32,
+    /// Flows between tenants; the least recently used is replaced when full.
+    pub flows: u32,
+    /// Sockets that talk to a VIP; the least recently used is replaced when full.
+    pub sock_vip: u32,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self {
+            services: limit::SERVICES,
+            slots: limit::SLOTS,
+            endpoints: limit::ENDPOINTS,
+            ranges: limit::RANGES,
+            links: limit::LINKS,
+            grants: limit::GRANTS,
+            flows: limit::FLOWS,
+            sock_vip: limit::SOCK_VIP,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Keys and values of the maps. Ports are in network byte order everywhere. Fields that are only there to fill are
+//! called `pad` and are zero.
+
+use crate::Addr;
+use crate::layout::rows;
+
+rows! {
+    /// `CONFIG`, one row: what programs must know about their node.
+    pub struct Config [16] {
+        /// Cookie of the node's own network namespace (SO_NETNS_COOKIE); its sockets belong to the system tenant.
+        pub host_netns: u64,
+        /// Zero.
+        pub pad: u64,
+    }
+
+    /// Key of `SERVICES`: where a service port is called.
+    pub struct ServiceKey [20] {
+        /// Virtual address.
+        pub vip: Addr,
+        /// Port there, network byte order.
+        pub port: u16,
+        /// IANA number.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: u8,
+    }
+
+    /// Value of `SERVICES`: a slab of `SLOTS`. One write of this row flips a service to another set of backends.
+    pub struct ServiceRow [20] {
+        /// First slot.
+        pub base: u32,
+        /// Number of slots; 0 refuses connections.
+        pub count: u32,
+        /// Service number.
+        pub service: u32,
+        /// Tenant that owns it.
+        pub tenant: u32,
+        /// Bits of [`service_flag`].
+        pub flags: u32,
+    }
+
+    /// Value of `SLOTS`: one backend.
+    pub struct Slot [24] {
+        /// Address.
+        pub addr: Addr,
+        /// Port, network byte order.
+        pub port: u16,
+        /// Zero.
+        pub pad: u16,
+        /// Service that the slab was written for; a reader that finds another one came too late.
+        pub service: u32,
+    }
+
+    /// Value of `ENDPOINTS` (key: [`Addr`]): what an address of the cluster is.
+    pub struct EndpointRow [32] {
+        /// What policy knows it by.
+        pub identity: u32,
+        /// Its tenant.
+        pub tenant: u32,
+        /// One of [`endpoint_kind`].
+        pub kind: u32,
+        /// Host end of its veth on this node; 0 when it isn't here.
+        pub ifindex: u32,
+        /// Hardware address of the pod's end; zero when it isn't here.
+        pub mac: [u8; 6],
+        /// Hardware address of the host's end.
+        pub gateway_mac: [u8; 6],
+        /// Zero.
+        pub pad: u32,
+    }
+
+    /// Value of `LINKS` (key: interface index): who is behind the host end of a veth.
+    pub struct LinkRow [64] {
+        /// Address that it may send from.
+        pub addr: Addr,
+        /// Second address, of the other family; [`Addr::NONE`] for none.
+        pub addr_other: Addr,
+        /// What policy knows it by.
+        pub identity: u32,
+        /// Its tenant.
+        pub tenant: u32,
+        /// Cookie of its network namespace, the key in `SOCKET_OWNERS`.
+        pub netns: u64,
+        /// Number made of the pod's UID; names its interface.
+        pub pod: u64,
+        /// Zero.
+        pub pad: u64,
+    }
+
+    /// Value of `SOCKET_OWNERS` (key: network namespace cookie): whose sockets are in there.
+    pub struct OwnerRow [24] {
+        /// What policy knows it by.
+        pub identity: u32,
+        /// Its tenant.
+        pub tenant: u32,
+        /// Address of the pod.
+        pub addr: Addr,
+    }
+
+    /// Key of `GRANTS` (value: service number): an exported backend, and to whom.
+    pub struct GrantKey [24] {
+        /// Backend's address.
+        pub addr: Addr,
+        /// Backend's port, network byte order.
+        pub port: u16,
+        /// IANA number.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: u8,
+        /// Tenant that may come in; [`crate::TENANT_ANY`] for every one.
+        pub tenant: u32,
+    }
+
+    /// Key of `FLOWS`: a flow between tenants, in the direction that was granted.
+    pub struct FlowKey [40] {
+        /// Who opened it.
+        pub src: Addr,
+        /// To whom.
+        pub dst: Addr,
+        /// Network byte order.
+        pub src_port: u16,
+        /// Network byte order.
+        pub dst_port: u16,
+        /// IANA number.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: [u8; 3],
+    }
+
+    /// Value of `FLOWS`.
+    pub struct Flow [16] {
+        /// Last packet of either direction, nanoseconds of the monotonic clock.
+        pub seen: u64,
+        /// One of [`flow_state`].
+        pub state: u32,
+        /// Service number of the grant.
+        pub service: u32,
+    }
+
+    /// Key of `SOCK_VIP`: a peer as the kernel sees it.
+    pub struct SocketKey [32] {
+        /// Socket cookie.
+        pub socket: u64,
+        /// Backend's address.
+        pub addr: Addr,
+        /// Backend's port, network byte order.
+        pub port: u16,
+        /// Zero.
+        pub pad: u16,
+        /// Zero.
+        pub pad_end: u32,
+    }
+
+    /// Value of `SOCK_VIP`: the peer as the program called it.
+    pub struct VipRow [20] {
+        /// Virtual address.
+        pub addr: Addr,
+        /// Port, network byte order.
+        pub port: u16,
+        /// Zero.
+        pub pad: u16,
+    }
+
+    /// Value of `COUNTERS` (key: number of a [`crate::Reason`]), one for each CPU.
+    pub struct Counter [16] {
+        /// Packets; calls for the socket hooks.
+        pub packets: u64,
+        /// Bytes from the Ethernet header on; 0 for the socket hooks.
+        pub bytes: u64,
+    }
+}
+
+/// What [`EndpointRow::kind`] says.
+pub mod endpoint_kind {
+    /// A pod.
+    pub const POD: u32 = 0;
+    /// A node, or something that runs in its network namespace.
+    pub const HOST: u32 = 1;
+    /// A virtual address of a service; never seen in a packet that went through the socket hooks.
+    pub const VIP: u32 = 2;
+}
+
+/// Bits of [`ServiceRow::flags`].
+pub mod service_flag {
+    /// Every tenant may reach it.
+    pub const EXPORTED_TO_ALL: u32 = 1;
+}
+
+/// What [`Flow::state`] says.
+pub mod flow_state {
+    /// Alive.
+    pub const OPEN: u32 = 0;
+    /// A TCP FIN or RST was seen; ends soon.
+    pub const CLOSING: u32 = 1;
+}

@@ -1,0 +1,62 @@
+//! What a datapath is told from outside, as plain data.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use waggle_abi::Capacity;
+use waggle_model::{IdentityId, TenantId};
+
+/// Where this node's datapath lives.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Folder for pins; a bpffs is mounted there unless it already is one.
+    pub bpf_dir: PathBuf,
+    /// Folder of the node in the unified cgroup hierarchy (`/sys/fs/cgroup/unified/<cgroup>`); the socket programs
+    /// act on everything below it.
+    pub cgroup: PathBuf,
+    /// Name of this node, as endpoints spell it.
+    pub node: String,
+    /// Underlay address of this node; source of what the host sends to its pods.
+    pub address: IpAddr,
+    /// MTU of the pods' links; `None` takes the one of the interface that carries `address`.
+    pub mtu: Option<u32>,
+    /// Rows that each table may take.
+    pub capacity: Capacity,
+}
+
+/// A pod that is to be connected. Everything is decided; the datapath only does it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodLink {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// Its network namespace.
+    pub netns: PathBuf,
+    /// Its address.
+    pub address: IpAddr,
+    /// What policy knows it by.
+    pub identity: IdentityId,
+    /// Its tenant.
+    pub tenant: TenantId,
+}
+
+/// A pod that is connected: policy is in the kernel, the link is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Host end of its veth.
+    pub interface: String,
+    /// Index of it.
+    pub ifindex: u32,
+    /// Cookie of its network namespace.
+    pub netns_cookie: u64,
+    /// It was connected before, by this process or an earlier one.
+    pub adopted: bool,
+}
+
+/// What one `apply` changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Rows written or removed.
+    pub rows: usize,
+    /// Routes to other nodes added, changed or removed.
+    pub routes: usize,
+}
