@@ -25,7 +25,9 @@ impl Addr {
     /// From an IPv4 address whose word is in network byte order.
     #[inline(always)]
     pub const fn v4(word: u32) -> Self {
-        Self { words: [0, 0, MARK, word] }
+        Self {
+            words: [0, 0, MARK, word],
+        }
     }
 
     /// Holds an IPv4 address.
@@ -42,7 +44,9 @@ impl Addr {
             word >> 28 == 0xe || word == u32::MAX || word == 0
         } else {
             let first = u32::from_be(self.words[0]);
-            first >> 24 == 0xff || first >> 22 == 0x3fa || (self.words[0] | self.words[1] | self.words[2] | self.words[3]) == 0
+            first >> 24 == 0xff
+                || first >> 22 == 0x3fa
+                || (self.words[0] | self.words[1] | self.words[2] | self.words[3]) == 0
         }
     }
 }
@@ -80,13 +84,22 @@ mod tests {
 
     #[test]
     fn both_families_come_back_as_they_went_in() {
-        for text in ["10.96.0.10", "0.0.0.0", "255.255.255.255", "fd00::1", "2001:db8::ffff:1:2"] {
+        for text in [
+            "10.96.0.10",
+            "0.0.0.0",
+            "255.255.255.255",
+            "fd00::1",
+            "2001:db8::ffff:1:2",
+        ] {
             let address: IpAddr = text.parse().unwrap();
             assert_eq!(IpAddr::from(Addr::from(address)), address, "{text}");
             assert_eq!(Addr::from(address).is_v4(), address.is_ipv4(), "{text}");
         }
         let v4: Ipv4Addr = "10.1.2.3".parse().unwrap();
-        assert_eq!(Addr::v4(u32::from_ne_bytes(v4.octets())), Addr::from(IpAddr::V4(v4)));
+        assert_eq!(
+            Addr::v4(u32::from_ne_bytes(v4.octets())),
+            Addr::from(IpAddr::V4(v4))
+        );
     }
 
     #[test]

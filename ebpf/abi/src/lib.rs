@@ -15,8 +15,8 @@ pub use layout::ABI_HASH;
 pub use names::{Capacity, limit, map, program};
 pub use reason::{Reason, TEXTS};
 pub use row::{
-    Config, Counter, EndpointRow, Flow, FlowKey, GrantKey, LinkRow, OwnerRow, ServiceKey, ServiceRow, Slot,
-    SocketKey, VipRow, endpoint_kind, flow_state, service_flag,
+    Config, Counter, EndpointRow, Flow, FlowKey, GrantKey, LinkRow, OwnerRow, ServiceKey,
+    ServiceRow, Slot, SocketKey, VipRow, endpoint_kind, flow_state, service_flag,
 };
 
 /// Tenant of nodes and of the cluster's own services: reaches everything, reachable from everywhere.

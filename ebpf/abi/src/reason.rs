@@ -91,8 +91,14 @@ mod tests {
         assert_eq!(keys.len(), Reason::ALL.len());
         for reason in Reason::ALL {
             assert_eq!(Reason::from_number(reason.number()), Some(*reason));
-            assert_eq!(TEXTS[reason.number() as usize], (reason.key(), reason.text()));
+            assert_eq!(
+                TEXTS[reason.number() as usize],
+                (reason.key(), reason.text())
+            );
         }
-        assert_eq!(Reason::from_number(u32::try_from(Reason::ALL.len()).unwrap()), None);
+        assert_eq!(
+            Reason::from_number(u32::try_from(Reason::ALL.len()).unwrap()),
+            None
+        );
     }
 }

@@ -1,2 +1,19 @@
-//! Network state to desired datapath tables, and the diff to apply. Pure.
+//! Network state to desired datapath tables, and the steps that lead there. Pure: nothing here opens a map.
+//!
+//! Rules that hold for every list of steps (property tests below `diff`):
+//! - a service resolves to its old set of backends or to its new one at every moment, never to a mixture;
+//! - adds run ranges -> endpoints -> grants -> slots -> service, removals the other way;
+//! - a table that would overflow, even in between, is refused with the exact count before the first step.
 #![forbid(unsafe_code)]
+
+mod capacity;
+mod current;
+mod diff;
+mod slab;
+mod tables;
+
+pub use capacity::{CapacityFault, Table};
+pub use current::Current;
+pub use diff::{Step, diff};
+pub use slab::Slabs;
+pub use tables::{DnsRedirect, LocalNode, LocalPod, ServicePlan, Tables, range_of, tables};
