@@ -17,22 +17,55 @@ pub(crate) fn bad_manifests(cluster: &Cluster) -> Result<()> {
     };
     let image = "image: shop/client:1.0";
     let cases = [
-        ("an unknown field", deployment("replicaz: 3", image), "spec.replicaz"),
-        ("a missing image", deployment("replicas: 1", "command: [sh]"), "spec.template.spec.containers[0].image"),
-        ("negative replicas", deployment("replicas: -1", image), "spec.replicas"),
+        (
+            "an unknown field",
+            deployment("replicaz: 3", image),
+            "spec.replicaz",
+        ),
+        (
+            "a missing image",
+            deployment("replicas: 1", "command: [sh]"),
+            "spec.template.spec.containers[0].image",
+        ),
+        (
+            "negative replicas",
+            deployment("replicas: -1", image),
+            "spec.replicas",
+        ),
         (
             "a port out of range",
-            deployment("replicas: 1", &format!("{image}, ports: [{{containerPort: 70000}}]")),
+            deployment(
+                "replicas: 1",
+                &format!("{image}, ports: [{{containerPort: 70000}}]"),
+            ),
             "spec.template.spec.containers[0].ports[0].containerPort",
         ),
-        ("a wrong type", deployment("replicas: many", image), "spec.replicas"),
-        ("broken YAML", "apiVersion: v1\nkind: [Pod\nmetadata: {name: x}\n".to_owned(), "line"),
-        ("an unknown kind", "apiVersion: v1\nkind: Pot\nmetadata: {name: x}\n".to_owned(), "Pot"),
+        (
+            "a wrong type",
+            deployment("replicas: many", image),
+            "spec.replicas",
+        ),
+        (
+            "broken YAML",
+            "apiVersion: v1\nkind: [Pod\nmetadata: {name: x}\n".to_owned(),
+            "line",
+        ),
+        (
+            "an unknown kind",
+            "apiVersion: v1\nkind: Pot\nmetadata: {name: x}\n".to_owned(),
+            "Pot",
+        ),
     ];
     for (what, manifest, named) in cases {
         let fault = cluster.apply(&format!("{GOOD}{manifest}"))?.fault()?;
-        ensure!(fault.contains(named), "{what}: the error does not name {named}: {fault}");
-        ensure!(fault.trim().lines().count() <= 3, "{what}: not one clear error: {fault}");
+        ensure!(
+            fault.contains(named),
+            "{what}: the error does not name {named}: {fault}"
+        );
+        ensure!(
+            fault.trim().lines().count() <= 3,
+            "{what}: not one clear error: {fault}"
+        );
         let beside = cluster.waggle(&["get", "configmap", "beside", "-n", "shop"])?;
         ensure!(beside.code != 0, "{what}: half applied");
     }
@@ -49,13 +82,35 @@ pub(crate) fn missing_image(cluster: &Cluster) -> Result<()> {
     eventually("a reason on the pod", Duration::from_secs(30), || {
         let pod = cluster.json(&["pod", "imageless", "-n", "shop"])?;
         let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
-        ensure!(waiting["reason"] == "ErrImagePull" || waiting["reason"] == "ImagePullBackOff", "{}", pod["status"]);
-        ensure!(waiting["message"].as_str().is_some_and(|text| text.contains("172.30.0.1:5999/no/such:1")), "{waiting}");
+        ensure!(
+            waiting["reason"] == "ErrImagePull" || waiting["reason"] == "ImagePullBackOff",
+            "{}",
+            pod["status"]
+        );
+        ensure!(
+            waiting["message"]
+                .as_str()
+                .is_some_and(|text| text.contains("172.30.0.1:5999/no/such:1")),
+            "{waiting}"
+        );
         Ok(())
     })?;
-    let shown = cluster.waggle(&["describe", "pod", "imageless", "-n", "shop"])?.ok()?;
+    let shown = cluster
+        .waggle(&["describe", "pod", "imageless", "-n", "shop"])?
+        .ok()?;
     ensure!(shown.contains("Failed"), "no event tells: {shown}");
-    cluster.waggle(&["delete", "pod", "imageless", "-n", "shop", "--grace-period", "0"])?.ok().map(drop)
+    cluster
+        .waggle(&[
+            "delete",
+            "pod",
+            "imageless",
+            "-n",
+            "shop",
+            "--grace-period",
+            "0",
+        ])?
+        .ok()
+        .map(drop)
 }
 
 pub(crate) fn wrong_token_and_used_port(cluster: &Cluster) -> Result<()> {
@@ -64,16 +119,37 @@ pub(crate) fn wrong_token_and_used_port(cluster: &Cluster) -> Result<()> {
     let token = std::fs::read_to_string(cluster.folder().join("server/join-token"))?;
     let wrong = format!("wrong{}", token.trim());
     let mut agent = cluster.node(1).command(&binary.to_string_lossy(), &[]);
-    agent.args(["agent", "--server", "https://172.30.0.1:6444", "--node", "stranger", "--address", "172.30.0.99"]);
-    agent.args(["--token", &wrong, "--cgroup", "waggle/wgt/stranger", "--data"]).arg(data.path());
+    agent.args([
+        "agent",
+        "--server",
+        "https://172.30.0.1:6444",
+        "--node",
+        "stranger",
+        "--address",
+        "172.30.0.99",
+    ]);
+    agent
+        .args([
+            "--token",
+            &wrong,
+            "--cgroup",
+            "waggle/wgt/stranger",
+            "--data",
+        ])
+        .arg(data.path());
     agent.arg("--bpf").arg(data.path().join("bpf"));
     let fault = run(&mut agent, Duration::from_secs(20))?.fault()?;
     ensure!(fault.contains("token"), "{fault}");
 
     let second = tempfile::tempdir()?;
     let mut server = Command::new(&binary);
-    server.args(["server", "--listen", "127.0.0.1:16443", "--data"]).arg(second.path());
+    server
+        .args(["server", "--listen", "127.0.0.1:16443", "--data"])
+        .arg(second.path());
     let fault = run(&mut server, Duration::from_secs(20))?.fault()?;
-    ensure!(fault.contains("127.0.0.1:16443") && fault.contains("in use"), "{fault}");
+    ensure!(
+        fault.contains("127.0.0.1:16443") && fault.contains("in use"),
+        "{fault}"
+    );
     Ok(())
 }

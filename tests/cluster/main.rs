@@ -28,22 +28,67 @@ fn main() -> ExitCode {
 
 fn suite(cluster: Cluster) -> Suite<Cluster> {
     Suite::new(cluster)
-        .test("the_shop_answers_through_vip_and_name_on_every_node", serving::answers_on_every_node)
-        .test("the_front_reaches_redis_by_its_name", serving::front_reaches_redis)
-        .test("other_names_and_headless_services_resolve", serving::names_resolve)
-        .test("no_netfilter_rule_exists_on_a_node", serving::no_netfilter_rules)
-        .test("usage_logs_and_exec_are_served", serving::usage_logs_and_exec)
-        .test("scaling_3_10_2_loses_no_request", serving::scaling_loses_no_request)
-        .test("a_rolling_update_loses_no_request", serving::rolling_update_loses_no_request)
-        .test("the_tenant_wall_opens_and_closes_with_the_export", tenants::wall_follows_the_export)
-        .test("a_spoofed_source_is_dropped_and_counted", tenants::spoofed_source_is_dropped)
-        .test("an_image_is_pulled_from_a_registry", registry::image_is_pulled)
-        .test("bad_manifests_name_the_field_and_change_nothing", faults::bad_manifests)
-        .test("an_image_that_does_not_exist_says_so", faults::missing_image)
-        .test("a_wrong_token_and_a_used_port_say_so", faults::wrong_token_and_used_port)
+        .test(
+            "the_shop_answers_through_vip_and_name_on_every_node",
+            serving::answers_on_every_node,
+        )
+        .test(
+            "the_front_reaches_redis_by_its_name",
+            serving::front_reaches_redis,
+        )
+        .test(
+            "other_names_and_headless_services_resolve",
+            serving::names_resolve,
+        )
+        .test(
+            "no_netfilter_rule_exists_on_a_node",
+            serving::no_netfilter_rules,
+        )
+        .test(
+            "usage_logs_and_exec_are_served",
+            serving::usage_logs_and_exec,
+        )
+        .test(
+            "scaling_3_10_2_loses_no_request",
+            serving::scaling_loses_no_request,
+        )
+        .test(
+            "a_rolling_update_loses_no_request",
+            serving::rolling_update_loses_no_request,
+        )
+        .test(
+            "the_tenant_wall_opens_and_closes_with_the_export",
+            tenants::wall_follows_the_export,
+        )
+        .test(
+            "a_spoofed_source_is_dropped_and_counted",
+            tenants::spoofed_source_is_dropped,
+        )
+        .test(
+            "an_image_is_pulled_from_a_registry",
+            registry::image_is_pulled,
+        )
+        .test(
+            "bad_manifests_name_the_field_and_change_nothing",
+            faults::bad_manifests,
+        )
+        .test(
+            "an_image_that_does_not_exist_says_so",
+            faults::missing_image,
+        )
+        .test(
+            "a_wrong_token_and_a_used_port_say_so",
+            faults::wrong_token_and_used_port,
+        )
         .test("a_killed_server_loses_nothing", survival::server_killed)
-        .test("a_killed_agent_breaks_no_connection", survival::agent_killed)
-        .test("a_second_dev_up_upgrades_in_place", survival::upgrade_in_place)
+        .test(
+            "a_killed_agent_breaks_no_connection",
+            survival::agent_killed,
+        )
+        .test(
+            "a_second_dev_up_upgrades_in_place",
+            survival::upgrade_in_place,
+        )
         .test("a_lost_node_is_replaced", survival::lost_node_is_replaced)
         .test("dev_down_leaves_no_trace", survival::down_leaves_no_trace)
 }
@@ -52,9 +97,15 @@ fn suite(cluster: Cluster) -> Suite<Cluster> {
 fn shop() -> Result<Cluster> {
     let cluster = Cluster::up("wgt", 3, 16443)?;
     let manifest = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop.yaml");
-    cluster.waggle(&["apply", "-f", &manifest.to_string_lossy()])?.ok()?;
+    cluster
+        .waggle(&["apply", "-f", &manifest.to_string_lossy()])?
+        .ok()?;
     cluster.apply(&clients(&cluster))?.ok()?;
-    for (namespace, deployment) in [("shop", "redis"), ("shop", "user-center"), ("billing", "ledger")] {
+    for (namespace, deployment) in [
+        ("shop", "redis"),
+        ("shop", "user-center"),
+        ("billing", "ledger"),
+    ] {
         cluster.rolled_out(namespace, deployment)?;
     }
     for node in cluster.nodes() {

@@ -13,15 +13,25 @@ const SETTLE: Duration = Duration::from_secs(60);
 pub(crate) fn pod_is_ready(cluster: &Cluster, namespace: &str, pod: &str) -> Result<Value> {
     eventually(&format!("pod {namespace}/{pod} Ready"), SETTLE, || {
         let found = cluster.json(&["pod", pod, "-n", namespace])?;
-        let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let ready = conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+        let conditions = found["status"]["conditions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let ready = conditions
+            .iter()
+            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
         ensure!(ready, "status: {}", found["status"]);
         Ok(found)
     })
 }
 
 /// Runs the sample client in a pod and decodes its report.
-pub(crate) fn client(cluster: &Cluster, namespace: &str, pod: &str, arguments: &[&str]) -> Result<Value> {
+pub(crate) fn client(
+    cluster: &Cluster,
+    namespace: &str,
+    pod: &str,
+    arguments: &[&str],
+) -> Result<Value> {
     let output = cluster.exec(namespace, pod, &[&["shop-client"], arguments].concat())?;
     serde_json::from_str(&output.stdout).with_context(|| format!("no report: {output:?}"))
 }
@@ -29,7 +39,10 @@ pub(crate) fn client(cluster: &Cluster, namespace: &str, pod: &str, arguments: &
 /// The VIP of a Service.
 pub(crate) fn vip(cluster: &Cluster, namespace: &str, service: &str) -> Result<String> {
     let found = cluster.json(&["service", service, "-n", namespace])?;
-    Ok(found["spec"]["clusterIP"].as_str().context("no clusterIP")?.to_owned())
+    Ok(found["spec"]["clusterIP"]
+        .as_str()
+        .context("no clusterIP")?
+        .to_owned())
 }
 
 pub(crate) fn answers_on_every_node(cluster: &Cluster) -> Result<()> {
@@ -42,7 +55,12 @@ pub(crate) fn answers_on_every_node(cluster: &Cluster) -> Result<()> {
                 let report = client(cluster, "shop", &pod, &[protocol, &target, "--count", "60"])?;
                 let shown = format!("{protocol} {target} from {pod}: {report}");
                 ensure!(report["ok"] == 60 && report["failed"] == 0, "{shown}");
-                ensure!(report["pods"].as_object().is_some_and(|pods| pods.len() == 3), "not spread over 3: {shown}");
+                ensure!(
+                    report["pods"]
+                        .as_object()
+                        .is_some_and(|pods| pods.len() == 3),
+                    "not spread over 3: {shown}"
+                );
                 // The client sees the address that it asked for, never the backend's.
                 ensure!(report["peer"] == format!("{vip}:80"), "{shown}");
             }
@@ -53,12 +71,24 @@ pub(crate) fn answers_on_every_node(cluster: &Cluster) -> Result<()> {
 
 pub(crate) fn front_reaches_redis(cluster: &Cluster) -> Result<()> {
     let visits = || -> Result<i64> {
-        let page = cluster.exec("shop", "client-node1", &["wget", "-q", "-O", "-", &format!("http://{SHOP}/")])?.ok()?;
-        let page: Value = serde_json::from_str(&page).with_context(|| format!("no JSON: {page}"))?;
-        page["visits"].as_i64().with_context(|| format!("no number of visits: {page}"))
+        let page = cluster
+            .exec(
+                "shop",
+                "client-node1",
+                &["wget", "-q", "-O", "-", &format!("http://{SHOP}/")],
+            )?
+            .ok()?;
+        let page: Value =
+            serde_json::from_str(&page).with_context(|| format!("no JSON: {page}"))?;
+        page["visits"]
+            .as_i64()
+            .with_context(|| format!("no number of visits: {page}"))
     };
     let (before, after) = (visits()?, visits()?);
-    ensure!(after > before, "redis does not count: {before}, then {after}");
+    ensure!(
+        after > before,
+        "redis does not count: {before}, then {after}"
+    );
     Ok(())
 }
 
@@ -70,21 +100,47 @@ pub(crate) fn names_resolve(cluster: &Cluster) -> Result<()> {
         )?
         .ok()?;
     eventually("three addresses of a headless Service", SETTLE, || {
-        let answer = cluster.exec("shop", "client-node2", &["nslookup", "each.shop.svc.cluster.local"])?.ok()?;
-        let addresses = answer.lines().filter(|line| line.starts_with("Address") && line.contains("10.244.")).count();
+        let answer = cluster
+            .exec(
+                "shop",
+                "client-node2",
+                &["nslookup", "each.shop.svc.cluster.local"],
+            )?
+            .ok()?;
+        let addresses = answer
+            .lines()
+            .filter(|line| line.starts_with("Address") && line.contains("10.244."))
+            .count();
         ensure!(addresses == 3, "{answer}");
         Ok(())
     })?;
-    let missing = cluster.exec("shop", "client-node2", &["nslookup", "nobody.shop.svc.cluster.local"])?.fault()?;
+    let missing = cluster
+        .exec(
+            "shop",
+            "client-node2",
+            &["nslookup", "nobody.shop.svc.cluster.local"],
+        )?
+        .fault()?;
     ensure!(missing.contains("NXDOMAIN"), "{missing}");
     Ok(())
 }
 
 pub(crate) fn no_netfilter_rules(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {
-        for (program, arguments) in [("nft", vec!["list", "ruleset"]), ("iptables-save", vec![]), ("iptables-legacy-save", vec![])] {
-            let rules = run(&mut node.command(program, &arguments), Duration::from_secs(10))?;
-            let real = rules.stdout.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>();
+        for (program, arguments) in [
+            ("nft", vec!["list", "ruleset"]),
+            ("iptables-save", vec![]),
+            ("iptables-legacy-save", vec![]),
+        ] {
+            let rules = run(
+                &mut node.command(program, &arguments),
+                Duration::from_secs(10),
+            )?;
+            let real = rules
+                .stdout
+                .lines()
+                .filter(|line| !line.starts_with('#'))
+                .collect::<Vec<_>>();
             ensure!(real.is_empty(), "{program} on {}: {real:?}", node.name);
         }
     }
@@ -94,15 +150,30 @@ pub(crate) fn no_netfilter_rules(cluster: &Cluster) -> Result<()> {
 pub(crate) fn usage_logs_and_exec(cluster: &Cluster) -> Result<()> {
     eventually("usage of nodes and pods", SETTLE, || {
         let nodes = cluster.waggle(&["top", "nodes"])?.ok()?;
-        ensure!(nodes.lines().count() == 4 && nodes.contains("node3"), "{nodes}");
+        ensure!(
+            nodes.lines().count() == 4 && nodes.contains("node3"),
+            "{nodes}"
+        );
         let pods = cluster.waggle(&["top", "pods", "-n", "shop"])?.ok()?;
-        ensure!(pods.contains("user-center-") && pods.contains("Mi"), "{pods}");
+        ensure!(
+            pods.contains("user-center-") && pods.contains("Mi"),
+            "{pods}"
+        );
         Ok(())
     })?;
-    let logs = cluster.waggle(&["logs", "-n", "shop", "deployment/user-center"])?.ok()?;
+    let logs = cluster
+        .waggle(&["logs", "-n", "shop", "deployment/user-center"])?
+        .ok()?;
     ensure!(logs.contains("user-center 2.0 on port 8080"), "{logs}");
-    let code = cluster.exec("shop", "client-node1", &["sh", "-c", "echo out; echo err >&2; exit 7"])?;
-    ensure!(code.code == 7 && code.stdout == "out\n" && code.stderr.contains("err"), "{code:?}");
+    let code = cluster.exec(
+        "shop",
+        "client-node1",
+        &["sh", "-c", "echo out; echo err >&2; exit 7"],
+    )?;
+    ensure!(
+        code.code == 7 && code.stdout == "out\n" && code.stderr.contains("err"),
+        "{code:?}"
+    );
     Ok(())
 }
 
@@ -120,23 +191,46 @@ impl<'a> Shoppers<'a> {
             cluster.exec("shop", pod, &["rm", "-f", stop])?.ok()?;
             for protocol in ["http", "udp"] {
                 let target = format!("{SHOP}:80");
-                let command = ["shop-client", protocol, &target, "--count", "0", "--interval", "5", "--until", stop];
-                running.push((format!("{protocol} from {pod}"), cluster.exec_background("shop", pod, &command)?));
+                let command = [
+                    "shop-client",
+                    protocol,
+                    &target,
+                    "--count",
+                    "0",
+                    "--interval",
+                    "5",
+                    "--until",
+                    stop,
+                ];
+                running.push((
+                    format!("{protocol} from {pod}"),
+                    cluster.exec_background("shop", pod, &command)?,
+                ));
             }
         }
-        Ok(Self { cluster, running, stop })
+        Ok(Self {
+            cluster,
+            running,
+            stop,
+        })
     }
 
     /// Stops them; not one request may have failed.
     fn finish(self) -> Result<Vec<Value>> {
         for pod in ["client-node1", "client-node3"] {
-            self.cluster.exec("shop", pod, &["touch", self.stop])?.ok()?;
+            self.cluster
+                .exec("shop", pod, &["touch", self.stop])?
+                .ok()?;
         }
         let mut reports = Vec::new();
         for (name, shopper) in self.running {
             let output = shopper.finish(SETTLE)?;
-            let report: Value = serde_json::from_str(&output.stdout).with_context(|| format!("{name}: {output:?}"))?;
-            ensure!(report["failed"] == 0 && report["ok"].as_u64() > Some(100), "{name}: {report}");
+            let report: Value = serde_json::from_str(&output.stdout)
+                .with_context(|| format!("{name}: {output:?}"))?;
+            ensure!(
+                report["failed"] == 0 && report["ok"].as_u64() > Some(100),
+                "{name}: {report}"
+            );
             reports.push(report);
         }
         Ok(reports)
@@ -146,7 +240,16 @@ impl<'a> Shoppers<'a> {
 pub(crate) fn scaling_loses_no_request(cluster: &Cluster) -> Result<()> {
     let shoppers = Shoppers::start(cluster, "/tmp/stop-scaling")?;
     for replicas in ["10", "2"] {
-        cluster.waggle(&["scale", "deployment/user-center", "-n", "shop", "--replicas", replicas])?.ok()?;
+        cluster
+            .waggle(&[
+                "scale",
+                "deployment/user-center",
+                "-n",
+                "shop",
+                "--replicas",
+                replicas,
+            ])?
+            .ok()?;
         cluster.rolled_out("shop", "user-center")?;
         eventually(&format!("{replicas} pods"), SETTLE, || {
             let pods = cluster.json(&["pods", "-n", "shop", "-l", "app=user-center"])?;
@@ -156,13 +259,24 @@ pub(crate) fn scaling_loses_no_request(cluster: &Cluster) -> Result<()> {
         })?;
     }
     let reports = shoppers.finish()?;
-    let pods = reports[0]["pods"].as_object().map_or(0, serde_json::Map::len);
+    let pods = reports[0]["pods"]
+        .as_object()
+        .map_or(0, serde_json::Map::len);
     ensure!(pods >= 10, "only {pods} pods answered: {}", reports[0]);
     Ok(())
 }
 
 pub(crate) fn rolling_update_loses_no_request(cluster: &Cluster) -> Result<()> {
-    cluster.waggle(&["scale", "deployment/user-center", "-n", "shop", "--replicas", "3"])?.ok()?;
+    cluster
+        .waggle(&[
+            "scale",
+            "deployment/user-center",
+            "-n",
+            "shop",
+            "--replicas",
+            "3",
+        ])?
+        .ok()?;
     cluster.rolled_out("shop", "user-center")?;
     let shoppers = Shoppers::start(cluster, "/tmp/stop-rolling")?;
     set_version(cluster, "2.1")?;
@@ -170,12 +284,23 @@ pub(crate) fn rolling_update_loses_no_request(cluster: &Cluster) -> Result<()> {
     let reports = shoppers.finish()?;
     for report in &reports {
         let versions = &report["versions"];
-        ensure!(versions["2.0"].as_u64() > Some(0) && versions["2.1"].as_u64() > Some(0), "versions: {report}");
+        ensure!(
+            versions["2.0"].as_u64() > Some(0) && versions["2.1"].as_u64() > Some(0),
+            "versions: {report}"
+        );
     }
     Ok(())
 }
 
 fn set_version(cluster: &Cluster, version: &str) -> Result<()> {
-    let manifest = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop.yaml"))?;
-    cluster.apply(&manifest.replace("shop/user-center:2.0", &format!("shop/user-center:{version}")))?.ok().map(drop)
+    let manifest = std::fs::read_to_string(
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop.yaml"),
+    )?;
+    cluster
+        .apply(&manifest.replace(
+            "shop/user-center:2.0",
+            &format!("shop/user-center:{version}"),
+        ))?
+        .ok()
+        .map(drop)
 }

@@ -25,18 +25,40 @@ impl<'a> Held<'a> {
         cluster.exec("shop", pod, &["rm", "-f", stop])?.ok()?;
         let verbs = ["hold", "hold", "http", "udp"];
         let start = |verb: &&str| {
-            let command = ["shop-client", verb, SHOP, "--count", "0", "--interval", "20", "--until", stop];
+            let command = [
+                "shop-client",
+                verb,
+                SHOP,
+                "--count",
+                "0",
+                "--interval",
+                "20",
+                "--until",
+                stop,
+            ];
             cluster.exec_background("shop", pod, &command)
         };
-        Ok(Self { cluster, pod, stop, running: verbs.iter().map(start).collect::<Result<_>>()? })
+        Ok(Self {
+            cluster,
+            pod,
+            stop,
+            running: verbs.iter().map(start).collect::<Result<_>>()?,
+        })
     }
 
     fn finish(self) -> Result<()> {
-        self.cluster.exec("shop", self.pod, &["touch", self.stop])?.ok()?;
+        self.cluster
+            .exec("shop", self.pod, &["touch", self.stop])?
+            .ok()?;
         for connection in self.running {
             let output = connection.finish(SETTLE)?;
-            let report: Value = serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
-            ensure!(report["failed"] == 0 && report["ok"].as_u64() > Some(20), "{}: {report}", output.command);
+            let report: Value =
+                serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
+            ensure!(
+                report["failed"] == 0 && report["ok"].as_u64() > Some(20),
+                "{}: {report}",
+                output.command
+            );
         }
         Ok(())
     }
@@ -49,11 +71,21 @@ pub(crate) fn server_killed(cluster: &Cluster) -> Result<()> {
         .ok()?;
     cluster.kill("server")?;
     // Without a server nobody can exec; the published door shows that services go on.
-    ensure!(cluster.waggle(&["get", "pods"])?.code != 0, "the server is still there");
+    ensure!(
+        cluster.waggle(&["get", "pods"])?.code != 0,
+        "the server is still there"
+    );
     cluster.start()?;
-    cluster.waggle(&["get", "configmap", "acknowledged", "-n", "shop"])?.ok()?;
+    cluster
+        .waggle(&["get", "configmap", "acknowledged", "-n", "shop"])?
+        .ok()?;
     let after = cluster.json(&["pods,services,deployments", "-A"])?;
-    ensure!(uids(&before) == uids(&after), "objects changed:\n{:?}\n{:?}", uids(&before), uids(&after));
+    ensure!(
+        uids(&before) == uids(&after),
+        "objects changed:\n{:?}\n{:?}",
+        uids(&before),
+        uids(&after)
+    );
     eventually("all nodes Ready", SETTLE, || {
         let nodes = cluster.waggle(&["get", "nodes"])?.ok()?;
         ensure!(nodes.matches(" Ready").count() == 3, "{nodes}");
@@ -61,20 +93,35 @@ pub(crate) fn server_killed(cluster: &Cluster) -> Result<()> {
     })?;
     let restarts = restarts(&after);
     ensure!(restarts == 0, "{restarts} containers were restarted");
-    let report = client(cluster, "shop", "client-node2", &["http", SHOP, "--count", "20"])?;
+    let report = client(
+        cluster,
+        "shop",
+        "client-node2",
+        &["http", SHOP, "--count", "20"],
+    )?;
     ensure!(report["failed"] == 0, "{report}");
     Ok(())
 }
 
 fn uids(list: &Value) -> BTreeSet<String> {
     let items = list["items"].as_array().cloned().unwrap_or_default();
-    items.iter().filter_map(|item| Some(item["metadata"]["uid"].as_str()?.to_owned())).collect()
+    items
+        .iter()
+        .filter_map(|item| Some(item["metadata"]["uid"].as_str()?.to_owned()))
+        .collect()
 }
 
 fn restarts(list: &Value) -> u64 {
     let items = list["items"].as_array().cloned().unwrap_or_default();
-    let statuses = items.iter().flat_map(|item| item["status"]["containerStatuses"].as_array().cloned().unwrap_or_default());
-    statuses.filter_map(|status| status["restartCount"].as_u64()).sum()
+    let statuses = items.iter().flat_map(|item| {
+        item["status"]["containerStatuses"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
+    });
+    statuses
+        .filter_map(|status| status["restartCount"].as_u64())
+        .sum()
 }
 
 pub(crate) fn agent_killed(cluster: &Cluster) -> Result<()> {
@@ -98,46 +145,93 @@ pub(crate) fn agent_killed(cluster: &Cluster) -> Result<()> {
     cluster.kill("node2")?;
     std::thread::sleep(Duration::from_secs(5));
     cluster.start()?;
-    eventually("the exit code of a container that ended meanwhile", SETTLE, || {
-        let pod = cluster.json(&["pod", "ends", "-n", "shop"])?;
-        let code = &pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"];
-        ensure!(*code == 42, "{}", pod["status"]);
-        Ok(())
-    })?;
+    eventually(
+        "the exit code of a container that ended meanwhile",
+        SETTLE,
+        || {
+            let pod = cluster.json(&["pod", "ends", "-n", "shop"])?;
+            let code = &pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"];
+            ensure!(*code == 42, "{}", pod["status"]);
+            Ok(())
+        },
+    )?;
     held.finish()?;
     let after = cluster.json(&["pods", "-n", "shop"])?;
-    ensure!(uids(&before) == uids(&after) && restarts(&after) == 0, "containers were not adopted: {after}");
-    cluster.waggle(&["delete", "pod", "ends", "-n", "shop"])?.ok().map(drop)
+    ensure!(
+        uids(&before) == uids(&after) && restarts(&after) == 0,
+        "containers were not adopted: {after}"
+    );
+    cluster
+        .waggle(&["delete", "pod", "ends", "-n", "shop"])?
+        .ok()
+        .map(drop)
 }
 
 pub(crate) fn upgrade_in_place(cluster: &Cluster) -> Result<()> {
     let before = cluster.json(&["pods", "-A"])?;
     cluster.start()?;
     let after = cluster.json(&["pods", "-A"])?;
-    ensure!(uids(&before) == uids(&after) && restarts(&after) == 0, "{after}");
+    ensure!(
+        uids(&before) == uids(&after) && restarts(&after) == 0,
+        "{after}"
+    );
     Ok(())
 }
 
 pub(crate) fn lost_node_is_replaced(cluster: &Cluster) -> Result<()> {
     let lost = cluster.node(3);
-    run(&mut lost.command("ip", &["link", "set", "eth0", "down"]), Duration::from_secs(5))?.ok()?;
-    let replaced = eventually("three user-centers on the other nodes, and endpoints to match", 2 * SETTLE, || {
-        let pods = cluster.json(&["pods", "-n", "shop", "-l", "app=user-center"])?;
-        let items = pods["items"].as_array().cloned().unwrap_or_default();
-        let ready = |pod: &&Value| {
-            let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            pod["spec"]["nodeName"] != "node3"
-                && pod["metadata"]["deletionTimestamp"].is_null()
-                && conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
-        };
-        ensure!(items.iter().filter(ready).count() == 3, "{}", cluster.waggle(&["get", "pods", "-n", "shop", "-o", "wide"])?.stdout);
-        let slices = cluster.json(&["endpointslices", "-n", "shop", "-l", "kubernetes.io/service-name=user-center"])?;
-        let text = slices.to_string();
-        let report = client(cluster, "shop", "client-node1", &["http", SHOP, "--count", "60"])?;
-        ensure!(report["failed"] == 0, "{report}\n{text}");
-        Ok(())
-    });
-    run(&mut lost.command("ip", &["link", "set", "eth0", "up"]), Duration::from_secs(5))?.ok()?;
+    run(
+        &mut lost.command("ip", &["link", "set", "eth0", "down"]),
+        Duration::from_secs(5),
+    )?
+    .ok()?;
+    let replaced = eventually(
+        "three user-centers on the other nodes, and endpoints to match",
+        2 * SETTLE,
+        || {
+            let pods = cluster.json(&["pods", "-n", "shop", "-l", "app=user-center"])?;
+            let items = pods["items"].as_array().cloned().unwrap_or_default();
+            let ready = |pod: &&Value| {
+                let conditions = pod["status"]["conditions"]
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_default();
+                pod["spec"]["nodeName"] != "node3"
+                    && pod["metadata"]["deletionTimestamp"].is_null()
+                    && conditions.iter().any(|condition| {
+                        condition["type"] == "Ready" && condition["status"] == "True"
+                    })
+            };
+            ensure!(
+                items.iter().filter(ready).count() == 3,
+                "{}",
+                cluster
+                    .waggle(&["get", "pods", "-n", "shop", "-o", "wide"])?
+                    .stdout
+            );
+            let slices = cluster.json(&[
+                "endpointslices",
+                "-n",
+                "shop",
+                "-l",
+                "kubernetes.io/service-name=user-center",
+            ])?;
+            let text = slices.to_string();
+            let report = client(
+                cluster,
+                "shop",
+                "client-node1",
+                &["http", SHOP, "--count", "60"],
+            )?;
+            ensure!(report["failed"] == 0, "{report}\n{text}");
+            Ok(())
+        },
+    );
+    run(
+        &mut lost.command("ip", &["link", "set", "eth0", "up"]),
+        Duration::from_secs(5),
+    )?
+    .ok()?;
     replaced?;
     eventually("the node is Ready again", SETTLE, || {
         let nodes = cluster.waggle(&["get", "nodes"])?.ok()?;
@@ -147,26 +241,46 @@ pub(crate) fn lost_node_is_replaced(cluster: &Cluster) -> Result<()> {
     // Its own view is current again too.
     let vip = vip(cluster, "shop", "user-center")?;
     eventually("the returned node serves", SETTLE, || {
-        let output = run(&mut lost.command("ip", &["link", "show", "eth0"]), Duration::from_secs(5))?.ok()?;
+        let output = run(
+            &mut lost.command("ip", &["link", "show", "eth0"]),
+            Duration::from_secs(5),
+        )?
+        .ok()?;
         ensure!(output.contains("state UP"), "{output}");
         let pods = cluster.json(&["pods", "-n", "shop", "-l", "app=user-center"])?;
-        ensure!(pods["items"].as_array().is_some_and(|items| items.len() == 3), "{vip}: {pods}");
+        ensure!(
+            pods["items"]
+                .as_array()
+                .is_some_and(|items| items.len() == 3),
+            "{vip}: {pods}"
+        );
         Ok(())
     })
 }
 
 pub(crate) fn down_leaves_no_trace(cluster: &Cluster) -> Result<()> {
     cluster.down()?;
-    let names = run(std::process::Command::new("ip").args(["netns", "list"]), Duration::from_secs(5))?.ok()?;
+    let names = run(
+        std::process::Command::new("ip").args(["netns", "list"]),
+        Duration::from_secs(5),
+    )?
+    .ok()?;
     ensure!(!names.contains("waggle-wgt-"), "namespaces: {names}");
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-    let left: Vec<&str> = mounts.lines().filter(|line| line.contains("waggle-wgt") || line.contains("waggle-tests/wgt")).collect();
+    let left: Vec<&str> = mounts
+        .lines()
+        .filter(|line| line.contains("waggle-wgt") || line.contains("waggle-tests/wgt"))
+        .collect();
     ensure!(left.is_empty(), "mounts: {left:?}");
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup")?.filter_map(Result::ok) {
         let folder = hierarchy.path().join("waggle/wgt");
         ensure!(!folder.exists(), "cgroup: {}", folder.display());
     }
-    ensure!(!cluster.folder().exists(), "state: {}", cluster.folder().display());
+    ensure!(
+        !cluster.folder().exists(),
+        "state: {}",
+        cluster.folder().display()
+    );
     let mut left = Vec::new();
     for process in std::fs::read_dir("/proc")?.filter_map(Result::ok) {
         let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();

@@ -13,15 +13,28 @@ const SETTLE: Duration = Duration::from_secs(10);
 pub(crate) fn wall_follows_the_export(cluster: &Cluster) -> Result<()> {
     denied(cluster)?;
     annotate(cluster, "waggle.dev/export-to: billing")?;
-    eventually("billing reaches the exported shop", SETTLE, || reached(cluster))?;
+    eventually("billing reaches the exported shop", SETTLE, || {
+        reached(cluster)
+    })?;
     annotate(cluster, "{}")?;
     eventually("the wall stands again", SETTLE, || denied(cluster))?;
     // Past the VIP, straight to a pod: the wall is in the packets' way too.
     let pods = cluster.json(&["pods", "-n", "shop", "-l", "app=user-center"])?;
-    let address = pods["items"][0]["status"]["podIP"].as_str().context("podIP")?.to_owned();
+    let address = pods["items"][0]["status"]["podIP"]
+        .as_str()
+        .context("podIP")?
+        .to_owned();
     for node in cluster.nodes() {
-        let report = client(cluster, "billing", &format!("client-{}", node.name), &["http", &format!("{address}:8080")])?;
-        ensure!(report["failed"] == 1, "billing reached a pod of shop: {report}");
+        let report = client(
+            cluster,
+            "billing",
+            &format!("client-{}", node.name),
+            &["http", &format!("{address}:8080")],
+        )?;
+        ensure!(
+            report["failed"] == 1,
+            "billing reached a pod of shop: {report}"
+        );
     }
     Ok(())
 }
@@ -52,11 +65,26 @@ fn denied(cluster: &Cluster) -> Result<()> {
         let pod = format!("client-{}", node.name);
         for protocol in ["http", "udp"] {
             let start = Instant::now();
-            let report = client(cluster, "billing", &pod, &[protocol, SHOP, "--timeout", "5000"])?;
+            let report = client(
+                cluster,
+                "billing",
+                &pod,
+                &[protocol, SHOP, "--timeout", "5000"],
+            )?;
             let errors = report["errors"].to_string();
-            ensure!(report["failed"] == 1, "{protocol} from {pod} reached the shop: {report}");
-            ensure!(errors.contains("[EACCES]") || errors.contains("[EPERM]"), "{protocol} from {pod}: {errors}");
-            ensure!(start.elapsed() < Duration::from_secs(2), "{protocol} from {pod} took {:?}", start.elapsed());
+            ensure!(
+                report["failed"] == 1,
+                "{protocol} from {pod} reached the shop: {report}"
+            );
+            ensure!(
+                errors.contains("[EACCES]") || errors.contains("[EPERM]"),
+                "{protocol} from {pod}: {errors}"
+            );
+            ensure!(
+                start.elapsed() < Duration::from_secs(2),
+                "{protocol} from {pod} took {:?}",
+                start.elapsed()
+            );
         }
     }
     Ok(())
@@ -76,10 +104,21 @@ fn reached(cluster: &Cluster) -> Result<()> {
 pub(crate) fn spoofed_source_is_dropped(cluster: &Cluster) -> Result<()> {
     let redis = vip(cluster, "shop", "redis")?;
     let victim = pod_is_ready(cluster, "shop", "client-node2")?;
-    let (from, to) = (redis, victim["status"]["podIP"].as_str().context("podIP")?.to_owned());
+    let (from, to) = (
+        redis,
+        victim["status"]["podIP"]
+            .as_str()
+            .context("podIP")?
+            .to_owned(),
+    );
     let before = invalid_sources(cluster)?;
     for _ in 0..5 {
-        client(cluster, "billing", "client-node1", &["spoof", "--source", &from, &format!("{to}:9")])?;
+        client(
+            cluster,
+            "billing",
+            "client-node1",
+            &["spoof", "--source", &from, &format!("{to}:9")],
+        )?;
     }
     eventually("five drops with their reason", SETTLE, || {
         let after = invalid_sources(cluster)?;
@@ -93,5 +132,9 @@ fn invalid_sources(cluster: &Cluster) -> Result<u64> {
     let status = cluster.waggle(&["node", "drops", "node1"])?.ok()?;
     let line = status.lines().find(|line| line.contains("InvalidSource"));
     let number = line.and_then(|line| line.split_whitespace().last());
-    Ok(number.map(str::parse).transpose().with_context(|| format!("no number: {status}"))?.unwrap_or(0))
+    Ok(number
+        .map(str::parse)
+        .transpose()
+        .with_context(|| format!("no number: {status}"))?
+        .unwrap_or(0))
 }

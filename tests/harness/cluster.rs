@@ -37,13 +37,20 @@ impl Cluster {
     /// An environment variable is missing, or the cluster does not come up.
     pub fn up(name: &str, nodes: u32, api_port: u16) -> Result<Self> {
         let setting = |name: &str| {
-            std::env::var_os(name).with_context(|| format!("{name} is not set; run these tests by: cargo xtask test"))
+            std::env::var_os(name)
+                .with_context(|| format!("{name} is not set; run these tests by: cargo xtask test"))
         };
         let binary = PathBuf::from(setting("WAGGLE_BIN")?);
         let images = setting("WAGGLE_TEST_IMAGES")?;
         // A fixed place, so that the next run finds what a killed one left.
         let home = std::env::temp_dir().join("waggle-tests");
-        let cluster = Self { name: name.to_owned(), binary, home, nodes, api_port };
+        let cluster = Self {
+            name: name.to_owned(),
+            binary,
+            home,
+            nodes,
+            api_port,
+        };
         cluster.down()?;
         cluster.start()?;
         run(cluster.command(&["image", "import"]).arg(images), MINUTE)?.ok()?;
@@ -56,7 +63,11 @@ impl Cluster {
     /// It does not come up.
     pub fn start(&self) -> Result<String> {
         let (nodes, port) = (self.nodes.to_string(), self.api_port.to_string());
-        run(&mut self.command(&["dev", "up", "--nodes", &nodes, "--api-port", &port]), 2 * MINUTE)?.ok()
+        run(
+            &mut self.command(&["dev", "up", "--nodes", &nodes, "--api-port", &port]),
+            2 * MINUTE,
+        )?
+        .ok()
     }
 
     /// `waggle dev down`.
@@ -70,7 +81,10 @@ impl Cluster {
     /// The binary, aimed at this cluster.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.args(arguments).env("WAGGLE_HOME", &self.home).env("WAGGLE_CLUSTER", &self.name);
+        command
+            .args(arguments)
+            .env("WAGGLE_HOME", &self.home)
+            .env("WAGGLE_CLUSTER", &self.name);
         command.env_remove("KUBECONFIG");
         command
     }
@@ -106,7 +120,9 @@ impl Cluster {
     /// # Errors
     /// It failed or printed no JSON.
     pub fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let text = self.waggle(&[&["get"], arguments, &["-o", "json"]].concat())?.ok()?;
+        let text = self
+            .waggle(&[&["get"], arguments, &["-o", "json"]].concat())?
+            .ok()?;
         serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))
     }
 
@@ -122,7 +138,12 @@ impl Cluster {
     ///
     /// # Errors
     /// `waggle exec` can't be started.
-    pub fn exec_background(&self, namespace: &str, pod: &str, command: &[&str]) -> Result<Background> {
+    pub fn exec_background(
+        &self,
+        namespace: &str,
+        pod: &str,
+        command: &[&str],
+    ) -> Result<Background> {
         self.background(&[&["exec", "-n", namespace, pod, "--"], command].concat())
     }
 
@@ -132,7 +153,15 @@ impl Cluster {
     /// Not within 90 s.
     pub fn rolled_out(&self, namespace: &str, deployment: &str) -> Result<String> {
         let name = format!("deployment/{deployment}");
-        let arguments = ["rollout", "status", &name, "-n", namespace, "--timeout", "90s"];
+        let arguments = [
+            "rollout",
+            "status",
+            &name,
+            "-n",
+            namespace,
+            "--timeout",
+            "90s",
+        ];
         run(&mut self.command(&arguments), 2 * MINUTE)?.ok()
     }
 
@@ -144,7 +173,10 @@ impl Cluster {
     /// The node of this number, from 1.
     pub fn node(&self, number: u32) -> Node {
         let name = format!("node{number}");
-        Node { netns: format!("waggle-{}-{name}", self.name), name }
+        Node {
+            netns: format!("waggle-{}-{name}", self.name),
+            name,
+        }
     }
 
     /// Folder with everything of this cluster.
@@ -158,9 +190,15 @@ impl Cluster {
     /// There is none.
     pub fn pid(&self, process: &str) -> Result<i32> {
         let path = self.folder().join(format!("{process}.pid"));
-        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        let first = text.split_whitespace().next().context("an empty pid file")?;
-        first.parse().with_context(|| format!("{}: {text:?}", path.display()))
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let first = text
+            .split_whitespace()
+            .next()
+            .context("an empty pid file")?;
+        first
+            .parse()
+            .with_context(|| format!("{}: {text:?}", path.display()))
     }
 
     /// kill -9 of `server` or of a node's agent.
@@ -169,7 +207,8 @@ impl Cluster {
     /// It is not running.
     pub fn kill(&self, process: &str) -> Result<()> {
         let pid = nix::unistd::Pid::from_raw(self.pid(process)?);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).with_context(|| format!("kill {process}, pid {pid}"))
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)
+            .with_context(|| format!("kill {process}, pid {pid}"))
     }
 }
 
@@ -177,7 +216,9 @@ impl Node {
     /// A command that runs in this node's network namespace.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.netns, program]).args(arguments);
+        command
+            .args(["netns", "exec", &self.netns, program])
+            .args(arguments);
         command
     }
 }

@@ -28,7 +28,13 @@ impl Output {
         if self.code == 0 {
             return Ok(self.stdout);
         }
-        bail!("{} ended with {}\n{}\n{}", self.command, self.code, self.stdout.trim_end(), self.stderr.trim_end())
+        bail!(
+            "{} ended with {}\n{}\n{}",
+            self.command,
+            self.code,
+            self.stdout.trim_end(),
+            self.stderr.trim_end()
+        )
     }
 
     /// Both outputs of a failure.
@@ -39,7 +45,12 @@ impl Output {
         if self.code != 0 {
             return Ok(format!("{}{}", self.stdout, self.stderr));
         }
-        bail!("{} was expected to fail, but printed\n{}\n{}", self.command, self.stdout, self.stderr)
+        bail!(
+            "{} was expected to fail, but printed\n{}\n{}",
+            self.command,
+            self.stdout,
+            self.stderr
+        )
     }
 }
 
@@ -66,11 +77,21 @@ impl Background {
     /// It can't be started.
     pub fn start(command: &mut Command) -> Result<Self> {
         let words = std::iter::once(command.get_program()).chain(command.get_args());
-        let shown = words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let shown = words
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect::<Vec<_>>()
+            .join(" ");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {shown}"))?;
         let outputs = [collect(child.stdout.take()), collect(child.stderr.take())];
-        Ok(Self { shown, child, outputs: Some(outputs) })
+        Ok(Self {
+            shown,
+            child,
+            outputs: Some(outputs),
+        })
     }
 
     /// Waits for its end, at most `limit`.
@@ -87,12 +108,20 @@ impl Background {
                 self.child.kill()?;
                 self.child.wait()?;
                 let [stdout, stderr] = self.collected();
-                bail!("{} did not end within {limit:?}\n{stdout}\n{stderr}", self.shown);
+                bail!(
+                    "{} did not end within {limit:?}\n{stdout}\n{stderr}",
+                    self.shown
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         };
         let [stdout, stderr] = self.collected();
-        Ok(Output { command: self.shown.clone(), code: status.code().unwrap_or(-1), stdout, stderr })
+        Ok(Output {
+            command: self.shown.clone(),
+            code: status.code().unwrap_or(-1),
+            stdout,
+            stderr,
+        })
     }
 
     /// Still running.
@@ -102,7 +131,9 @@ impl Background {
 
     fn collected(&mut self) -> [String; 2] {
         let outputs = self.outputs.take();
-        outputs.map_or_else(Default::default, |readers| readers.map(|reader| reader.join().unwrap_or_default()))
+        outputs.map_or_else(Default::default, |readers| {
+            readers.map(|reader| reader.join().unwrap_or_default())
+        })
     }
 }
 

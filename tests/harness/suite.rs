@@ -16,21 +16,29 @@ pub struct Suite<T> {
 impl<T: Send + Sync + 'static> Suite<T> {
     /// A suite over `fixture`.
     pub fn new(fixture: T) -> Self {
-        Self { fixture: Arc::new(fixture), trials: Vec::new() }
+        Self {
+            fixture: Arc::new(fixture),
+            trials: Vec::new(),
+        }
     }
 
     /// Adds a test; they run in the order in which they are added.
     #[must_use]
     pub fn test(mut self, name: &str, body: fn(&T) -> Result<()>) -> Self {
         let fixture = self.fixture.clone();
-        let trial = Trial::test(name, move || body(&fixture).map_err(|error| Failed::from(format!("{error:?}"))));
+        let trial = Trial::test(name, move || {
+            body(&fixture).map_err(|error| Failed::from(format!("{error:?}")))
+        });
         self.trials.push(trial);
         self
     }
 
     /// Runs them one after the other, then drops the fixture.
     pub fn run(self) -> ExitCode {
-        let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+        let arguments = Arguments {
+            test_threads: Some(1),
+            ..Arguments::from_args()
+        };
         let conclusion = libtest_mimic::run(&arguments, self.trials);
         drop(self.fixture);
         conclusion.exit_code()
@@ -41,7 +49,11 @@ impl<T: Send + Sync + 'static> Suite<T> {
 ///
 /// # Errors
 /// The last error of `condition`.
-pub fn eventually<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Result<T>) -> Result<T> {
+pub fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> Result<T>,
+) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         match condition() {

@@ -38,8 +38,12 @@ fn main() -> ExitCode {
     }
     match Cluster::up("wgt-kubectl", 1, 16543) {
         Ok(cluster) => Suite::new(cluster)
-            .test("kubectl_1_20", |cluster| everyday(cluster, "WAGGLE_KUBECTL_OLD"))
-            .test("kubectl_1_37", |cluster| everyday(cluster, "WAGGLE_KUBECTL"))
+            .test("kubectl_1_20", |cluster| {
+                everyday(cluster, "WAGGLE_KUBECTL_OLD")
+            })
+            .test("kubectl_1_37", |cluster| {
+                everyday(cluster, "WAGGLE_KUBECTL")
+            })
             .test("kubectl_1_37_exec_logs_and_top", streams)
             .run(),
         Err(error) => {
@@ -57,12 +61,23 @@ struct Kubectl {
 
 impl Kubectl {
     fn new(cluster: &Cluster, variable: &str) -> Result<Self> {
-        let binary = std::env::var_os(variable).with_context(|| format!("{variable} is not set"))?.into();
-        Ok(Self { binary, config: cluster.folder().join("kubeconfig"), cache: tempfile::tempdir()? })
+        let binary = std::env::var_os(variable)
+            .with_context(|| format!("{variable} is not set"))?
+            .into();
+        Ok(Self {
+            binary,
+            config: cluster.folder().join("kubeconfig"),
+            cache: tempfile::tempdir()?,
+        })
     }
     fn run(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(&self.binary);
-        command.arg("--kubeconfig").arg(&self.config).arg("--cache-dir").arg(self.cache.path()).args(arguments);
+        command
+            .arg("--kubeconfig")
+            .arg(&self.config)
+            .arg("--cache-dir")
+            .arg(self.cache.path())
+            .args(arguments);
         run(&mut command, Duration::from_secs(90))
     }
     fn ok(&self, arguments: &[&str]) -> Result<String> {
@@ -78,41 +93,109 @@ fn everyday(cluster: &Cluster, variable: &str) -> Result<()> {
     let file = file.to_string_lossy().into_owned();
 
     let applied = kubectl.run(&["apply", "-f", &file])?;
-    ensure!(applied.code == 0 && !applied.stderr.to_lowercase().contains("error"), "{applied:?}");
+    ensure!(
+        applied.code == 0 && !applied.stderr.to_lowercase().contains("error"),
+        "{applied:?}"
+    );
     kubectl.ok(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
     let pods = kubectl.ok(&["get", "pods", "-o", "wide"])?;
-    ensure!(pods.lines().next().is_some_and(|head| head.contains("READY") && head.contains("NODE")), "{pods}");
-    ensure!(pods.matches("1/1").count() == 2 && pods.contains("node1"), "{pods}");
+    ensure!(
+        pods.lines()
+            .next()
+            .is_some_and(|head| head.contains("READY") && head.contains("NODE")),
+        "{pods}"
+    );
+    ensure!(
+        pods.matches("1/1").count() == 2 && pods.contains("node1"),
+        "{pods}"
+    );
     let unchanged = kubectl.ok(&["apply", "-f", &file])?;
     ensure!(unchanged.matches("unchanged").count() == 2, "{unchanged}");
     let described = kubectl.ok(&["describe", "deployment", "web"])?;
-    ensure!(described.contains("2 desired | 2 updated | 2 total | 2 available"), "{described}");
+    ensure!(
+        described.contains("2 desired | 2 updated | 2 total | 2 available"),
+        "{described}"
+    );
     let described = kubectl.ok(&["describe", "pods"])?;
     ensure!(described.contains("Started"), "no events: {described}");
     kubectl.ok(&["scale", "deployment/web", "--replicas=3"])?;
     kubectl.ok(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
     std::fs::write(&file, MANIFEST.replace("center:2.0", "center:2.1"))?;
     let configured = kubectl.ok(&["apply", "-f", &file])?;
-    ensure!(configured.contains("deployment.apps/web configured"), "{configured}");
+    ensure!(
+        configured.contains("deployment.apps/web configured"),
+        "{configured}"
+    );
     kubectl.ok(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
-    for kinds in ["nodes", "namespaces", "events", "replicasets", "endpointslices", "leases", "secrets", "configmaps", "tenants"] {
+    for kinds in [
+        "nodes",
+        "namespaces",
+        "events",
+        "replicasets",
+        "endpointslices",
+        "leases",
+        "secrets",
+        "configmaps",
+        "tenants",
+    ] {
         kubectl.ok(&["get", kinds, "-A"])?;
     }
-    let versions = kubectl.ok(&["get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[0].image}"])?;
+    let versions = kubectl.ok(&[
+        "get",
+        "deployment",
+        "web",
+        "-o",
+        "jsonpath={.spec.template.spec.containers[0].image}",
+    ])?;
     ensure!(versions == "shop/user-center:2.1", "{versions}");
     kubectl.ok(&["label", "deployment", "web", "team=shop"])?;
-    kubectl.ok(&["patch", "deployment", "web", "--type=json", "-p", r#"[{"op":"add","path":"/metadata/labels/x","value":"y"}]"#])?;
-    kubectl.ok(&["patch", "deployment", "web", "--type=merge", "-p", r#"{"metadata":{"labels":{"x":null}}}"#])?;
+    kubectl.ok(&[
+        "patch",
+        "deployment",
+        "web",
+        "--type=json",
+        "-p",
+        r#"[{"op":"add","path":"/metadata/labels/x","value":"y"}]"#,
+    ])?;
+    kubectl.ok(&[
+        "patch",
+        "deployment",
+        "web",
+        "--type=merge",
+        "-p",
+        r#"{"metadata":{"labels":{"x":null}}}"#,
+    ])?;
     kubectl.ok(&["patch", "deployment", "web", "-p", r#"{"spec":{"template":{"spec":{"containers":[{"name":"web","env":[{"name":"A","value":"1"}]}]}}}}"#])?;
-    let image = kubectl.ok(&["get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[0].image}"])?;
-    ensure!(image == "shop/user-center:2.1", "a strategic merge patch lost the image: {image}");
-    let fault = kubectl.run(&["scale", "deployment/web", "--replicas=-1"])?.fault()?;
+    let image = kubectl.ok(&[
+        "get",
+        "deployment",
+        "web",
+        "-o",
+        "jsonpath={.spec.template.spec.containers[0].image}",
+    ])?;
+    ensure!(
+        image == "shop/user-center:2.1",
+        "a strategic merge patch lost the image: {image}"
+    );
+    let fault = kubectl
+        .run(&["scale", "deployment/web", "--replicas=-1"])?
+        .fault()?;
     ensure!(fault.contains("replicas"), "{fault}");
     let fault = kubectl.run(&["get", "pods", "nobody"])?.fault()?;
     ensure!(fault.contains(r#"pods "nobody" not found"#), "{fault}");
     kubectl.ok(&["delete", "-f", &file, "--timeout=60s"])?;
-    let gone = kubectl.ok(&["wait", "--for=delete", "pod", "-l", "app=web", "--timeout=60s"]);
-    ensure!(gone.is_ok() || kubectl.ok(&["get", "pods"])?.is_empty(), "pods stay: {gone:?}");
+    let gone = kubectl.ok(&[
+        "wait",
+        "--for=delete",
+        "pod",
+        "-l",
+        "app=web",
+        "--timeout=60s",
+    ]);
+    ensure!(
+        gone.is_ok() || kubectl.ok(&["get", "pods"])?.is_empty(),
+        "pods stay: {gone:?}"
+    );
     Ok(())
 }
 
@@ -131,7 +214,9 @@ fn streams(cluster: &Cluster) -> Result<()> {
     ensure!(logs == "hello\n", "{logs}");
     let output = kubectl.run(&["exec", "one", "--", "sh", "-c", "echo out; exit 3"])?;
     ensure!(output.stdout == "out\n" && output.code == 3, "{output:?}");
-    harness::eventually("usage", Duration::from_secs(60), || kubectl.ok(&["top", "nodes"]))?;
+    harness::eventually("usage", Duration::from_secs(60), || {
+        kubectl.ok(&["top", "nodes"])
+    })?;
     kubectl.ok(&["delete", "pod", "one", "--timeout=30s"])?;
     Ok(())
 }

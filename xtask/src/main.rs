@@ -2,6 +2,7 @@
 //! the product lives here, and no product crate is used.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod deploy;
 mod images;
@@ -48,6 +49,11 @@ enum Verb {
     BuildAndDeploy(deploy::Options),
     /// Removes that cluster and every trace of it.
     Destroy(deploy::DestroyOptions),
+    /// Measures Waggle beside its peers.
+    Bench {
+        #[command(subcommand)]
+        what: bench::What,
+    },
 }
 
 fn main() -> ExitCode {
@@ -76,5 +82,6 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Test(options) => test::all(&options),
         Verb::BuildAndDeploy(options) => deploy::up(&options),
         Verb::Destroy(options) => deploy::destroy(&options),
+        Verb::Bench { what } => bench::run(&what),
     }
 }

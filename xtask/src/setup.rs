@@ -49,6 +49,14 @@ const TEST: &[Package] = &[
     package("iptables", "the same"),
 ];
 
+const BENCH: &[Package] = &[
+    package("crun", "peer for container starts"),
+    package("runc", "peer for container starts"),
+    package("iproute2", "makes the peers' namespaces"),
+    package("nftables", "peer for service addresses"),
+    package("iptables", "peer for service addresses"),
+];
+
 const BPF_LINKER: &str = "0.13.0";
 
 /// What `cargo build` needs.
@@ -60,6 +68,11 @@ pub(crate) fn build_tools() -> Result<()> {
 /// What the tests need beside.
 pub(crate) fn test_tools() -> Result<()> {
     debian_packages(TEST)
+}
+
+/// What the benchmarks need beside.
+pub(crate) fn bench_tools() -> Result<()> {
+    debian_packages(BENCH)
 }
 
 fn debian_packages(wanted: &[Package]) -> Result<()> {

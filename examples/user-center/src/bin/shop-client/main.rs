@@ -2,6 +2,8 @@
 //! errno. Prints one JSON object at the end.
 #![forbid(unsafe_code)]
 
+mod race;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
@@ -28,6 +30,30 @@ enum Verb {
     Udp(Load),
     /// Keeps one connection and sends a request over it each interval.
     Hold(Load),
+    /// Answers one byte for one byte: the other end of `race`.
+    Answer {
+        /// Port to listen on.
+        #[arg(long, default_value_t = 7000)]
+        port: u16,
+        /// Processor to run on.
+        #[arg(long, default_value_t = 0)]
+        cpu: usize,
+    },
+    /// Compares two ways to the same server.
+    Race {
+        /// ADDRESS:PORT of the server itself.
+        #[arg(long)]
+        direct: SocketAddr,
+        /// ADDRESS:PORT of the virtual one.
+        #[arg(long)]
+        vip: SocketAddr,
+        /// Connections each.
+        #[arg(long, default_value_t = 2000)]
+        rounds: usize,
+        /// Processor to run on.
+        #[arg(long, default_value_t = 0)]
+        cpu: usize,
+    },
     /// Sends one UDP datagram with a source address that is not this pod's.
     Spoof {
         /// Source address to claim.
@@ -103,9 +129,16 @@ fn describe(error: &anyhow::Error) -> String {
 
 fn main() -> Result<()> {
     let report = match Arguments::parse().verb {
-        Verb::Http(load) => load.run(|load| http(load)),
-        Verb::Udp(load) => load.run(|load| udp(load)),
+        Verb::Http(load) => load.run(http),
+        Verb::Udp(load) => load.run(udp),
         Verb::Hold(load) => hold(&load)?,
+        Verb::Answer { port, cpu } => return race::answer(port, cpu),
+        Verb::Race {
+            direct,
+            vip,
+            rounds,
+            cpu,
+        } => race::race(direct, vip, rounds, cpu)?,
         Verb::Spoof { source, target } => spoof(source, &target)?,
     };
     println!("{report}");

@@ -1,0 +1,93 @@
+//! A cluster of one node for a benchmark, made by the product's own `waggle dev` and removed when dropped.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::run::quiet;
+
+/// The cluster.
+pub(crate) struct BenchCluster {
+    binary: PathBuf,
+    home: PathBuf,
+}
+
+impl BenchCluster {
+    /// Sweeps an earlier one and brings it up, images imported, with a Namespace `bench`.
+    pub(crate) fn up(binary: PathBuf, layout: &Path) -> Result<Self> {
+        let cluster = Self {
+            binary,
+            home: std::env::temp_dir().join("waggle-bench"),
+        };
+        quiet(&mut cluster.command(&["dev", "down"]))?;
+        quiet(&mut cluster.command(&["dev", "up", "--nodes", "1", "--api-port", "16643"]))?;
+        quiet(cluster.command(&["image", "import"]).arg(layout))?;
+        cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: bench}\n")?;
+        Ok(cluster)
+    }
+
+    /// The binary, aimed at this cluster.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(arguments)
+            .env("WAGGLE_HOME", &self.home)
+            .env("WAGGLE_CLUSTER", "bench")
+            .env_remove("KUBECONFIG");
+        command
+    }
+
+    /// `waggle get ... -o json`.
+    pub(crate) fn get(&self, arguments: &[&str]) -> Result<Value> {
+        let text = quiet(&mut self.command(&[&["get"], arguments, &["-o", "json"]].concat()))?;
+        serde_json::from_str(&text).context("no JSON")
+    }
+
+    /// Applies manifests given as text.
+    pub(crate) fn apply(&self, manifests: &str) -> Result<()> {
+        let mut command = self.command(&["apply", "-f", "-"]);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()?;
+        let mut stdin = child.stdin.take().context("stdin")?;
+        stdin.write_all(manifests.as_bytes())?;
+        drop(stdin);
+        let status = child.wait()?;
+        if status.success() {
+            Ok(())
+        } else {
+            bail!("waggle apply: {status}")
+        }
+    }
+}
+
+impl Drop for BenchCluster {
+    fn drop(&mut self) {
+        if let Err(error) = quiet(&mut self.command(&["dev", "down"])) {
+            eprintln!("the benchmark's cluster was not removed: {error:#}");
+        }
+    }
+}
+
+/// Asks again until `condition` gives a value or `limit` is over.
+pub(crate) fn wait<T>(
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match condition() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error).with_context(|| format!("not within {limit:?}: {what}"));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The VIP benchmark: in one client process, connect + one byte there and back + close, direct and through a VIP in
+//! turn; on a Waggle node, and on a plain node under kube-proxy's rules. Rounds over all cells are interleaved.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::Value;
+
+use super::cluster::{BenchCluster, wait};
+use super::peers::{PlainNode, Rules, vip};
+use super::statistics::Spread;
+use crate::build::{self, Profile};
+use crate::images;
+use crate::run::quiet;
+
+/// How much to measure.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Numbers of services.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 10_000])]
+    services: Vec<u32>,
+    /// Times that each cell is visited.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Connections each way at a visit.
+    #[arg(long, default_value_t = 2_000)]
+    connections: u32,
+}
+
+/// Samples of one cell, one for each visit: medians in microseconds.
+#[derive(Default)]
+struct Cell {
+    direct: Vec<f64>,
+    vip: Vec<f64>,
+    difference: Vec<f64>,
+}
+
+impl Cell {
+    fn add(&mut self, report: &str) -> Result<()> {
+        let report: Value =
+            serde_json::from_str(report).with_context(|| format!("no report: {report}"))?;
+        let median = |what: &str| {
+            report[what]["p50"]
+                .as_f64()
+                .with_context(|| format!("no {what}: {report}"))
+        };
+        self.direct.push(median("direct_us")?);
+        self.vip.push(median("vip_us")?);
+        self.difference.push(median("difference_us")?);
+        Ok(())
+    }
+}
+
+/// Runs it and prints the table.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let binary = build::waggle(Profile::Release)?;
+    let layout = images::sample_application(Profile::Release)?;
+    let client = Profile::Release.folder().join("shop-client");
+    let waggle = WaggleNode::create(binary, &layout)?;
+    let plain = PlainNode::create(client)?;
+    println!(
+        "connect + 1 byte + close, microseconds: median of {} visits [lowest, highest], {} connections each way a visit",
+        options.rounds, options.connections
+    );
+    println!(
+        "{:>8} {:<10} {:>24} {:>24} {:>24} {:>20}",
+        "services", "node", "direct", "VIP", "VIP - direct", "VIP/waggle's"
+    );
+    for &count in &options.services {
+        waggle.services(count)?;
+        let mut cells = [Cell::default(), Cell::default(), Cell::default()];
+        for _ in 0..options.rounds {
+            cells[0].add(&waggle.race(count, options.connections)?)?;
+            for (cell, rules) in [(1, Rules::Nftables), (2, Rules::Iptables)] {
+                plain.load(rules, count)?;
+                cells[cell]
+                    .add(&plain.race(&format!("{}:80", vip(count - 1)), options.connections)?)?;
+            }
+        }
+        plain.unload()?;
+        print(count, &cells)?;
+    }
+    Ok(())
+}
+
+fn print(count: u32, cells: &[Cell; 3]) -> Result<()> {
+    for (name, cell) in ["waggle", "nftables", "iptables"].iter().zip(cells) {
+        let of = |samples: &[f64]| Spread::of_rounds(samples).context("no samples");
+        let ratios: Vec<f64> = cell
+            .vip
+            .iter()
+            .zip(&cells[0].vip)
+            .map(|(own, waggle)| own / waggle)
+            .collect();
+        let (direct, vip, difference, ratio) = (
+            of(&cell.direct)?,
+            of(&cell.vip)?,
+            of(&cell.difference)?,
+            of(&ratios)?,
+        );
+        let cells = [
+            format!("{direct:.1}"),
+            format!("{vip:.1}"),
+            format!("{difference:.2}"),
+            format!("{ratio:.2}"),
+        ];
+        println!(
+            "{count:>8} {name:<10} {:>24} {:>24} {:>24} {:>20}",
+            cells[0], cells[1], cells[2], cells[3]
+        );
+    }
+    Ok(())
+}
+
+/// A node with a server pod and a client pod, and N services of which the last is measured.
+struct WaggleNode {
+    cluster: BenchCluster,
+    server: String,
+}
+
+const PODS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: server, namespace: bench, labels: {app: server}}
+spec:
+  containers: [{name: c, image: "shop/client:1.0", command: [shop-client, answer, --port, "7000"]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: bench}
+spec:
+  containers: [{name: c, image: "shop/client:1.0", command: [sleep, infinity]}]
+"#;
+
+impl WaggleNode {
+    fn create(binary: PathBuf, layout: &Path) -> Result<Self> {
+        let cluster = BenchCluster::up(binary, layout)?;
+        cluster.apply(PODS)?;
+        let address = |pod: &str| {
+            wait(&format!("pod {pod} runs"), Duration::from_secs(60), || {
+                let status = cluster.get(&["pod", pod, "-n", "bench"])?["status"].clone();
+                let address = status["podIP"]
+                    .as_str()
+                    .filter(|_| status["phase"] == "Running");
+                address
+                    .map(str::to_owned)
+                    .with_context(|| status.to_string())
+            })
+        };
+        address("client")?;
+        let server = format!("{}:7000", address("server")?);
+        Ok(Self { cluster, server })
+    }
+
+    /// Makes it `count` services and waits until the last one answers.
+    fn services(&self, count: u32) -> Result<()> {
+        let manifest = |index| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: s{index}, namespace: bench}}\nspec: {{clusterIP: {}, \
+                 selector: {{app: server}}, ports: [{{port: 80, targetPort: 7000}}]}}\n",
+                vip(index)
+            )
+        };
+        self.cluster
+            .apply(&(0..count).map(manifest).collect::<Vec<_>>().join("---\n"))?;
+        wait("the last service answers", Duration::from_secs(300), || {
+            self.race(count, 10)
+        })
+        .map(drop)
+    }
+
+    fn race(&self, count: u32, connections: u32) -> Result<String> {
+        let vip = format!("{}:80", vip(count - 1));
+        let race = [
+            "exec",
+            "-n",
+            "bench",
+            "client",
+            "--",
+            "shop-client",
+            "race",
+            "--direct",
+            &self.server,
+            "--vip",
+            &vip,
+            "--rounds",
+        ];
+        quiet(self.cluster.command(&race).arg(connections.to_string()))
+    }
+}
