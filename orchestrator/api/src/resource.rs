@@ -1,8 +1,9 @@
-//! The registry: one row says everything that the API machinery knows of a kind. Adding a kind is adding a row.
+//! What the API machinery knows of a kind. The rows themselves are in the registry.
 
+use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
-use crate::{Cell, Column, Fault};
+use crate::{Cell, Column, Decoded, Fault};
 
 /// One row of the registry.
 #[derive(Debug)]
@@ -24,12 +25,12 @@ pub struct Resource {
     /// Lives in a Namespace.
     pub namespaced: bool,
     /// Subresources served through the generic path: `status`, `scale`. Others (`log`, `exec`, `binding`) are the
-    /// server's own.
+    /// server's own; discovery lists them all.
     pub subresources: &'static [&'static str],
     /// Fills in what Kubernetes fills in. Idempotent.
     pub defaults: fn(&mut Value),
-    /// Decodes as the `k8s_openapi` type: unknown fields and wrong types, with their paths.
-    pub decode: fn(&Value) -> Vec<Fault>,
+    /// Decodes as the kind's type: unknown fields and wrong types, with their paths, and the object without them.
+    pub decode: fn(&Value) -> Decoded,
     /// Every fault of a new object (`old` is `None`) or of a change.
     pub validate: fn(new: &Value, old: Option<&Value>) -> Vec<Fault>,
     /// Table columns.
@@ -38,17 +39,42 @@ pub struct Resource {
     pub cells: fn(object: &Value, now: i64) -> Vec<Cell>,
     /// Fields that a field selector may name beside `metadata.name` and `metadata.namespace`.
     pub selectable: &'static [&'static str],
+    /// JSON schema of the kind's type, for OpenAPI.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
 impl Resource {
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// `pods` or `deployments.apps`.
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() {
+            self.plural.to_owned()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
+    }
+
+    /// Kind of its lists, `PodList`.
+    pub fn list_kind(&self) -> String {
+        format!("{}List", self.kind)
     }
 
     /// Has a status that only the status subresource writes.
     pub fn has_status(&self) -> bool {
         self.subresources.contains(&"status")
+    }
+
+    /// Has a scale subresource.
+    pub fn has_scale(&self) -> bool {
+        self.subresources.contains(&"scale")
     }
 
     /// Store key of an object, `/registry/<group or core>/<plural>/[<namespace>/]<name>`.
@@ -62,7 +88,21 @@ impl Resource {
 
     /// Store key prefix of the kind, ending in `/`.
     pub fn prefix(&self) -> String {
-        let group = if self.group.is_empty() { "core" } else { self.group };
+        let group = if self.group.is_empty() {
+            "core"
+        } else {
+            self.group
+        };
         format!("/registry/{group}/{}/", self.plural)
+    }
+
+    /// Store key prefix of the kind in one namespace, ending in `/`. For a cluster-scoped kind the same as
+    /// [`Resource::prefix`].
+    pub fn prefix_in(&self, namespace: &str) -> String {
+        if self.namespaced {
+            format!("{}{namespace}/", self.prefix())
+        } else {
+            self.prefix()
+        }
     }
 }

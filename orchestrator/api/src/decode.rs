@@ -1,0 +1,192 @@
+//! Checking a JSON object against its kind's type: unknown fields and wrong types with their paths.
+
+use schemars::{Schema, SchemaGenerator};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_ignored::Path;
+use serde_json::Value;
+
+use crate::{Fault, FaultKind, Resource, Status};
+
+/// What became of an object that was decoded as its kind's type.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoded {
+    /// The object with only the fields that its kind has; `None` when a value has the wrong type.
+    pub value: Option<Value>,
+    /// Unknown fields, and at most one wrong type.
+    pub faults: Vec<Fault>,
+}
+
+/// What to do about fields that a kind doesn't have (query parameter `fieldValidation`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// Drop them silently.
+    Ignore,
+    /// Drop them and say so in `Warning` headers.
+    #[default]
+    Warn,
+    /// Refuse the object.
+    Strict,
+}
+
+impl std::str::FromStr for FieldValidation {
+    type Err = Status;
+
+    fn from_str(text: &str) -> Result<Self, Status> {
+        match text {
+            "Ignore" => Ok(Self::Ignore),
+            "" | "Warn" => Ok(Self::Warn),
+            "Strict" => Ok(Self::Strict),
+            _ => Err(Status::bad_request(format!(
+                "fieldValidation: Unsupported value: {text:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+            ))),
+        }
+    }
+}
+
+/// An object that has the shape of its kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Read {
+    /// The object, with apiVersion and kind.
+    pub value: Value,
+    /// One text a `Warning` header.
+    pub warnings: Vec<String>,
+}
+
+impl Resource {
+    /// Checks that `value` is an object of this kind. `duplicates` are the faults of [`crate::body::parse`], empty
+    /// otherwise. Missing apiVersion and kind are filled in.
+    ///
+    /// # Errors
+    /// 400 for another kind, a wrong type, or (if strict) any unknown or repeated field; all of them are named.
+    pub fn read(
+        &self,
+        mut value: Value,
+        mode: FieldValidation,
+        duplicates: Vec<Fault>,
+    ) -> Result<Read, Status> {
+        self.fill_in_kind(&mut value)?;
+        quantities_as_text(&mut value);
+        let decoded = (self.decode)(&value);
+        let mut faults = duplicates;
+        faults.extend(decoded.faults);
+        let Some(value) = decoded.value else {
+            faults.retain(|fault| fault.kind == FaultKind::WrongType);
+            return Err(Status::undecodable(self, &faults));
+        };
+        match mode {
+            FieldValidation::Strict if !faults.is_empty() => {
+                Err(Status::undecodable(self, &faults))
+            }
+            FieldValidation::Warn => Ok(Read {
+                value,
+                warnings: faults.iter().map(ToString::to_string).collect(),
+            }),
+            _ => Ok(Read {
+                value,
+                warnings: Vec::new(),
+            }),
+        }
+    }
+
+    fn fill_in_kind(&self, value: &mut Value) -> Result<(), Status> {
+        let Some(map) = value.as_object_mut() else {
+            return Err(Status::bad_request(format!(
+                "the body of the request is no {} object",
+                self.kind
+            )));
+        };
+        for (field, expect) in [
+            ("apiVersion", self.api_version()),
+            ("kind", self.kind.to_owned()),
+        ] {
+            let slot = map.entry(field).or_insert(Value::Null);
+            if slot.is_null() || slot == "" {
+                *slot = expect.into();
+            } else if *slot != expect {
+                return Err(Status::bad_request(format!(
+                    "the {field} in the data ({}) does not match the expected one ({expect})",
+                    slot.as_str()
+                        .map_or_else(|| slot.to_string(), str::to_owned)
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Kubernetes takes `cpu: 1` for `cpu: "1"`; the types here don't.
+fn quantities_as_text(value: &mut Value) {
+    fn as_text(value: &mut Value) {
+        if value.is_number() {
+            *value = value.to_string().into();
+        }
+    }
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(quantities_as_text),
+        Value::Object(map) => {
+            for (key, value) in map {
+                match (key.as_str(), value) {
+                    (
+                        "requests" | "limits" | "capacity" | "allocatable" | "overhead" | "hard",
+                        Value::Object(map),
+                    ) => {
+                        map.values_mut().for_each(as_text);
+                    }
+                    ("sizeLimit" | "divisor", value) => as_text(value),
+                    (_, value) => quantities_as_text(value),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Decodes `value` as a `T` and encodes it again.
+pub(crate) fn decode<T: DeserializeOwned + Serialize>(value: &Value) -> Decoded {
+    let mut faults = Vec::new();
+    let mut unknown = |path: Path<'_>| faults.push(Fault::unknown_field(dotted(&path)));
+    let mut track = serde_path_to_error::Track::new();
+    let ignored = serde_ignored::Deserializer::new(value, &mut unknown);
+    let decoder = serde_path_to_error::Deserializer::new(ignored, &mut track);
+    match T::deserialize(decoder) {
+        Ok(typed) => Decoded {
+            value: serde_json::to_value(typed).ok(),
+            faults,
+        },
+        Err(error) => {
+            faults.push(Fault::wrong_type(
+                track.path().to_string(),
+                error.to_string(),
+            ));
+            Decoded {
+                value: None,
+                faults,
+            }
+        }
+    }
+}
+
+/// `spec.containers[0].imag`.
+fn dotted(path: &Path<'_>) -> String {
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", dotted(parent)),
+        Path::Map { parent, key } => {
+            let parent = dotted(parent);
+            if parent.is_empty() {
+                key.clone()
+            } else {
+                format!("{parent}.{key}")
+            }
+        }
+        Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => dotted(parent),
+    }
+}
+
+/// Schema of `T`, by reference.
+pub(crate) fn schema<T: schemars::JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}

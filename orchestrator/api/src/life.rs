@@ -1,0 +1,272 @@
+//! An object's life: what is stored when it is created, updated and deleted. Pure: time, uid and random suffix are
+//! arguments. A Service's clusterIP is not chosen here.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::walk::{at, carry, has, list, number, remove, set, text};
+use crate::{Fault, Resource, Status, validate};
+
+mod delete;
+
+pub use delete::{DeleteOptions, Deletion, Preconditions, Propagation, prepare_delete};
+
+/// What a new object gets from its surroundings.
+#[derive(Debug, Clone, Copy)]
+pub struct CreateContext<'a> {
+    /// Its creation time.
+    pub now: Timestamp,
+    /// Its uid, never used before.
+    pub uid: &'a str,
+    /// What `metadata.generateName` is completed with: 5 random letters and digits.
+    pub name_suffix: &'a str,
+    /// Namespace of the request's path, empty for a cluster-scoped kind.
+    pub namespace: &'a str,
+}
+
+/// What an update may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but status.
+    Main,
+    /// Status only.
+    Status,
+}
+
+/// A moment as objects carry it: RFC 3339 in UTC, whole seconds.
+pub fn time_text(moment: Timestamp) -> String {
+    moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Makes the object to be stored from what a client wants created: name, uid, creation time, defaults. `wanted` is
+/// what [`Resource::read`] answered.
+///
+/// # Errors
+/// 400 when the namespace is another than the path's or a name is missing, 422 with every fault otherwise.
+pub fn prepare_create(
+    resource: &Resource,
+    wanted: Value,
+    context: &CreateContext<'_>,
+) -> Result<Value, Status> {
+    let mut value = wanted;
+    if value["metadata"].is_null() {
+        set(&mut value, &[], "metadata", json!({}));
+    }
+    settle_namespace(resource, &mut value, context.namespace)?;
+    let base = text(&value, &["metadata", "generateName"]).to_owned();
+    if text(&value, &["metadata", "name"]).is_empty() && !base.is_empty() {
+        let kept: String = base.chars().take(63 - 5).collect();
+        set(
+            &mut value,
+            &["metadata"],
+            "name",
+            format!("{kept}{}", context.name_suffix),
+        );
+    }
+    if text(&value, &["metadata", "resourceVersion"]) != "" {
+        return Err(Status::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
+    }
+    for key in [
+        "resourceVersion",
+        "selfLink",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "managedFields",
+    ] {
+        remove(&mut value, &["metadata"], key);
+    }
+    set(&mut value, &["metadata"], "uid", context.uid);
+    set(
+        &mut value,
+        &["metadata"],
+        "creationTimestamp",
+        time_text(context.now),
+    );
+    remove(&mut value, &["metadata"], "generation");
+    if counts_generations(resource) {
+        set(&mut value, &["metadata"], "generation", 1);
+    }
+    // Nodes register with the status they found; everybody else's status starts empty.
+    if resource.has_status() && resource.kind != "Node" {
+        remove(&mut value, &[], "status");
+    }
+    (resource.defaults)(&mut value);
+    refuse(resource, &value, (resource.validate)(&value, None))?;
+    Ok(value)
+}
+
+/// Makes the object to be stored from the stored one and what a client wants it to be.
+///
+/// # Errors
+/// 409 when `wanted` carries another resourceVersion or uid than `old`, 400 for another name or namespace, 422 with
+/// every fault of the result.
+pub fn prepare_update(
+    resource: &Resource,
+    old: &Value,
+    wanted: Value,
+    part: Part,
+) -> Result<Value, Status> {
+    let name = text(old, &["metadata", "name"]);
+    same_object(resource, old, &wanted)?;
+    let given = text(&wanted, &["metadata", "resourceVersion"]);
+    if !given.is_empty() && given != text(old, &["metadata", "resourceVersion"]) {
+        return Err(Status::modified(resource, name));
+    }
+    let uid = text(&wanted, &["metadata", "uid"]);
+    if !uid.is_empty() && uid != text(old, &["metadata", "uid"]) {
+        let why = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            text(old, &["metadata", "uid"])
+        );
+        return Err(Status::conflict(resource, name, &why));
+    }
+    let mut value = match part {
+        Part::Main => main_part(resource, old, wanted),
+        Part::Status => status_part(old, wanted),
+    };
+    if part == Part::Main {
+        (resource.defaults)(&mut value);
+    }
+    refuse(resource, &value, (resource.validate)(&value, Some(old)))?;
+    if part == Part::Main && counts_generations(resource) {
+        let before = number(old, &["metadata", "generation"]).unwrap_or(1);
+        let step = i64::from(without_life(old) != without_life(&value));
+        set(&mut value, &["metadata"], "generation", before + step);
+    }
+    Ok(value)
+}
+
+/// Whether an object that is being deleted has nothing left that keeps it: no finalizers and, for a pod, no grace
+/// period that runs on a node. The server then removes it instead of storing it.
+pub fn may_go(resource: &Resource, value: &Value) -> bool {
+    has(value, &["metadata", "deletionTimestamp"])
+        && list(value, &["metadata", "finalizers"]).is_empty()
+        && (resource.kind != "Namespace" || list(value, &["spec", "finalizers"]).is_empty())
+        && number(value, &["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
+}
+
+fn refuse(resource: &Resource, value: &Value, faults: Vec<Fault>) -> Result<(), Status> {
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(
+        resource,
+        text(value, &["metadata", "name"]),
+        &faults,
+    ))
+}
+
+/// Kinds whose `metadata.generation` counts changes of their spec.
+fn counts_generations(resource: &Resource) -> bool {
+    matches!(
+        resource.kind,
+        "Deployment" | "ReplicaSet" | "Pod" | "Tenant" | "EndpointSlice"
+    )
+}
+
+fn settle_namespace(resource: &Resource, value: &mut Value, namespace: &str) -> Result<(), Status> {
+    let given = text(value, &["metadata", "namespace"]);
+    if !resource.namespaced {
+        remove(value, &["metadata"], "namespace");
+        return Ok(());
+    }
+    if !given.is_empty() && given != namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    set(value, &["metadata"], "namespace", namespace);
+    Ok(())
+}
+
+fn same_object(resource: &Resource, old: &Value, wanted: &Value) -> Result<(), Status> {
+    let (old_name, name) = (
+        text(old, &["metadata", "name"]),
+        text(wanted, &["metadata", "name"]),
+    );
+    if !name.is_empty() && name != old_name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({old_name})"
+        )));
+    }
+    let namespace = text(wanted, &["metadata", "namespace"]);
+    if resource.namespaced
+        && !namespace.is_empty()
+        && namespace != text(old, &["metadata", "namespace"])
+    {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+/// Metadata that no update changes.
+const FIXED: [&str; 9] = [
+    "name",
+    "generateName",
+    "namespace",
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "resourceVersion",
+    "generation",
+];
+
+fn main_part(resource: &Resource, old: &Value, wanted: Value) -> Value {
+    let mut value = wanted;
+    for key in FIXED {
+        carry(old, &mut value, &["metadata"], key);
+    }
+    remove(&mut value, &["metadata"], "selfLink");
+    remove(&mut value, &["metadata"], "managedFields");
+    if resource.has_status() {
+        carry(old, &mut value, &[], "status");
+    }
+    if resource.kind == "Service" {
+        keep_addresses(old, &mut value);
+    }
+    value
+}
+
+/// A Service that is replaced without saying its addresses keeps them.
+fn keep_addresses(old: &Value, value: &mut Value) {
+    if text(value, &["spec", "type"]) == "ExternalName" {
+        return;
+    }
+    for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        if at(value, &["spec"])[key].is_null() {
+            carry(old, value, &["spec"], key);
+        }
+    }
+}
+
+fn status_part(old: &Value, wanted: Value) -> Value {
+    let mut value = old.clone();
+    carry(&wanted, &mut value, &[], "status");
+    value
+}
+
+/// Everything that a new generation is for: the object without metadata and status, plus its deletion.
+fn without_life(value: &Value) -> Value {
+    let mut value = value.clone();
+    remove(&mut value, &[], "status");
+    remove(&mut value, &[], "metadata");
+    value
+}
+
+/// Validates a whole object without changing it.
+///
+/// # Errors
+/// 422 with every fault.
+pub fn check(resource: &Resource, value: &Value) -> Result<(), Status> {
+    refuse(resource, value, (resource.validate)(value, None))
+}
+
+/// Faults of a name for a new object of this kind, as paths below `metadata`.
+pub fn name_faults(resource: &Resource, name: &str) -> Vec<Fault> {
+    validate::name(resource.kind, name)
+}

@@ -1,0 +1,65 @@
+//! The scale subresource: `autoscaling/v1` Scale of a Deployment or ReplicaSet.
+
+use serde_json::{Value, json};
+
+use crate::walk::{at, number, set, text};
+use crate::{Fault, Resource, Status, selector};
+
+/// The Scale of an object.
+pub fn get(object: &Value) -> Value {
+    let meta = &object["metadata"];
+    let mut scale = json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {
+            "name": meta["name"],
+            "namespace": meta["namespace"],
+            "uid": meta["uid"],
+            "resourceVersion": meta["resourceVersion"],
+            "creationTimestamp": meta["creationTimestamp"],
+        },
+        "spec": { "replicas": number(object, &["spec", "replicas"]).unwrap_or(1) },
+        "status": { "replicas": number(object, &["status", "replicas"]).unwrap_or(0) },
+    });
+    if let Ok(selector) = selector::LabelSelector::from_object(at(object, &["spec", "selector"])) {
+        set(&mut scale, &["status"], "selector", selector.to_string());
+    }
+    scale
+}
+
+/// The object with the replicas of `scale`, for [`crate::prepare_update`].
+///
+/// # Errors
+/// 409 when the Scale carries another resourceVersion, 422 for a missing or negative number.
+pub fn apply(resource: &Resource, object: &Value, scale: &Value) -> Result<Value, Status> {
+    let name = text(object, &["metadata", "name"]);
+    let given = text(scale, &["metadata", "resourceVersion"]);
+    if !given.is_empty() && given != text(object, &["metadata", "resourceVersion"]) {
+        return Err(Status::modified(resource, name));
+    }
+    let replicas = &scale["spec"]["replicas"];
+    let count = match replicas {
+        Value::Null => Some(0),
+        other => other.as_i64(),
+    };
+    let fault = match count {
+        Some(0..=2_147_483_647) => None,
+        Some(count) => Some(Fault::invalid(
+            "spec.replicas",
+            count,
+            "must be greater than or equal to 0",
+        )),
+        None => Some(Fault::invalid(
+            "spec.replicas",
+            replicas.clone(),
+            "must be a whole number",
+        )),
+    };
+    if let Some(fault) = fault {
+        let message = format!("Scale.autoscaling {name:?} is invalid: {fault}");
+        return Err(Status::failure(422, "Invalid", message));
+    }
+    let mut value = object.clone();
+    set(&mut value, &["spec"], "replicas", count);
+    Ok(value)
+}

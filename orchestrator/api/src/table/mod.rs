@@ -1,0 +1,243 @@
+//! Answers as tables: `meta.k8s.io/v1` Table with the columns that `kubectl get` shows, and PartialObjectMetadata.
+//! Columns of each kind are in the files beside; rendering to text is the client's.
+
+pub mod age;
+pub mod cluster;
+pub mod config;
+pub mod network;
+pub mod node;
+pub mod pod;
+pub mod workload;
+
+use serde_json::{Value, json};
+
+use crate::walk::text;
+use crate::{ListMeta, Resource};
+
+/// A column of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Column {
+    /// Heading, `Ready`.
+    pub name: &'static str,
+    /// `string`, `integer`.
+    pub kind: &'static str,
+    /// `name` for the object's name, otherwise empty.
+    pub format: &'static str,
+    /// For `kubectl explain`-like help.
+    pub description: &'static str,
+    /// 0 is always shown, higher ones only with `-o wide`.
+    pub priority: i32,
+}
+
+impl Column {
+    /// The object's name.
+    pub const NAME: Self = Self {
+        name: "Name",
+        kind: "string",
+        format: "name",
+        description: "Name must be unique within a namespace.",
+        priority: 0,
+    };
+    /// How old the object is.
+    pub const AGE: Self = Self::text("Age", "Time since the object was created.");
+
+    /// A text.
+    pub const fn text(name: &'static str, description: &'static str) -> Self {
+        Self {
+            name,
+            kind: "string",
+            format: "",
+            description,
+            priority: 0,
+        }
+    }
+
+    /// A whole number.
+    pub const fn number(name: &'static str, description: &'static str) -> Self {
+        Self {
+            name,
+            kind: "integer",
+            format: "",
+            description,
+            priority: 0,
+        }
+    }
+
+    /// The same, shown only with `-o wide`.
+    #[must_use]
+    pub const fn wide(self) -> Self {
+        Self {
+            priority: 1,
+            ..self
+        }
+    }
+}
+
+/// What stands in a column of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cell {
+    /// Text.
+    Text(String),
+    /// A whole number.
+    Number(i64),
+}
+
+impl Cell {
+    /// Text, or `<none>` when empty.
+    pub fn or_none(text: &str) -> Self {
+        if text.is_empty() {
+            "<none>".into()
+        } else {
+            text.into()
+        }
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<i64> for Cell {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<Cell> for Value {
+    fn from(cell: Cell) -> Self {
+        match cell {
+            Cell::Text(text) => text.into(),
+            Cell::Number(number) => number.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for Cell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Number(number) => number.fmt(f),
+        }
+    }
+}
+
+/// How much of each object a table row carries (query parameter `includeObject`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IncludeObject {
+    /// Nothing.
+    None,
+    /// Its PartialObjectMetadata.
+    #[default]
+    Metadata,
+    /// All of it.
+    Object,
+}
+
+impl std::str::FromStr for IncludeObject {
+    type Err = crate::Status;
+    fn from_str(text: &str) -> Result<Self, crate::Status> {
+        match text {
+            "None" => Ok(Self::None),
+            "" | "Metadata" => Ok(Self::Metadata),
+            "Object" => Ok(Self::Object),
+            _ => Err(crate::Status::bad_request(format!(
+                "unrecognized includeObject value: {text:?}"
+            ))),
+        }
+    }
+}
+
+/// A Table of `objects`. `now` is seconds since the epoch. Watch events carry tables too, with one object each;
+/// `headings` may then be left out after the first.
+pub fn document<'a>(
+    resource: &Resource,
+    objects: impl IntoIterator<Item = &'a Value>,
+    now: i64,
+    include: IncludeObject,
+    metadata: &ListMeta,
+    headings: bool,
+) -> Value {
+    let rows: Vec<Value> = objects
+        .into_iter()
+        .map(|object| row(resource, object, now, include))
+        .collect();
+    let columns = if headings {
+        columns(resource)
+    } else {
+        Value::Null
+    };
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": metadata,
+        "columnDefinitions": columns,
+        "rows": rows,
+    })
+}
+
+fn columns(resource: &Resource) -> Value {
+    let one = |column: &Column| {
+        json!({
+            "name": column.name,
+            "type": column.kind,
+            "format": column.format,
+            "description": column.description,
+            "priority": column.priority,
+        })
+    };
+    resource.columns.iter().map(one).collect()
+}
+
+fn row(resource: &Resource, object: &Value, now: i64, include: IncludeObject) -> Value {
+    let cells: Vec<Value> = (resource.cells)(object, now)
+        .into_iter()
+        .map(Value::from)
+        .collect();
+    let mut row = json!({ "cells": cells });
+    match include {
+        IncludeObject::None => {}
+        IncludeObject::Metadata => row["object"] = partial(object),
+        IncludeObject::Object => row["object"] = object.clone(),
+    }
+    row
+}
+
+/// The object's PartialObjectMetadata.
+pub fn partial(object: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": object["metadata"],
+    })
+}
+
+/// A PartialObjectMetadataList of `objects`.
+pub fn partial_list<'a>(
+    objects: impl IntoIterator<Item = &'a Value>,
+    metadata: &ListMeta,
+) -> Value {
+    let items: Vec<Value> = objects.into_iter().map(partial).collect();
+    json!({
+        "kind": "PartialObjectMetadataList",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": metadata,
+        "items": items,
+    })
+}
+
+pub(crate) fn name(object: &Value) -> Cell {
+    text(object, &["metadata", "name"]).into()
+}
+
+/// Time since the object was created, as kubectl prints it.
+pub(crate) fn age(object: &Value, now: i64) -> Cell {
+    age::since(text(object, &["metadata", "creationTimestamp"]), now).into()
+}
