@@ -12,6 +12,7 @@ pub mod ipam;
 pub mod namespace;
 pub mod network;
 pub mod node_lifecycle;
+mod ownership;
 pub mod pod;
 pub mod pod_gc;
 pub mod replica_set;
@@ -20,6 +21,8 @@ pub mod scheduler;
 pub mod selector;
 pub mod snapshot;
 pub mod tenant;
+#[cfg(test)]
+mod world;
 mod write;
 
 pub use ids::Ids;

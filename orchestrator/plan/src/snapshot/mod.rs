@@ -18,6 +18,7 @@ pub use meta::{Meta, Owner};
 pub use table::Table;
 
 use crate::pod;
+use crate::selector::Labels;
 use crate::tenant::Tenant;
 
 /// An object that is not of the type its kind promises.
@@ -73,6 +74,7 @@ pub struct Snapshot {
     pods_by_node: HashMap<String, PodGroup>,
     sets_by_owner: HashMap<String, BTreeMap<String, Arc<ReplicaSet>>>,
     slices_by_service: HashMap<(String, String), BTreeMap<String, Arc<EndpointSlice>>>,
+    pods_by_label: HashMap<String, HashMap<(String, String), BTreeMap<String, Arc<Pod>>>>,
 }
 
 type MetaKey = (String, String, String, String);
@@ -160,6 +162,33 @@ impl Snapshot {
             .get(node)
             .into_iter()
             .flat_map(BTreeMap::values)
+    }
+
+    /// Pods of a namespace that may carry all of these labels: those with the rarest of them, or all pods when no label
+    /// is asked for. A short list to test a selector on.
+    pub fn pods_labelled<'a>(
+        &'a self,
+        namespace: &str,
+        labels: Option<&Labels>,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Pod>> + 'a> {
+        let Some(labels) = labels.filter(|labels| !labels.is_empty()) else {
+            return Box::new(
+                self.pods
+                    .namespace(namespace)
+                    .into_iter()
+                    .flat_map(BTreeMap::values),
+            );
+        };
+        let Some(groups) = self.pods_by_label.get(namespace) else {
+            return Box::new(std::iter::empty());
+        };
+        let candidates = labels
+            .iter()
+            .map(|(key, value)| groups.get(&(key.clone(), value.clone())));
+        let rarest = candidates
+            .min_by_key(|group| group.map_or(0, BTreeMap::len))
+            .flatten();
+        Box::new(rarest.into_iter().flat_map(BTreeMap::values))
     }
 
     /// Names of nodes that pods are bound to, existing or not.
@@ -265,6 +294,11 @@ impl Snapshot {
                 .or_default()
                 .insert(key, Arc::clone(&pod));
         }
+        let groups = self.pods_by_label.entry(namespace.clone()).or_default();
+        for (label, value) in pod.metadata.labels.iter().flatten() {
+            let group = groups.entry((label.clone(), value.clone())).or_default();
+            group.insert(name.clone(), Arc::clone(&pod));
+        }
         self.pods.insert(namespace, name, pod);
     }
 
@@ -278,6 +312,14 @@ impl Snapshot {
         }
         if let Some(node) = pod::node_name(&pod) {
             take(&mut self.pods_by_node, node, &key);
+        }
+        if let Some(groups) = self.pods_by_label.get_mut(namespace) {
+            for (label, value) in pod.metadata.labels.iter().flatten() {
+                take(groups, &(label.clone(), value.clone()), name);
+            }
+            if groups.is_empty() {
+                self.pods_by_label.remove(namespace);
+            }
         }
     }
 

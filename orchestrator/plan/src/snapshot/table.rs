@@ -38,6 +38,10 @@ impl<T> Table<T> {
             .flat_map(BTreeMap::values)
     }
 
+    pub(super) fn namespace(&self, namespace: &str) -> Option<&BTreeMap<String, Arc<T>>> {
+        self.namespaces.get(namespace)
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.len

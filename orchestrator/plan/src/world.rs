@@ -1,0 +1,404 @@
+//! A cluster for tests: it carries out plans as the server does and runs pods as agents do, in memory and at once.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use crate::snapshot::Meta;
+use crate::{Ids, Plan, Snapshot, Write};
+
+type Key = (String, String, String, String);
+
+/// Kinds that a test cluster holds.
+const KINDS: [(&str, &str); 12] = [
+    ("v1", "Pod"),
+    ("v1", "Node"),
+    ("v1", "Service"),
+    ("v1", "Namespace"),
+    ("v1", "ConfigMap"),
+    ("v1", "Secret"),
+    ("v1", "Event"),
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "ReplicaSet"),
+    ("discovery.k8s.io/v1", "EndpointSlice"),
+    ("coordination.k8s.io/v1", "Lease"),
+    ("waggle.dev/v1", "Tenant"),
+];
+
+pub(crate) struct World {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) now: Timestamp,
+    pub(crate) ids: Ids,
+    /// Writes whose condition did not hold.
+    pub(crate) refused: usize,
+    objects: BTreeMap<Key, Value>,
+    revision: u64,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self {
+            snapshot: Snapshot::new(KINDS),
+            now: "2026-01-01T00:00:00Z".parse().unwrap(),
+            ids: Ids::new(1),
+            refused: 0,
+            objects: BTreeMap::new(),
+            revision: 0,
+        }
+    }
+
+    pub(crate) fn pass(&mut self, seconds: i64) {
+        self.now = self
+            .now
+            .checked_add(SignedDuration::from_secs(seconds))
+            .unwrap();
+    }
+
+    /// Creates or replaces an object as a client would, with what a server fills in.
+    pub(crate) fn put(&mut self, mut value: Value) {
+        let key = key_of(&value);
+        self.revision += 1;
+        let old = self.objects.get(&key);
+        let metadata = &mut value["metadata"];
+        let kept =
+            |name: &str, fresh: Value| old.map_or(fresh, |old| old["metadata"][name].clone());
+        for (name, fresh) in [
+            ("uid", json!(format!("uid-{}", self.revision))),
+            ("creationTimestamp", json!(self.now.to_string())),
+        ] {
+            if metadata[name].is_null() {
+                metadata[name] = kept(name, fresh);
+            }
+        }
+        let generation = old.map_or(1, |old| {
+            let before = old["metadata"]["generation"].as_i64().unwrap_or(1);
+            before + i64::from(old["spec"] != value["spec"])
+        });
+        value["metadata"]["generation"] = json!(generation);
+        value["metadata"]["resourceVersion"] = json!(self.revision.to_string());
+        self.snapshot.upsert(&value).unwrap();
+        self.objects.insert(key.clone(), value);
+        self.finish(&key);
+    }
+
+    pub(crate) fn remove(&mut self, kind: &str, namespace: &str, name: &str) {
+        let found = self
+            .objects
+            .keys()
+            .find(|key| key.1 == kind && key.2 == namespace && key.3 == name);
+        let key = found
+            .cloned()
+            .unwrap_or_else(|| panic!("no {kind} {namespace}/{name}"));
+        self.forget(&key);
+    }
+
+    pub(crate) fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<&Value> {
+        let mut rows = self.objects.iter();
+        rows.find(|(key, _)| key.1 == kind && key.2 == namespace && key.3 == name)
+            .map(|(_, value)| value)
+    }
+
+    pub(crate) fn all(&self, kind: &str) -> Vec<&Value> {
+        self.objects
+            .iter()
+            .filter(|(key, _)| key.1 == kind)
+            .map(|(_, value)| value)
+            .collect()
+    }
+
+    /// Changes an object in place, as a client's patch would.
+    pub(crate) fn edit(
+        &mut self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        change: impl FnOnce(&mut Value),
+    ) {
+        let mut value = self
+            .get(kind, namespace, name)
+            .unwrap_or_else(|| panic!("no {kind} {name}"))
+            .clone();
+        change(&mut value);
+        self.put(value);
+    }
+
+    /// Asks for an object's end, as a client's DELETE would.
+    pub(crate) fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
+        let uid = self.get(kind, namespace, name).unwrap()["metadata"]["uid"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let version = self.get(kind, namespace, name).unwrap()["apiVersion"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let write = Write::Delete {
+            api_version: version,
+            kind: kind.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            uid,
+            grace_seconds: None,
+            propagation: crate::Propagation::Background,
+        };
+        self.write(&write);
+    }
+
+    /// Commits a plan's writes in order.
+    pub(crate) fn apply(&mut self, plan: &Plan) {
+        plan.writes.iter().for_each(|write| self.write(write));
+    }
+
+    /// Plans and applies until nothing is left to do; says how many rounds it took.
+    pub(crate) fn settle(&mut self, mut planner: impl FnMut(&mut Self) -> Plan) -> usize {
+        for round in 0..200 {
+            let plan = planner(self);
+            if plan.writes.is_empty() {
+                return round;
+            }
+            self.apply(&plan);
+        }
+        panic!("does not settle: {:?}", planner(self).writes);
+    }
+
+    /// Lets agents catch up: bound pods run and are ready, deleted ones are gone.
+    pub(crate) fn agents(&mut self) {
+        let pods: Vec<Value> = self.all("Pod").into_iter().cloned().collect();
+        for (index, pod) in pods.into_iter().enumerate() {
+            let key = key_of(&pod);
+            if !pod["metadata"]["deletionTimestamp"].is_null() {
+                self.forget(&key);
+            } else if pod["spec"]["nodeName"].is_string() && pod["status"]["phase"] != "Running" {
+                let address = format!("10.244.{}.{}", self.revision / 200 % 200, index % 200 + 2);
+                let mut pod = pod;
+                pod["status"] = running(&address, self.now);
+                self.put(pod);
+            }
+        }
+    }
+
+    fn write(&mut self, write: &Write) {
+        match write {
+            Write::Create(value) => match self.objects.contains_key(&key_of(value)) {
+                true => self.refused += 1,
+                false => self.put(value.clone()),
+            },
+            Write::Update(value) => self.replace(value, true),
+            Write::UpdateStatus(value) => self.replace(value, false),
+            Write::Bind {
+                namespace,
+                name,
+                uid,
+                node,
+            } => {
+                let key = ("v1".into(), "Pod".into(), namespace.clone(), name.clone());
+                let found = self.objects.get(&key).cloned();
+                let free = |pod: &Value| {
+                    pod["metadata"]["uid"] == **uid && pod["spec"]["nodeName"].is_null()
+                };
+                let Some(mut pod) = found.filter(free) else {
+                    self.refused += 1;
+                    return;
+                };
+                pod["spec"]["nodeName"] = json!(node);
+                pod["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "True"}]);
+                self.put(pod);
+            }
+            Write::Delete {
+                api_version,
+                kind,
+                namespace,
+                name,
+                uid,
+                grace_seconds,
+                ..
+            } => {
+                let key = (
+                    api_version.clone(),
+                    kind.clone(),
+                    namespace.clone(),
+                    name.clone(),
+                );
+                self.end(&key, uid, *grace_seconds);
+            }
+            Write::RemoveFinalizer { object, finalizer } => {
+                self.strip(object, |value| {
+                    for path in ["/metadata/finalizers", "/spec/finalizers"] {
+                        let rows = value.pointer_mut(path).and_then(Value::as_array_mut);
+                        rows.into_iter()
+                            .for_each(|rows| rows.retain(|row| row != finalizer));
+                    }
+                });
+            }
+            Write::RemoveOwner { object, owner_uid } => self.strip(object, |value| {
+                let rows = value
+                    .pointer_mut("/metadata/ownerReferences")
+                    .and_then(Value::as_array_mut);
+                rows.into_iter()
+                    .for_each(|rows| rows.retain(|row| row["uid"] != **owner_uid));
+            }),
+        }
+    }
+
+    fn strip(&mut self, object: &crate::ObjectRef, change: impl FnOnce(&mut Value)) {
+        let object = object.clone();
+        let key = (
+            object.api_version,
+            object.kind,
+            object.namespace,
+            object.name,
+        );
+        match self.objects.get(&key).cloned() {
+            Some(mut value) if value["metadata"]["uid"] == *object.uid => {
+                change(&mut value);
+                self.put(value);
+            }
+            _ => self.refused += 1,
+        }
+    }
+
+    fn replace(&mut self, value: &Value, spec: bool) {
+        let Some(old) = self.objects.get(&key_of(value)).cloned() else {
+            self.refused += 1;
+            return;
+        };
+        if old["metadata"]["resourceVersion"] != value["metadata"]["resourceVersion"] {
+            self.refused += 1;
+            return;
+        }
+        let (mut next, status) = if spec {
+            (value.clone(), &old["status"])
+        } else {
+            (old.clone(), &value["status"])
+        };
+        if !status.is_null() {
+            next["status"] = status.clone();
+        }
+        self.put(next);
+    }
+
+    fn end(&mut self, key: &Key, uid: &str, grace: Option<i64>) {
+        let Some(mut value) = self
+            .objects
+            .get(key)
+            .filter(|value| value["metadata"]["uid"] == *uid)
+            .cloned()
+        else {
+            self.refused += 1;
+            return;
+        };
+        let waits = key.1 == "Pod" && grace != Some(0) && value["spec"]["nodeName"].is_string();
+        if value["metadata"]["deletionTimestamp"].is_null() {
+            value["metadata"]["deletionTimestamp"] = json!(self.now.to_string());
+        }
+        if waits || has_finalizers(&value) {
+            self.put(value);
+        } else {
+            self.forget(key);
+        }
+    }
+
+    /// Removes an object whose last finalizer went.
+    fn finish(&mut self, key: &Key) {
+        let value = &self.objects[key];
+        let deleted = !value["metadata"]["deletionTimestamp"].is_null();
+        if deleted && key.1 != "Pod" && !has_finalizers(value) {
+            self.forget(key);
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        self.objects.remove(key);
+        self.snapshot.remove(&key.0, &key.1, &key.2, &key.3);
+    }
+}
+
+fn has_finalizers(value: &Value) -> bool {
+    let some = |value: &Value| value.as_array().is_some_and(|rows| !rows.is_empty());
+    some(&value["metadata"]["finalizers"])
+        || (value["kind"] == "Namespace" && some(&value["spec"]["finalizers"]))
+}
+
+fn key_of(value: &Value) -> Key {
+    let object = Meta::of(value).object;
+    assert!(
+        !object.name.is_empty() && !object.kind.is_empty(),
+        "{value}"
+    );
+    (
+        object.api_version,
+        object.kind,
+        object.namespace,
+        object.name,
+    )
+}
+
+/// Status of a pod that runs and is ready since `since`.
+pub(crate) fn running(address: &str, since: Timestamp) -> Value {
+    let condition = |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": since.to_string()});
+    json!({
+        "phase": "Running",
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+        "conditions": [condition("PodScheduled"), condition("Ready")],
+    })
+}
+
+/// A node with room, ready.
+pub(crate) fn node(name: &str, cpu: &str, memory: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "spec": {},
+        "status": {
+            "allocatable": {"cpu": cpu, "memory": memory, "pods": "110"},
+            "addresses": [{"type": "InternalIP", "address": "172.30.0.11"}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    })
+}
+
+/// A pod of one container.
+pub(crate) fn pod(name: &str, cpu: &str, memory: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "shop", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "main", "image": "web:1", "resources": {"requests": {"cpu": cpu, "memory": memory}}}]},
+    })
+}
+
+/// A Deployment of `replicas` pods of `image`.
+pub(crate) fn deployment(name: &str, replicas: i32, image: &str) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}},
+            "progressDeadlineSeconds": 600,
+            "revisionHistoryLimit": 10,
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "main", "image": image}]},
+            },
+        },
+    })
+}
+
+/// A ReplicaSet of `replicas` pods.
+pub(crate) fn replica_set(name: &str, replicas: i32) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "ReplicaSet",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "main", "image": "web:1"}]},
+            },
+        },
+    })
+}
