@@ -1,10 +1,66 @@
-//! Defaults.
-use serde_json::Value;
+//! What Kubernetes fills in where a client says nothing. Every function is idempotent.
+
+mod pod;
+mod service;
+
+use serde_json::{Value, json};
+
+use crate::walk::{default, has, object, set, text};
+
+pub(crate) use pod::pod;
+pub(crate) use service::service;
+
 pub(crate) fn nothing(_: &mut Value) {}
-pub(crate) fn namespace(_: &mut Value) {}
-pub(crate) fn pod(_: &mut Value) {}
-pub(crate) fn secret(_: &mut Value) {}
-pub(crate) fn service(_: &mut Value) {}
-pub(crate) fn deployment(_: &mut Value) {}
-pub(crate) fn replica_set(_: &mut Value) {}
-pub(crate) fn endpoint_slice(_: &mut Value) {}
+
+pub(crate) fn namespace(value: &mut Value) {
+    let name = text(value, &["metadata", "name"]).to_owned();
+    set(value, &["metadata", "labels"], "kubernetes.io/metadata.name", name);
+    if !has(value, &["metadata", "deletionTimestamp"]) {
+        default(value, &["spec"], "finalizers", json!(["kubernetes"]));
+    }
+    default(value, &["status"], "phase", "Active");
+}
+
+pub(crate) fn secret(value: &mut Value) {
+    default(value, &[], "type", "Opaque");
+    // stringData is write-only: its texts become data.
+    let Some(Value::Object(texts)) = object(value, &[]).and_then(|map| map.remove("stringData")) else { return };
+    for (key, content) in texts {
+        let encoded = k8s_openapi::ByteString(content.as_str().unwrap_or_default().as_bytes().to_vec());
+        set(value, &["data"], &key, serde_json::to_value(encoded).unwrap_or_default());
+    }
+}
+
+pub(crate) fn deployment(value: &mut Value) {
+    default(value, &["spec"], "replicas", 1);
+    default(value, &["spec"], "revisionHistoryLimit", 10);
+    default(value, &["spec"], "progressDeadlineSeconds", 600);
+    default(value, &["spec", "strategy"], "type", "RollingUpdate");
+    if text(value, &["spec", "strategy", "type"]) == "RollingUpdate" {
+        default(value, &["spec", "strategy", "rollingUpdate"], "maxUnavailable", "25%");
+        default(value, &["spec", "strategy", "rollingUpdate"], "maxSurge", "25%");
+    }
+    template(value);
+}
+
+pub(crate) fn replica_set(value: &mut Value) {
+    default(value, &["spec"], "replicas", 1);
+    template(value);
+}
+
+/// Defaults of `spec.template`.
+fn template(value: &mut Value) {
+    if let Some(template) = value.get_mut("spec").and_then(|spec| spec.get_mut("template")) {
+        default(template, &[], "metadata", json!({}));
+        if let Some(spec) = template.get_mut("spec") {
+            pod::spec(spec);
+        }
+    }
+}
+
+pub(crate) fn endpoint_slice(value: &mut Value) {
+    for port in crate::walk::list_mut(value, &["ports"]) {
+        default(port, &[], "name", "");
+        default(port, &[], "protocol", "TCP");
+    }
+}

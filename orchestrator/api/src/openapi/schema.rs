@@ -146,3 +146,15 @@ fn annotate(name: &str, schema: &mut Value) {
         }
     }
 }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn dump() {
+        for name in ["io.k8s.api.core.v1.PodSpec","io.k8s.apimachinery.pkg.util.intstr.IntOrString","io.k8s.apimachinery.pkg.api.resource.Quantity","io.k8s.api.core.v1.ResourceRequirements","io.k8s.apimachinery.pkg.apis.meta.v1.Time","dev.waggle.v1.Tenant","dev.waggle.v1.TenantStatus","io.k8s.api.core.v1.ServicePort", "io.k8s.api.core.v1.Secret","io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1", "io.k8s.api.core.v1.ConfigMap", "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime"] {
+            println!("{name}: {}", serde_json::to_string_pretty(&definitions().get(name)).unwrap());
+        }
+        println!("{:?}", definitions().keys().collect::<Vec<_>>());
+        println!("{:?}", SCHEMAS.kinds);
+    }
+}
