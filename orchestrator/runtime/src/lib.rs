@@ -7,9 +7,12 @@ pub mod cgroup;
 pub mod client;
 pub mod error;
 pub mod images;
+pub mod logs;
 pub mod spec;
 pub mod supervisor;
+pub mod users;
 
+mod cri;
 mod frame;
 mod protocol;
 

@@ -161,8 +161,10 @@ impl Terminal {
     fn new(master: OwnedFd) -> io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&master, FcntlArg::F_GETFL)?);
         fcntl(&master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        // SAFETY: an OwnedFd keeps its descriptor open, and always gives the same one.
+        let master = unsafe { AsyncFd::register(master) }?;
         Ok(Terminal {
-            master: Arc::new(AsyncFd::new(master)?),
+            master: Arc::new(master),
         })
     }
 

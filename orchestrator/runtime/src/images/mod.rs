@@ -585,7 +585,7 @@ mod tests {
         ] {
             assert_eq!(normalise(given).unwrap(), expected, "{given}");
         }
-        for bad in ["", "UPPER/case:1", "a b", "x:"] {
+        for bad in ["", "team/UPPER:1", "a b", "x:"] {
             assert!(
                 matches!(normalise(bad), Err(ImageError::BadReference { .. })),
                 "{bad}"
