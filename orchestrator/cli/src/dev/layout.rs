@@ -1,0 +1,209 @@
+//! Names, addresses and paths of a cluster on this machine. Pure: everything follows from the cluster's name, its home
+//! folder and a node's number.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use waggle_model::ClusterName;
+
+/// Where network namespaces are kept, as iproute2 does it.
+pub(crate) const NETNS_DIR: &str = "/run/netns";
+/// Root of the cgroup hierarchies.
+pub(crate) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// Bridge of the fabric.
+pub(crate) const BRIDGE: &str = "fabric0";
+/// Address of the fabric namespace: API for pods and node listener.
+pub(crate) const FABRIC_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
+/// Prefix length of the fabric's network.
+pub(crate) const FABRIC_PREFIX: u8 = 24;
+/// Port of the API inside the fabric.
+pub(crate) const API_PORT: u16 = 6443;
+/// Port of the node listener inside the fabric.
+pub(crate) const NODE_PORT: u16 = 6444;
+/// Uplink of a node.
+pub(crate) const UPLINK: &str = "eth0";
+/// Most nodes that the fabric's network has addresses for.
+pub(crate) const MAX_NODES: u16 = 200;
+
+/// One cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    /// Its name.
+    pub(crate) name: ClusterName,
+    /// Its state, `$WAGGLE_HOME/<cluster>`.
+    pub(crate) dir: PathBuf,
+}
+
+impl Layout {
+    /// Of a cluster below `home`.
+    pub(crate) fn new(home: &Path, name: ClusterName) -> Result<Self> {
+        if name.as_str().len() > 40 {
+            bail!("the cluster name {name} is longer than 40 characters");
+        }
+        let dir = home.join(name.as_str());
+        Ok(Self { name, dir })
+    }
+
+    /// Network namespace of the fabric.
+    pub(crate) fn fabric(&self) -> String {
+        format!("waggle-{}-fabric", self.name)
+    }
+
+    /// Network namespace of a node.
+    pub(crate) fn netns(&self, node: u16) -> String {
+        format!("waggle-{}-node{node}", self.name)
+    }
+
+    /// Whether a network namespace belongs to this cluster.
+    pub(crate) fn owns_netns(&self, netns: &str) -> bool {
+        let Some(rest) = netns
+            .strip_prefix("waggle-")
+            .and_then(|rest| rest.strip_prefix(self.name.as_str()))
+        else {
+            return false;
+        };
+        rest == "-fabric"
+            || rest
+                .strip_prefix("-node")
+                .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    }
+
+    /// cgroup of the cluster below each hierarchy.
+    pub(crate) fn cgroup(&self) -> String {
+        format!("waggle/{}", self.name)
+    }
+
+    /// cgroup of a node, or of the server.
+    pub(crate) fn cgroup_of(&self, part: &str) -> String {
+        format!("{}/{part}", self.cgroup())
+    }
+
+    /// State of a node.
+    pub(crate) fn node_dir(&self, node: u16) -> PathBuf {
+        self.dir.join(node_name(node))
+    }
+
+    /// bpffs of a node.
+    pub(crate) fn bpf_dir(&self, node: u16) -> PathBuf {
+        self.node_dir(node).join("bpf")
+    }
+
+    /// State of the server.
+    pub(crate) fn server_dir(&self) -> PathBuf {
+        self.dir.join("server")
+    }
+
+    /// Kubeconfig of the cluster's administrator.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    /// Log of a process: `server`, `node1`, `door-8080`.
+    pub(crate) fn log(&self, part: &str) -> PathBuf {
+        self.dir.join(format!("{part}.log"))
+    }
+
+    /// Pid file of a process: its pid and its start time.
+    pub(crate) fn pid_file(&self, part: &str) -> PathBuf {
+        self.dir.join(format!("{part}.pid"))
+    }
+
+    /// Numbers of the nodes that have a state folder or a network namespace, in order.
+    pub(crate) fn nodes(&self) -> Vec<u16> {
+        let names = |dir: &Path| -> Vec<String> {
+            std::fs::read_dir(dir)
+                .map(|entries| {
+                    entries
+                        .flatten()
+                        .filter_map(|entry| entry.file_name().into_string().ok())
+                        .collect()
+                })
+                .unwrap_or_default()
+        };
+        let mut numbers: Vec<u16> = names(&self.dir)
+            .iter()
+            .filter_map(|name| node_number(name))
+            .collect();
+        for netns in names(Path::new(NETNS_DIR)) {
+            let number = netns
+                .strip_prefix(&format!("waggle-{}-", self.name))
+                .and_then(node_number);
+            numbers.extend(number);
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+}
+
+/// `node1`.
+pub(crate) fn node_name(node: u16) -> String {
+    format!("node{node}")
+}
+
+fn node_number(name: &str) -> Option<u16> {
+    let digits = name.strip_prefix("node")?;
+    if digits.starts_with('0') {
+        None
+    } else {
+        digits.parse().ok()
+    }
+}
+
+/// Underlay address of a node.
+pub(crate) fn node_address(node: u16) -> Ipv4Addr {
+    let base = u32::from(Ipv4Addr::new(172, 30, 0, 10));
+    Ipv4Addr::from(base + u32::from(node))
+}
+
+/// Path of a network namespace.
+pub(crate) fn netns_path(name: &str) -> PathBuf {
+    Path::new(NETNS_DIR).join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(name: &str) -> Layout {
+        Layout::new(Path::new("/h"), name.try_into().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn everything_follows_from_name_and_number() {
+        let local = layout("local");
+        assert_eq!(local.netns(2), "waggle-local-node2");
+        assert_eq!(local.cgroup_of("node2"), "waggle/local/node2");
+        assert_eq!(local.bpf_dir(2), Path::new("/h/local/node2/bpf"));
+        assert_eq!(node_address(2), Ipv4Addr::new(172, 30, 0, 12));
+        assert_eq!(node_address(MAX_NODES), Ipv4Addr::new(172, 30, 0, 210));
+    }
+
+    #[test]
+    fn a_cluster_never_owns_what_is_another_clusters() {
+        let a = layout("a");
+        assert!(a.owns_netns("waggle-a-fabric") && a.owns_netns("waggle-a-node12"));
+        for other in [
+            "waggle-a-b-fabric",
+            "waggle-ab-node1",
+            "waggle-a-node",
+            "waggle-a-node1-fabric",
+            "other-a-node1",
+            "waggle-a-nodex",
+        ] {
+            assert!(!a.owns_netns(other), "{other}");
+        }
+        assert!(layout("a-node1").owns_netns("waggle-a-node1-fabric"));
+    }
+
+    #[test]
+    fn nodes_are_found_by_their_folders() {
+        let home = tempfile::tempdir().unwrap();
+        let layout = Layout::new(home.path(), "wgt-cli-layout".try_into().unwrap()).unwrap();
+        for name in ["node10", "node2", "node02", "nodes", "server"] {
+            std::fs::create_dir_all(layout.dir.join(name)).unwrap();
+        }
+        assert_eq!(layout.nodes(), [2, 10]);
+    }
+}

@@ -1,0 +1,208 @@
+//! The fabric of a cluster: a bridge in a namespace of its own, and a veth from it to each node's `eth0`. Everything is made
+//! inside the cluster's namespaces; the caller's links and routes are never touched. Everything can be done again.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result, anyhow};
+use futures::TryStreamExt;
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::{
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
+
+use super::layout::{
+    BRIDGE, FABRIC_ADDRESS, FABRIC_PREFIX, Layout, UPLINK, netns_path, node_address,
+};
+use super::netns;
+
+/// Makes the fabric's namespace with its bridge and address.
+pub(crate) fn ensure_fabric(layout: &Layout) -> Result<()> {
+    let name = layout.fabric();
+    netns::ensure(&name)?;
+    netns::inside(&name, || {
+        netns::set_sysctl("net/ipv4/ip_forward", "1")?;
+        with_netlink(async |handle| {
+            up(&handle, "lo").await?;
+            if find(&handle, BRIDGE).await?.is_none() {
+                handle
+                    .link()
+                    .add(LinkBridge::new(BRIDGE).build())
+                    .execute()
+                    .await
+                    .context("cannot add the bridge")?;
+            }
+            address(&handle, BRIDGE, FABRIC_ADDRESS, FABRIC_PREFIX).await?;
+            up(&handle, BRIDGE).await
+        })
+    })
+    .with_context(|| format!("cannot set up the network namespace {name}"))
+}
+
+/// Makes a node's namespace and joins it to the fabric.
+pub(crate) fn ensure_node(layout: &Layout, node: u16) -> Result<()> {
+    let (name, fabric) = (layout.netns(node), layout.fabric());
+    netns::ensure(&name)?;
+    join_to_fabric(&fabric, &name, node)
+        .with_context(|| format!("cannot join {name} to {fabric}"))?;
+    netns::inside(&name, move || {
+        for (key, value) in [
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv4/conf/all/rp_filter", "0"),
+            ("net/ipv4/conf/default/rp_filter", "0"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+        ] {
+            netns::set_sysctl(key, value)?;
+        }
+        with_netlink(async |handle| {
+            up(&handle, "lo").await?;
+            address(&handle, UPLINK, node_address(node), FABRIC_PREFIX).await?;
+            up(&handle, UPLINK).await
+        })
+    })
+    .with_context(|| format!("cannot set up the network namespace {name}"))
+}
+
+/// Name of a node's port on the bridge.
+fn port_name(node: u16) -> String {
+    format!("node{node}")
+}
+
+/// A veth whose one end is a port of the bridge and whose other end is the node's uplink. Its far end is born in the node's
+/// namespace: there is both or neither.
+fn join_to_fabric(fabric: &str, node_netns: &str, node: u16) -> Result<()> {
+    let has_uplink = netns::inside(node_netns, || {
+        with_netlink(async |handle| Ok(find(&handle, UPLINK).await?.is_some()))
+    })?;
+    let target = File::open(netns_path(node_netns))
+        .with_context(|| format!("cannot open the namespace {node_netns}"))?;
+    netns::inside(fabric, move || {
+        with_netlink(async |handle| {
+            let port = port_name(node);
+            if !has_uplink {
+                // A port whose other end is gone belongs to a namespace that was removed just now.
+                if let Some(stale) = find(&handle, &port).await? {
+                    handle
+                        .link()
+                        .del(stale.header.index)
+                        .execute()
+                        .await
+                        .context("cannot remove a stale port")?;
+                }
+                let far = LinkUnspec::new_with_name(UPLINK)
+                    .setns_by_fd(target.as_raw_fd())
+                    .build();
+                let veth = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+                    .name(&port)
+                    .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+                    .build();
+                handle
+                    .link()
+                    .add(veth)
+                    .execute()
+                    .await
+                    .context("cannot add a veth")?;
+            }
+            let bridge = index(&handle, BRIDGE).await?;
+            let member = LinkUnspec::new_with_index(index(&handle, &port).await?)
+                .controller(bridge)
+                .up()
+                .build();
+            handle
+                .link()
+                .set(member)
+                .execute()
+                .await
+                .context("cannot make the veth a port of the bridge")
+        })
+    })
+}
+
+/// Routes from the fabric to the nodes' pod ranges, so that the API can answer pods.
+pub(crate) fn ensure_pod_routes(
+    layout: &Layout,
+    ranges: &BTreeMap<u16, (Ipv4Addr, u8)>,
+) -> Result<()> {
+    let ranges = ranges.clone();
+    netns::inside(&layout.fabric(), move || {
+        with_netlink(async |handle| {
+            for (node, (network, prefix)) in ranges {
+                let route = RouteMessageBuilder::<Ipv4Addr>::new()
+                    .destination_prefix(network, prefix)
+                    .gateway(node_address(node))
+                    .build();
+                handle
+                    .route()
+                    .add(route)
+                    .replace()
+                    .execute()
+                    .await
+                    .with_context(|| format!("cannot add the route to the pods of node{node}"))?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Runs netlink work on the calling thread, in whatever namespace it is in.
+fn with_netlink<T>(work: impl AsyncFnOnce(Handle) -> Result<T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")?;
+    runtime.block_on(async {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("cannot open a netlink socket")?;
+        let driver = tokio::spawn(connection);
+        let done = work(handle).await;
+        driver.abort();
+        done
+    })
+}
+
+async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessage>> {
+    // All links are listed: asking for a name that is not there is an error that can't be told from others.
+    let links: Vec<LinkMessage> = handle
+        .link()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .context("cannot list links")?;
+    Ok(links.into_iter().find(|link| {
+        link.attributes
+            .contains(&LinkAttribute::IfName(name.to_owned()))
+    }))
+}
+
+async fn index(handle: &Handle, name: &str) -> Result<u32> {
+    let link = find(handle, name)
+        .await?
+        .ok_or_else(|| anyhow!("there is no link {name}"))?;
+    Ok(link.header.index)
+}
+
+async fn up(handle: &Handle, name: &str) -> Result<()> {
+    let link = LinkUnspec::new_with_index(index(handle, name).await?)
+        .up()
+        .build();
+    handle
+        .link()
+        .set(link)
+        .execute()
+        .await
+        .with_context(|| format!("cannot bring {name} up"))
+}
+
+async fn address(handle: &Handle, name: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
+    let index = index(handle, name).await?;
+    handle
+        .address()
+        .add(index, IpAddr::V4(address), prefix)
+        .replace()
+        .execute()
+        .await
+        .with_context(|| format!("cannot give {name} the address {address}/{prefix}"))
+}
