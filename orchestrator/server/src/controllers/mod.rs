@@ -1,0 +1,195 @@
+//! Runs the planners: snapshot -> plan -> commit, again whenever something changed or a planner asked for it. What is
+//! decided is in `waggle-plan`; what is written is checked by `Objects`.
+
+mod events;
+mod view;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use waggle_plan::{Ids, Plan, Snapshot};
+
+use crate::objects::Objects;
+use crate::sessions::Numbers;
+
+pub use events::Recorder;
+pub use view::View;
+
+/// Changes that come within this time are planned for together.
+const DEBOUNCE: Duration = Duration::from_millis(2);
+/// Passes in a row that wrote something, after which the planners rest for a change or a moment.
+const LONGEST_RUN: u32 = 50;
+/// However quiet the cluster is, the planners are asked at least this often.
+const LONGEST_REST: Duration = Duration::from_secs(2);
+
+/// What the planners run on.
+#[derive(Debug, Clone)]
+pub struct Controllers {
+    /// Objects to write to.
+    pub objects: Arc<Objects>,
+    /// What they look at.
+    pub view: Arc<View>,
+    /// Numbers of tenants, identities and Services.
+    pub numbers: Numbers,
+    /// Takes the events that planners offer.
+    pub recorder: Recorder,
+}
+
+type Planner = fn(&mut Runner, &Snapshot, jiff::Timestamp) -> Plan;
+
+/// In the order in which they are asked after a change, so that one pass carries a Deployment's change to its pods'
+/// nodes.
+const PLANNERS: [(&str, Planner); 9] = [
+    ("namespace", |_, snapshot, now| waggle_plan::namespace::plan(snapshot, now)),
+    ("garbage", |_, snapshot, now| waggle_plan::garbage::plan(snapshot, now)),
+    ("deployment", |_, snapshot, now| waggle_plan::deployment::plan(snapshot, now)),
+    ("replica-set", |runner, snapshot, now| waggle_plan::replica_set::plan(snapshot, now, &mut runner.ids)),
+    ("scheduler", |_, snapshot, now| waggle_plan::scheduler::plan(snapshot, now)),
+    ("endpoint-slice", |_, snapshot, now| waggle_plan::endpoint_slice::plan(snapshot, now)),
+    ("node-lifecycle", Runner::node_lifecycle),
+    ("pod-gc", |_, snapshot, now| waggle_plan::pod_gc::plan(snapshot, now, &Default::default())),
+    ("tenant", Runner::tenant),
+];
+
+impl Controllers {
+    /// Runs until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let changes = self.view.changes();
+        let mut runner = Runner {
+            parts: self,
+            ids: Ids::new(rand::random()),
+            due: BTreeMap::new(),
+            patience: Patience::new(Instant::now()),
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = runner.run(changes) => {}
+        }
+    }
+}
+
+struct Runner {
+    parts: Controllers,
+    ids: Ids,
+    /// When a planner wants to be asked though nothing changed.
+    due: BTreeMap<&'static str, Instant>,
+    patience: Patience,
+}
+
+impl Runner {
+    async fn run(&mut self, mut changes: watch::Receiver<u64>) {
+        let mut busy = 0u32;
+        loop {
+            changes.borrow_and_update();
+            let mut wrote = false;
+            for (name, planner) in PLANNERS {
+                wrote |= self.ask(name, planner).await;
+            }
+            busy = if wrote { busy + 1 } else { 0 };
+            if wrote && busy < LONGEST_RUN {
+                continue;
+            }
+            let rest = self.due.values().min().map_or(LONGEST_REST, |due| {
+                due.saturating_duration_since(Instant::now()).min(LONGEST_REST)
+            });
+            match tokio::time::timeout(rest, changes.changed()).await {
+                Ok(Ok(())) => tokio::time::sleep(DEBOUNCE).await,
+                Ok(Err(_)) => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Asks one planner and commits its plan. True when something was written: others may now want something else.
+    async fn ask(&mut self, name: &'static str, planner: Planner) -> bool {
+        let view = Arc::clone(&self.parts.view);
+        let now = self.parts.objects.now();
+        let plan = view.read(|snapshot| planner(self, snapshot, now));
+        match plan.again_after {
+            Some(seconds) => self.due.insert(name, Instant::now() + Duration::from_secs(seconds.max(1))),
+            None => self.due.remove(name),
+        };
+        if plan.writes.is_empty() && plan.events.is_empty() {
+            return false;
+        }
+        let wanted = plan.writes.len();
+        let mut failed = 0;
+        for outcome in self.parts.objects.apply_plan(plan.writes).await {
+            if let Err(status) = outcome {
+                failed += 1;
+                // A conflict says that somebody was faster; the next snapshot shows it.
+                if !status.is_conflict() && !status.is_not_found() {
+                    tracing::warn!(planner = name, error = %status, "a planned write was refused");
+                }
+            }
+        }
+        for event in plan.events {
+            self.parts.recorder.record(event);
+        }
+        // Never plan on a snapshot that doesn't show what was just written.
+        let written = *self.parts.objects.changed().borrow();
+        if !self.parts.view.reach(written).await {
+            tracing::error!(planner = name, revision = written, "the snapshot does not follow the store");
+        }
+        failed < wanted
+    }
+
+    fn node_lifecycle(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {
+        let settings = waggle_plan::node_lifecycle::Settings::default();
+        if self.patience.is_over(Instant::now(), Duration::from_secs(settings.grace_seconds)) {
+            waggle_plan::node_lifecycle::plan(snapshot, now, &settings)
+        } else {
+            Plan { again_after: Some(1), ..Plan::default() }
+        }
+    }
+
+    fn tenant(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {
+        waggle_plan::tenant::plan(snapshot, &self.parts.numbers.registry(), now)
+    }
+}
+
+/// Nodes are not judged by heartbeats that nobody could take in: not right after the server's start, and not right
+/// after it stood still (a suspended machine).
+#[derive(Debug)]
+struct Patience {
+    since: Instant,
+    last: Instant,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Self {
+        Self { since: now, last: now }
+    }
+
+    fn is_over(&mut self, now: Instant, grace: Duration) -> bool {
+        if now.saturating_duration_since(self.last) > LONGEST_REST + grace / 2 {
+            self.since = now;
+        }
+        self.last = now;
+        now.saturating_duration_since(self.since) >= grace
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_judged_only_when_their_heartbeats_could_come_in() {
+        let (start, grace) = (Instant::now(), Duration::from_secs(12));
+        let mut patience = Patience::new(start);
+        for second in 0..12 {
+            assert!(!patience.is_over(start + Duration::from_secs(second), grace), "second {second}");
+        }
+        assert!(patience.is_over(start + Duration::from_secs(12), grace));
+        let woken = start + Duration::from_secs(3600);
+        assert!(!patience.is_over(woken, grace), "the machine slept");
+        for second in 1..12 {
+            assert!(!patience.is_over(woken + Duration::from_secs(second), grace));
+        }
+        assert!(patience.is_over(woken + Duration::from_secs(12), grace));
+    }
+}

@@ -1,0 +1,287 @@
+//! What a node is told of a pod: the object, the ConfigMaps and Secrets that it names, its identity and address. And
+//! which of that is news to the node.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
+use serde_json::Value;
+use waggle_api::Status;
+use waggle_plan::identity::Registry;
+use waggle_plan::{Snapshot, pod, tenant};
+use waggle_wire::v1;
+
+use super::addresses::{address, on_host_network};
+use super::kind;
+use crate::objects::{Object, Objects};
+
+/// What a node was last told.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// Number of the last message; the next is one more.
+    pub(crate) generation: u64,
+    /// By pod uid.
+    pods: HashMap<String, (v1::PodRef, u64)>,
+    /// Fingerprints of pod objects by uid and revision, so that none is hashed twice.
+    prints: HashMap<String, (u64, u64)>,
+}
+
+/// What is news.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// New or changed.
+    pub(crate) upserts: Vec<v1::PodAssignment>,
+    /// No longer this node's.
+    pub(crate) removals: Vec<v1::PodRef>,
+}
+
+impl News {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.upserts.is_empty() && self.removals.is_empty()
+    }
+}
+
+/// A pod as it is to be told, before it is put into a message.
+struct Candidate {
+    object: Arc<Object>,
+    config_maps: Vec<Arc<Object>>,
+    secrets: Vec<Arc<Object>>,
+    identity: u32,
+    tenant: u32,
+    address: String,
+    ending: bool,
+}
+
+impl Told {
+    /// Nothing was told yet; the first message is the one after `generation`.
+    pub(crate) fn nothing(generation: u64) -> Self {
+        Self { generation, ..Self::default() }
+    }
+
+    /// What to tell `node` now, and remembers it as told. `may_end` says whether a pod's deletion may be passed on.
+    pub(crate) fn news(
+        &mut self,
+        node: &str,
+        snapshot: &Snapshot,
+        objects: &Objects,
+        registry: &Registry,
+        may_end: impl Fn(&str) -> bool,
+    ) -> Result<News, Status> {
+        let mut news = News::default();
+        let mut present = HashSet::new();
+        for pod in snapshot.pods_on(node) {
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            present.insert(uid.to_owned());
+            let Some(candidate) = candidate(pod, snapshot, objects, registry, &may_end)? else { continue };
+            let print = self.fingerprint(&candidate);
+            if self.pods.get(uid).is_none_or(|(_, before)| *before != print) {
+                let assignment = candidate.into_message();
+                self.pods.insert(uid.to_owned(), (reference(&assignment), print));
+                news.upserts.push(assignment);
+            }
+        }
+        let gone: Vec<String> = self.pods.keys().filter(|uid| !present.contains(*uid)).cloned().collect();
+        news.removals = gone.iter().filter_map(|uid| self.pods.remove(uid)).map(|(pod, _)| pod).collect();
+        self.prints.retain(|uid, _| present.contains(uid));
+        Ok(news)
+    }
+
+    /// Forgets what was told: the node starts from nothing.
+    pub(crate) fn forget(&mut self) {
+        self.pods.clear();
+    }
+
+    fn fingerprint(&mut self, candidate: &Candidate) -> u64 {
+        let object = &candidate.object;
+        let known = self.prints.get(&object.uid).filter(|(revision, _)| *revision == object.revision);
+        let own = known.map_or_else(|| print_of(&object.value), |(_, print)| *print);
+        self.prints.insert(object.uid.clone(), (object.revision, own));
+        let mut hasher = DefaultHasher::new();
+        own.hash(&mut hasher);
+        for named in candidate.config_maps.iter().chain(&candidate.secrets) {
+            (&named.uid, named.revision).hash(&mut hasher);
+        }
+        (candidate.identity, candidate.tenant, &candidate.address, candidate.ending).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+impl Candidate {
+    fn into_message(self) -> v1::PodAssignment {
+        let bytes = |objects: &[Arc<Object>]| objects.iter().map(|object| object.bytes.clone()).collect();
+        v1::PodAssignment {
+            namespace: self.object.namespace.clone(),
+            name: self.object.name.clone(),
+            uid: self.object.uid.clone(),
+            pod_json: if self.ending { self.object.bytes.clone() } else { living(&self.object) },
+            config_maps_json: bytes(&self.config_maps),
+            secrets_json: bytes(&self.secrets),
+            identity: self.identity,
+            tenant: self.tenant,
+            address: self.address,
+        }
+    }
+}
+
+/// `None` while something that the pod needs (address, identity) is still on its way.
+fn candidate(
+    pod: &Pod,
+    snapshot: &Snapshot,
+    objects: &Objects,
+    registry: &Registry,
+    may_end: &impl Fn(&str) -> bool,
+) -> Result<Option<Candidate>, Status> {
+    let (namespace, name) = (pod.metadata.namespace.as_deref(), pod.metadata.name.as_deref());
+    let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let object = objects.get(kind("v1", "Pod")?, namespace, name).filter(|object| object.uid == uid);
+    let Some(object) = object else { return Ok(None) };
+    let own = address(pod).filter(|_| !on_host_network(pod));
+    if own.is_none() && !on_host_network(pod) && !pod::is_terminated(pod) {
+        return Ok(None);
+    }
+    let tenant = tenant::of_namespace(namespace, snapshot.namespaces.get("", namespace).map(Arc::as_ref));
+    let (Some(identity), Some(tenant)) = (registry.identity(tenant, namespace), registry.tenant(tenant)) else {
+        return Ok(None);
+    };
+    let spec = pod.spec.as_ref();
+    let (config_maps, secrets) = spec.map(named).unwrap_or_default();
+    let find = |kind_name: &str, names: BTreeSet<String>| -> Result<Vec<Arc<Object>>, Status> {
+        let kind = kind("v1", kind_name)?;
+        Ok(names.iter().filter_map(|name| objects.get(kind, namespace, name)).collect())
+    };
+    let ending = pod::is_deleted(pod) && (may_end(uid) || never_started(pod));
+    Ok(Some(Candidate {
+        config_maps: find("ConfigMap", config_maps)?,
+        secrets: find("Secret", secrets)?,
+        identity: identity.0,
+        tenant: tenant.0,
+        address: own.map(|address| address.to_string()).unwrap_or_default(),
+        ending,
+        object,
+    }))
+}
+
+/// Its node has not reported a container yet, so nothing can be sent to it either.
+fn never_started(pod: &Pod) -> bool {
+    pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()).is_none_or(Vec::is_empty)
+}
+
+/// The pod's JSON without the wish to end it.
+fn living(object: &Object) -> Bytes {
+    if object.value["metadata"].get("deletionTimestamp").is_none() {
+        return object.bytes.clone();
+    }
+    let mut value = object.value.clone();
+    if let Some(metadata) = value["metadata"].as_object_mut() {
+        metadata.remove("deletionTimestamp");
+        metadata.remove("deletionGracePeriodSeconds");
+    }
+    Bytes::from(value.to_string())
+}
+
+/// A number that changes when the pod changes in a way that its node does not know of itself: everything but the
+/// status and what every write touches.
+fn print_of(value: &Value) -> u64 {
+    const OWN: [&str; 2] = ["resourceVersion", "managedFields"];
+    let mut hasher = DefaultHasher::new();
+    for (name, part) in value.as_object().into_iter().flatten().filter(|(name, _)| *name != "status") {
+        name.hash(&mut hasher);
+        if name == "metadata" {
+            let fields = part.as_object().into_iter().flatten();
+            fields.filter(|(field, _)| !OWN.contains(&field.as_str())).for_each(|row| row.hash(&mut hasher));
+        } else {
+            part.hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+/// Names of the ConfigMaps and Secrets that a pod may need.
+fn named(spec: &PodSpec) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
+    for volume in spec.volumes.iter().flatten() {
+        maps.extend(volume.config_map.as_ref().map(|source| source.name.clone()));
+        secrets.extend(volume.secret.as_ref().and_then(|source| source.secret_name.clone()));
+        let sources = volume.projected.as_ref().and_then(|projected| projected.sources.as_ref());
+        for source in sources.into_iter().flatten() {
+            maps.extend(source.config_map.as_ref().map(|one| one.name.clone()));
+            secrets.extend(source.secret.as_ref().map(|one| one.name.clone()));
+        }
+    }
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(environment_of_ephemeral);
+    let usual = spec.init_containers.iter().flatten().chain(&spec.containers).map(environment);
+    for (env, sources) in usual.chain(ephemeral) {
+        for from in env.iter().filter_map(|variable| variable.value_from.as_ref()) {
+            maps.extend(from.config_map_key_ref.as_ref().map(|key| key.name.clone()));
+            secrets.extend(from.secret_key_ref.as_ref().map(|key| key.name.clone()));
+        }
+        for source in sources {
+            maps.extend(source.config_map_ref.as_ref().map(|one| one.name.clone()));
+            secrets.extend(source.secret_ref.as_ref().map(|one| one.name.clone()));
+        }
+    }
+    secrets.extend(spec.image_pull_secrets.iter().flatten().map(|one| one.name.clone()));
+    (maps, secrets)
+}
+
+type Environment<'a> =
+    (&'a [k8s_openapi::api::core::v1::EnvVar], &'a [k8s_openapi::api::core::v1::EnvFromSource]);
+
+fn environment(container: &Container) -> Environment<'_> {
+    (container.env.as_deref().unwrap_or_default(), container.env_from.as_deref().unwrap_or_default())
+}
+
+fn environment_of_ephemeral(container: &EphemeralContainer) -> Environment<'_> {
+    (container.env.as_deref().unwrap_or_default(), container.env_from.as_deref().unwrap_or_default())
+}
+
+fn reference(assignment: &v1::PodAssignment) -> v1::PodRef {
+    v1::PodRef {
+        namespace: assignment.namespace.clone(),
+        name: assignment.name.clone(),
+        uid: assignment.uid.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn everything_that_a_pod_names_is_found() {
+        let spec: PodSpec = serde_json::from_value(json!({
+            "imagePullSecrets": [{"name": "pull"}],
+            "initContainers": [{"name": "i", "envFrom": [{"configMapRef": {"name": "m1"}}, {"secretRef": {"name": "s1"}}]}],
+            "containers": [{"name": "c", "env": [
+                {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m2", "key": "k"}}},
+                {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s2", "key": "k"}}},
+                {"name": "C", "value": "plain"},
+            ]}],
+            "volumes": [
+                {"name": "a", "configMap": {"name": "m3"}},
+                {"name": "b", "secret": {"secretName": "s3"}},
+                {"name": "c", "projected": {"sources": [{"configMap": {"name": "m4"}}, {"secret": {"name": "s4"}}]}},
+                {"name": "d", "emptyDir": {}},
+            ],
+        }))
+        .unwrap();
+        let (maps, secrets) = named(&spec);
+        assert_eq!(maps.into_iter().collect::<Vec<_>>(), ["m1", "m2", "m3", "m4"]);
+        assert_eq!(secrets.into_iter().collect::<Vec<_>>(), ["pull", "s1", "s2", "s3", "s4"]);
+    }
+
+    #[test]
+    fn a_node_is_not_told_its_own_words() {
+        let pod = |status: &str, version: &str, label: &str| {
+            json!({"metadata": {"name": "a", "resourceVersion": version, "labels": {"l": label}},
+                   "spec": {"containers": []}, "status": {"phase": status}})
+        };
+        let print = print_of(&pod("Pending", "1", "x"));
+        assert_eq!(print, print_of(&pod("Running", "2", "x")));
+        assert_ne!(print, print_of(&pod("Pending", "1", "y")));
+    }
+}

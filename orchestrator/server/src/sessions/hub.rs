@@ -1,0 +1,230 @@
+//! What all sessions share: it follows the cluster, numbers what is new, reserves addresses, publishes the network
+//! state and decides when a pod's end may be passed on. Sessions are told to look again after each round.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+use waggle_api::Status;
+use waggle_model::Generation;
+use waggle_plan::identity::Wanted;
+use waggle_plan::ipam::IpamError;
+use waggle_plan::{EventDraft, Snapshot, Write, network, pod};
+
+use super::addresses::Pool;
+use super::farewell::{Ending, Farewells};
+use super::feed::{Catchup, Feed};
+use super::{Inner, kind};
+
+/// Changes that come within this time are published together.
+const DEBOUNCE: Duration = Duration::from_millis(2);
+/// After a failure, and when nothing happens, it looks again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct Hub {
+    state: Mutex<State>,
+    rounds: watch::Sender<u64>,
+    /// An acknowledgement came in, or a session began or ended.
+    nudge: Notify,
+    /// First number of this server's generations.
+    base: Generation,
+}
+
+#[derive(Debug)]
+struct State {
+    feed: Feed,
+    published: bool,
+    farewells: Farewells,
+    ending: Vec<Ending>,
+    pool: Pool,
+    /// Pods that were told that they get no address.
+    refused: HashSet<String>,
+}
+
+impl Hub {
+    /// Nothing published. Generations start at the time in milliseconds: far above any that an earlier start reached,
+    /// so that their order holds across restarts.
+    pub(crate) fn new(now: Timestamp) -> Self {
+        let base = Generation(now.as_millisecond().max(1).unsigned_abs());
+        let state = State {
+            feed: Feed::new(base),
+            published: false,
+            farewells: Farewells::default(),
+            ending: Vec::new(),
+            pool: Pool::default(),
+            refused: HashSet::new(),
+        };
+        Self { state: Mutex::new(state), rounds: watch::Sender::new(0), nudge: Notify::new(), base }
+    }
+
+    /// First number of this server's generations.
+    pub(crate) fn base(&self) -> u64 {
+        self.base.0
+    }
+
+    /// The newest network generation.
+    pub(crate) fn generation(&self) -> Generation {
+        self.lock().feed.current().state.generation
+    }
+
+    /// Tells of every round.
+    pub(crate) fn rounds(&self) -> watch::Receiver<u64> {
+        self.rounds.subscribe()
+    }
+
+    /// Has it look at acknowledgements and sessions again.
+    pub(crate) fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+
+    /// What brings a node at `at` to the newest network state; `None` before the first is published.
+    pub(crate) fn network_since(&self, at: Generation) -> Option<(Catchup, Generation)> {
+        let state = self.lock();
+        state.published.then(|| (state.feed.since(at), state.feed.current().state.generation))
+    }
+
+    /// Whether a pod's node may be told that it is to end.
+    pub(crate) fn may_end(&self, uid: &str) -> bool {
+        self.lock().farewells.is_released(uid)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_deadline(&self) -> Duration {
+        let deadline = self.lock().farewells.next_deadline();
+        deadline.map_or(AGAIN, |due| due.saturating_duration_since(Instant::now()).min(AGAIN))
+    }
+}
+
+/// Follows the cluster for as long as it is polled.
+pub(super) async fn keep(inner: Arc<Inner>) {
+    let mut changes = inner.view.changes();
+    loop {
+        changes.borrow_and_update();
+        let settled = settle(&inner).await;
+        if let Err(status) = &settled {
+            tracing::warn!(error = %status, "the network state is not up to date; trying again");
+        }
+        loop {
+            let rest = inner.hub.next_deadline();
+            tokio::select! {
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(DEBOUNCE).await;
+                    break;
+                }
+                () = inner.hub.nudge.notified() => release(&inner),
+                () = tokio::time::sleep(rest) => {
+                    release(&inner);
+                    if settled.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One round: numbers, addresses, network state, ends.
+async fn settle(inner: &Inner) -> Result<(), Status> {
+    let wanted = inner.view.read(Wanted::of);
+    inner.numbers.provide(&wanted).await?;
+    let found = inner.view.read(|snapshot| inner.hub.lock().pool.reserve(snapshot));
+    for (pod, error) in &found.refused {
+        tell_refused(inner, pod, error);
+    }
+    let written = write_addresses(inner, &found.new).await;
+    inner.view.read(|snapshot| publish(inner, snapshot));
+    release(inner);
+    inner.hub.rounds.send_modify(|round| *round += 1);
+    written
+}
+
+async fn write_addresses(inner: &Inner, new: &[(Arc<Pod>, IpAddr)]) -> Result<(), Status> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    let pods = kind("v1", "Pod")?;
+    let mut writes = Vec::with_capacity(new.len());
+    for (pod, address) in new {
+        let (namespace, name) = (pod.metadata.namespace.as_deref(), pod.metadata.name.as_deref());
+        let object = inner.objects.get(pods, namespace.unwrap_or_default(), name.unwrap_or_default());
+        let Some(object) = object.filter(|object| Some(&object.uid) == pod.metadata.uid.as_ref()) else {
+            continue;
+        };
+        let mut value = object.value.clone();
+        value["status"]["podIP"] = json!(address.to_string());
+        value["status"]["podIPs"] = json!([{"ip": address.to_string()}]);
+        writes.push(Write::UpdateStatus(value));
+    }
+    for outcome in inner.objects.apply_plan(writes).await {
+        match outcome {
+            Err(status) if !status.is_conflict() && !status.is_not_found() => return Err(status),
+            _ => {}
+        }
+    }
+    let written = *inner.objects.changed().borrow();
+    inner.view.reach(written).await;
+    Ok(())
+}
+
+fn publish(inner: &Inner, snapshot: &Snapshot) {
+    let registry = inner.numbers.registry();
+    let mut state = inner.hub.lock();
+    let generation = state.feed.current().state.generation;
+    let next = network::network_state(snapshot, &registry, &state.pool.reserved(), generation);
+    let first = !state.published;
+    if state.feed.publish(next, first) {
+        state.published = true;
+    }
+    let now = inner.objects.now();
+    let deleted = snapshot.pods.iter().filter(|pod| pod::node_name(pod).is_some());
+    state.ending = deleted.filter_map(|pod| Ending::of(pod, now)).collect();
+    let pool_pods: HashSet<String> =
+        state.refused.iter().filter(|uid| snapshot.meta(uid).is_some()).cloned().collect();
+    state.refused = pool_pods;
+    drop(state);
+    inner.links.retain(|node| snapshot.nodes.get("", node).is_some());
+}
+
+/// Passes on the ends that nobody needs to wait for any longer.
+fn release(inner: &Inner) {
+    let ready = |node: &str| inner.view.read(|snapshot| is_ready(snapshot, node));
+    let acknowledged = inner.links.lowest_acknowledged(ready);
+    let mut state = inner.hub.lock();
+    let State { feed, farewells, ending, .. } = &mut *state;
+    let released = farewells.advance(ending, &feed.current().state, acknowledged, Instant::now());
+    drop(state);
+    if released {
+        inner.hub.rounds.send_modify(|round| *round += 1);
+    }
+}
+
+fn is_ready(snapshot: &Snapshot, node: &str) -> bool {
+    let node = snapshot.nodes.get("", node);
+    let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());
+    conditions.into_iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True")
+}
+
+fn tell_refused(inner: &Inner, pod: &Pod, error: &IpamError) {
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    if inner.hub.lock().refused.insert(uid) {
+        inner.recorder.record(EventDraft {
+            object: pod::reference(pod),
+            warning: true,
+            reason: "FailedAddress",
+            message: format!("no address for the pod: {error}"),
+            component: "waggle-server",
+        });
+    }
+}

@@ -1,0 +1,183 @@
+//! Node sessions: agents dial in over mTLS, are told their pods and the network state, and say what became of both.
+//! Also here, because they follow from what nodes are told: numbers, pod addresses, and the order in which pods end.
+//! Deciding is `waggle-plan`'s, objects are `Objects`'.
+
+mod addresses;
+mod assignments;
+mod enrol;
+mod farewell;
+mod feed;
+mod hub;
+mod links;
+mod node;
+mod numbers;
+mod rendezvous;
+mod service;
+mod session;
+#[cfg(test)]
+mod tests;
+mod upward;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use waggle_api::{Resource, Status};
+use waggle_model::network::Cidr;
+use waggle_wire::v1;
+
+use crate::controllers::{Recorder, View};
+use crate::objects::Objects;
+use crate::pki::Pki;
+use crate::usage::UsageRegistry;
+
+pub use numbers::Numbers;
+pub use rendezvous::{OpenFault, StreamEnds};
+
+/// What every node is told of the cluster, and how sessions are kept.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `cluster.local`.
+    pub domain: String,
+    /// Virtual address of the cluster's DNS.
+    pub dns_vip: std::net::IpAddr,
+    /// Virtual address of Service default/kubernetes.
+    pub api_vip: std::net::IpAddr,
+    /// Virtual addresses of Services.
+    pub service_range: Cidr,
+    /// Addresses of all pods.
+    pub pod_range: Cidr,
+    /// Prefix length of a node's part of [`Self::pod_range`].
+    pub node_prefix: u8,
+    /// How often a node reports.
+    pub heartbeat: Duration,
+}
+
+impl Default for Settings {
+    /// 10.244.0.0/16 for pods, a /24 a node; 10.96.0.0/16 for Services; a heartbeat each 3 seconds.
+    fn default() -> Self {
+        let range = |text: &str| text.parse().unwrap_or_else(|_| unreachable!("{text} is an address range"));
+        Self {
+            domain: "cluster.local".into(),
+            dns_vip: [10, 96, 0, 10].into(),
+            api_vip: [10, 96, 0, 1].into(),
+            service_range: range("10.96.0.0/16"),
+            pod_range: range("10.244.0.0/16"),
+            node_prefix: 24,
+            heartbeat: Duration::from_secs(3),
+        }
+    }
+}
+
+/// Why nodes can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionsError {
+    /// Certificate, key or authority can't be used.
+    #[error("node listener: the server's certificate, key or authority can't be used: {0}")]
+    Tls(#[source] tonic::transport::Error),
+    /// A listener can't be handed to the runtime.
+    #[error("node listener: {0}")]
+    Listener(#[from] std::io::Error),
+    /// It ended while it should run.
+    #[error("node listener ended: {0}")]
+    Ended(#[source] tonic::transport::Error),
+}
+
+/// Every node session of this server. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    objects: Arc<Objects>,
+    view: Arc<View>,
+    numbers: Numbers,
+    usage: Arc<UsageRegistry>,
+    recorder: Recorder,
+    settings: Settings,
+    pki: Arc<Pki>,
+    /// Names this server's history of generations; another start is another history.
+    epoch: String,
+    links: links::Links,
+    hub: hub::Hub,
+    rendezvous: rendezvous::Rendezvous,
+    /// Held while a Node object is made, so that no range is given twice.
+    registering: tokio::sync::Mutex<()>,
+}
+
+impl Sessions {
+    /// Sessions over these objects. Nothing runs yet.
+    pub fn new(
+        objects: Arc<Objects>,
+        view: Arc<View>,
+        numbers: Numbers,
+        usage: Arc<UsageRegistry>,
+        recorder: Recorder,
+        settings: Settings,
+        pki: Arc<Pki>,
+    ) -> Self {
+        let inner = Inner {
+            hub: hub::Hub::new(objects.now()),
+            objects,
+            view,
+            numbers,
+            usage,
+            recorder,
+            settings,
+            pki,
+            epoch: uuid::Uuid::new_v4().to_string(),
+            links: links::Links::default(),
+            rendezvous: rendezvous::Rendezvous::default(),
+            registering: tokio::sync::Mutex::new(()),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Keeps the network state and serves nodes on `listeners` until `stop`.
+    ///
+    /// # Errors
+    /// [`SessionsError`] when serving can't start or ends early.
+    pub async fn serve(
+        &self,
+        listeners: Vec<TcpListener>,
+        stop: CancellationToken,
+    ) -> Result<(), SessionsError> {
+        let inner = Arc::clone(&self.inner);
+        tokio::select! {
+            served = service::serve(Arc::clone(&inner), listeners, stop.clone()) => served,
+            () = hub::keep(inner) => Ok(()),
+        }
+    }
+
+    /// Names of the nodes that have a session now.
+    pub fn connected(&self) -> Vec<String> {
+        self.inner.links.names()
+    }
+
+    /// The lowest network generation that every connected node has applied, and the newest one there is.
+    pub fn network_progress(&self) -> (Option<u64>, u64) {
+        let lowest = self.inner.links.lowest_acknowledged(|_| true);
+        (lowest.map(|generation| generation.0), self.inner.hub.generation().0)
+    }
+
+    /// Asks `node` for a stream and waits until its agent has opened it.
+    ///
+    /// # Errors
+    /// [`OpenFault`] when the node has no session or does not answer in time.
+    pub async fn open(
+        &self,
+        node: &str,
+        request: v1::open_stream::Request,
+    ) -> Result<StreamEnds, OpenFault> {
+        self.inner.rendezvous.open(&self.inner.links, node, request).await
+    }
+}
+
+/// A kind's registry row.
+pub(crate) fn kind(api_version: &str, name: &str) -> Result<&'static Resource, Status> {
+    waggle_api::by_kind(api_version, name)
+        .ok_or_else(|| Status::internal(format!("kind {name} of {api_version} is not in the registry")))
+}

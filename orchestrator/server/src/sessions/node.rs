@@ -1,0 +1,250 @@
+//! The Node object of a session: made at its first hello, with a range of pod addresses that it keeps; its status
+//! written when it says something new; its Lease renewed at each heartbeat.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use waggle_api::{Part, Status};
+use waggle_model::network::Cidr;
+use waggle_plan::ipam::assign_pod_cidr;
+use waggle_wire::v1;
+
+use super::{Inner, kind};
+use crate::objects::{Object, WriteOptions};
+
+/// Where heartbeats are kept.
+const LEASES: &str = "kube-node-lease";
+/// Seconds for which a heartbeat speaks.
+const LEASE_SECONDS: i64 = 40;
+/// A status that says nothing new is written again after this many seconds.
+const STATUS_SECONDS: i64 = 300;
+
+/// Makes or completes the Node object and answers its pod range.
+pub(super) async fn register(inner: &Inner, hello: &v1::Hello) -> Result<Cidr, Status> {
+    let _one_at_a_time = inner.registering.lock().await;
+    let nodes = kind("v1", "Node")?;
+    let known = inner.objects.get(nodes, "", &hello.node);
+    let range = match known.as_ref().and_then(|node| range_of(node)) {
+        Some(range) => range,
+        None => {
+            let used: BTreeSet<Cidr> =
+                inner.objects.list(nodes, None).objects.iter().filter_map(|node| range_of(node)).collect();
+            assign_pod_cidr(inner.settings.pod_range, inner.settings.node_prefix, &used)
+                .map_err(|error| Status::internal(format!("no pod range for node {:?}: {error}", hello.node)))?
+        }
+    };
+    let options = WriteOptions::default();
+    if known.is_none() {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": hello.node}});
+        let node = completed(node, hello, range);
+        match inner.objects.create(nodes, node, &options).await {
+            Err(status) if status.is_already_exists() => {}
+            other => drop(other?),
+        }
+    }
+    let complete = |node: &Object| Ok(completed(node.value.clone(), hello, range));
+    inner.objects.modify(nodes, "", &hello.node, Part::Main, &options, complete).await?;
+    let locate = |node: &Object| Ok(located(node.value.clone(), hello));
+    inner.objects.modify(nodes, "", &hello.node, Part::Status, &options, locate).await?;
+    Ok(range)
+}
+
+fn range_of(node: &Object) -> Option<Cidr> {
+    node.value["spec"]["podCIDR"].as_str()?.parse().ok()
+}
+
+/// With the labels that every node has, and its range.
+fn completed(mut node: Value, hello: &v1::Hello, range: Cidr) -> Value {
+    node["metadata"]["labels"]["kubernetes.io/hostname"] = json!(hello.node);
+    if node["metadata"]["labels"]["kubernetes.io/os"].is_null() {
+        node["metadata"]["labels"]["kubernetes.io/os"] = json!("linux");
+    }
+    for (label, value) in &hello.labels {
+        node["metadata"]["labels"][label] = json!(value);
+    }
+    node["spec"]["podCIDR"] = json!(range.to_string());
+    node["spec"]["podCIDRs"] = json!([range.to_string()]);
+    node
+}
+
+/// With its underlay address.
+fn located(mut node: Value, hello: &v1::Hello) -> Value {
+    node["status"]["addresses"] = json!([
+        {"type": "InternalIP", "address": hello.address},
+        {"type": "Hostname", "address": hello.node},
+    ]);
+    node
+}
+
+/// Takes in a heartbeat: renews the Lease, and writes the status if it says something new.
+pub(super) async fn heartbeat(inner: &Inner, node: &str, said: Value) -> Result<(), Status> {
+    renew_lease(inner, node).await?;
+    let nodes = kind("v1", "Node")?;
+    let now = inner.objects.now();
+    let options = WriteOptions::default();
+    let status = |object: &Object| {
+        let mut value = object.value.clone();
+        let old = value["status"].take();
+        value["status"] = status_after(old, &said, now);
+        Ok(value)
+    };
+    inner.objects.modify(nodes, "", node, Part::Status, &options, status).await?;
+    let label = |object: &Object| Ok(labelled(object.value.clone(), &said));
+    inner.objects.modify(nodes, "", node, Part::Main, &options, label).await.map(drop)
+}
+
+async fn renew_lease(inner: &Inner, node: &str) -> Result<(), Status> {
+    let leases = kind("coordination.k8s.io/v1", "Lease")?;
+    let now = micro(inner.objects.now());
+    let options = WriteOptions::default();
+    if inner.objects.get(leases, LEASES, node).is_none() {
+        let owner = inner.objects.get(kind("v1", "Node")?, "", node);
+        let owner = owner.map(|node| json!([{"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}]));
+        let mut lease = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"namespace": LEASES, "name": node},
+            "spec": {"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now},
+        });
+        if let Some(owner) = owner {
+            lease["metadata"]["ownerReferences"] = owner;
+        }
+        return inner.objects.create(leases, lease, &options).await.map(drop);
+    }
+    let renew = |lease: &Object| {
+        let mut lease = lease.value.clone();
+        lease["spec"]["holderIdentity"] = json!(node);
+        lease["spec"]["renewTime"] = json!(now);
+        Ok(lease)
+    };
+    inner.objects.modify(leases, LEASES, node, Part::Main, &options, renew).await.map(drop)
+}
+
+/// As `metav1.MicroTime` prints it.
+fn micro(moment: Timestamp) -> String {
+    format!("{moment:.6}")
+}
+
+fn seconds(moment: Timestamp) -> String {
+    format!("{moment:.0}")
+}
+
+/// The labels that follow from what the agent says of its machine.
+fn labelled(mut node: Value, said: &Value) -> Value {
+    for (label, field) in [("kubernetes.io/arch", "architecture"), ("kubernetes.io/os", "operatingSystem")] {
+        if let Some(text) = said["nodeInfo"][field].as_str().filter(|text| !text.is_empty()) {
+            node["metadata"]["labels"][label] = json!(text);
+        }
+    }
+    node
+}
+
+/// The status to write: `old` itself while `said` holds nothing new and `old` is young enough.
+fn status_after(old: Value, said: &Value, now: Timestamp) -> Value {
+    let mut new = old.as_object().cloned().unwrap_or_default();
+    for (field, value) in said.as_object().into_iter().flatten() {
+        let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        if field != "conditions" && !(field == "addresses" && empty) {
+            new.insert(field.clone(), value.clone());
+        }
+    }
+    let conditions = conditions(&old["conditions"], &said["conditions"], now);
+    let fresh = written(&old).is_some_and(|at| now.as_second() - at.as_second() < STATUS_SECONDS);
+    let told = told(&conditions) == told(&old["conditions"]);
+    let same = told && without_conditions(&new) == old.as_object().map(without_conditions).unwrap_or_default();
+    if same && fresh {
+        return old;
+    }
+    new.insert("conditions".to_owned(), conditions);
+    Value::Object(new)
+}
+
+/// Conditions as the agent says them, dated by when they changed; those of others stay. An agent that reports is ready
+/// unless it says otherwise.
+fn conditions(old: &Value, said: &Value, now: Timestamp) -> Value {
+    let rows = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let of = |rows: &[Value], kind: &Value| rows.iter().find(|row| row["type"] == *kind).cloned();
+    let (old, mut said) = (rows(old), rows(said));
+    if of(&said, &json!("Ready")).is_none() {
+        said.push(json!({"type": "Ready", "status": "True", "reason": "AgentReady",
+                         "message": "the agent reports and is ready"}));
+    }
+    let mut new: Vec<Value> = old.iter().filter(|row| of(&said, &row["type"]).is_none()).cloned().collect();
+    for mut row in said {
+        let before = of(&old, &row["type"]).filter(|before| before["status"] == row["status"]);
+        let since = before.map(|before| before["lastTransitionTime"].clone()).filter(Value::is_string);
+        row["lastTransitionTime"] = since.unwrap_or_else(|| json!(seconds(now)));
+        row["lastHeartbeatTime"] = json!(seconds(now));
+        new.push(row);
+    }
+    Value::Array(new)
+}
+
+/// What conditions say, without when.
+fn told(conditions: &Value) -> Vec<Value> {
+    let rows = conditions.as_array().into_iter().flatten();
+    let mut told: Vec<Value> = rows.map(|row| json!([row["type"], row["status"], row["reason"], row["message"]])).collect();
+    told.sort_by_key(ToString::to_string);
+    told
+}
+
+fn without_conditions(status: &Map<String, Value>) -> Map<String, Value> {
+    let mut rest = status.clone();
+    rest.remove("conditions");
+    rest
+}
+
+/// When the status was last written for a heartbeat.
+fn written(status: &Value) -> Option<Timestamp> {
+    let ready = status["conditions"].as_array()?.iter().find(|row| row["type"] == "Ready")?;
+    ready["lastHeartbeatTime"].as_str()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn ready(status: &Value) -> Value {
+        let rows = status["conditions"].as_array().unwrap();
+        rows.iter().find(|row| row["type"] == "Ready").unwrap().clone()
+    }
+
+    #[test]
+    fn a_heartbeat_without_news_changes_nothing_for_five_minutes() {
+        let said = json!({"capacity": {"cpu": "2"}});
+        let first = status_after(json!({"addresses": [{"type": "InternalIP", "address": "172.30.0.11"}]}), &said, at(1000));
+        assert_eq!(ready(&first)["status"], "True");
+        assert_eq!(first["addresses"][0]["address"], "172.30.0.11");
+        assert_eq!(status_after(first.clone(), &said, at(1299)), first);
+        let later = status_after(first.clone(), &said, at(1300));
+        assert_eq!(ready(&later)["lastHeartbeatTime"], "1970-01-01T00:21:40Z");
+        assert_eq!(ready(&later)["lastTransitionTime"], ready(&first)["lastTransitionTime"]);
+        let news = status_after(first, &json!({"capacity": {"cpu": "4"}}), at(1001));
+        assert_eq!(news["capacity"]["cpu"], "4");
+    }
+
+    #[test]
+    fn a_node_that_was_given_up_is_ready_again_when_it_reports() {
+        let old = json!({"conditions": [
+            {"type": "Ready", "status": "Unknown", "lastHeartbeatTime": "1970-01-01T00:16:40Z",
+             "lastTransitionTime": "1970-01-01T00:16:50Z"},
+            {"type": "NetworkUnavailable", "status": "False"},
+        ]});
+        let new = status_after(old, &json!({}), at(1020));
+        assert_eq!(ready(&new)["status"], "True");
+        assert_eq!(ready(&new)["lastTransitionTime"], "1970-01-01T00:17:00Z");
+        assert_eq!(new["conditions"].as_array().unwrap().len(), 2, "others' conditions stay");
+        let unready = json!({"conditions": [{"type": "Ready", "status": "False", "reason": "DiskFull"}]});
+        assert_eq!(ready(&status_after(new, &unready, at(1021)))["status"], "False");
+    }
+
+    #[test]
+    fn times_are_printed_as_kubernetes_prints_them() {
+        assert_eq!(micro(at(0)), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(seconds(at(0)), "1970-01-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,160 @@
+//! One session: what a node is told, in order, until it hangs up. The network goes before the pods, so that a pod's
+//! identity is in the datapaths before its first process.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+use waggle_model::Generation;
+use waggle_wire::v1;
+use waggle_wire::v1::from_server::Message;
+
+use super::assignments::Told;
+use super::feed::Catchup;
+use super::links::Link;
+use super::{Inner, node, upward};
+
+/// Messages on their way to a node.
+pub(super) const QUEUE: usize = 16;
+
+/// The way down; closed when the node has hung up.
+type Down = mpsc::Sender<Result<v1::FromServer, Status>>;
+
+/// The node has hung up.
+#[derive(Debug)]
+struct HungUp;
+
+/// Runs a session until it ends.
+pub(super) async fn run(
+    inner: Arc<Inner>,
+    node: String,
+    hello: v1::Hello,
+    inbound: Streaming<v1::FromAgent>,
+    down: Down,
+) {
+    let range = match node::register(&inner, &hello).await {
+        Ok(range) => range.to_string(),
+        Err(status) => {
+            tracing::warn!(node, error = %status, "a node can't be registered");
+            let refusal = Status::failed_precondition(format!("node {node:?} can't be registered: {status}"));
+            return drop(down.send(Err(refusal)).await);
+        }
+    };
+    let mine = hello.epoch == inner.epoch;
+    let acknowledged = Generation(if mine { hello.network_generation } else { 0 });
+    let (link, requests) = inner.links.open(&node, acknowledged);
+    tracing::info!(node, version = hello.agent_version, resumes = mine, "node session");
+    tokio::select! {
+        () = link.ended.cancelled() => {
+            drop(down.try_send(Err(Status::aborted("the server ended this session"))));
+        }
+        () = upward::listen(&inner, &link, inbound) => {}
+        _ = tell(&inner, &link, &hello, range, requests, &down) => {}
+    }
+    inner.links.close(&link);
+    inner.hub.nudge();
+    tracing::info!(node, "node session ended");
+}
+
+async fn tell(
+    inner: &Inner,
+    link: &Arc<Link>,
+    hello: &v1::Hello,
+    pod_cidr: String,
+    mut requests: mpsc::Receiver<v1::OpenStream>,
+    down: &Down,
+) -> Result<(), HungUp> {
+    send(down, Message::Welcome(welcome(inner, pod_cidr))).await?;
+    let told = inner.links.told(&link.node, inner.hub.base());
+    let mut told = told.lock().await;
+    let mine = hello.epoch == inner.epoch;
+    let mut whole = !(mine && hello.pods_generation == told.generation);
+    if whole {
+        told.forget();
+    }
+    let mut at = Generation(if mine { hello.network_generation } else { 0 });
+    let mut rounds = inner.hub.rounds();
+    loop {
+        rounds.borrow_and_update();
+        if let Some((news, newest)) = inner.hub.network_since(at) {
+            tell_network(news, down).await?;
+            at = newest;
+            tell_pods(inner, &link.node, &mut told, &mut whole, down).await?;
+        }
+        loop {
+            tokio::select! {
+                changed = rounds.changed() => {
+                    changed.map_err(|_| HungUp)?;
+                    break;
+                }
+                request = requests.recv() => {
+                    let request = request.ok_or(HungUp)?;
+                    send(down, Message::OpenStream(request)).await?;
+                }
+            }
+        }
+    }
+}
+
+fn welcome(inner: &Inner, pod_cidr: String) -> v1::Welcome {
+    let settings = &inner.settings;
+    v1::Welcome {
+        epoch: inner.epoch.clone(),
+        cluster: Some(v1::ClusterConfig {
+            cluster_domain: settings.domain.clone(),
+            dns_vip: settings.dns_vip.to_string(),
+            service_cidr: settings.service_range.to_string(),
+            pod_cidr: settings.pod_range.to_string(),
+            api_vip: settings.api_vip.to_string(),
+        }),
+        pod_cidr,
+        heartbeat_seconds: u32::try_from(settings.heartbeat.as_secs().max(1)).unwrap_or(u32::MAX),
+    }
+}
+
+async fn tell_network(news: Catchup, down: &Down) -> Result<(), HungUp> {
+    match news {
+        Catchup::Nothing => {}
+        Catchup::Steps(steps) => {
+            for step in steps {
+                send(down, Message::NetworkDelta(step)).await?;
+            }
+        }
+        Catchup::Snapshot(snapshot) => send(down, Message::NetworkSnapshot(snapshot)).await?,
+    }
+    Ok(())
+}
+
+/// Pods that are news; all of them when `whole`.
+async fn tell_pods(
+    inner: &Inner,
+    node: &str,
+    told: &mut Told,
+    whole: &mut bool,
+    down: &Down,
+) -> Result<(), HungUp> {
+    let registry = inner.numbers.registry();
+    let news = inner.view.read(|snapshot| {
+        told.news(node, snapshot, &inner.objects, &registry, |uid| inner.hub.may_end(uid))
+    });
+    let news = match news {
+        Ok(news) if *whole || !news.is_empty() => news,
+        Ok(_) => return Ok(()),
+        Err(status) => {
+            tracing::error!(node, error = %status, "pods can't be told to their node");
+            return Ok(());
+        }
+    };
+    told.generation += 1;
+    let generation = told.generation;
+    if std::mem::take(whole) {
+        send(down, Message::PodsSnapshot(v1::PodsSnapshot { generation, pods: news.upserts })).await
+    } else {
+        let delta = v1::PodsDelta { generation, upserts: news.upserts, removals: news.removals };
+        send(down, Message::PodsDelta(delta)).await
+    }
+}
+
+async fn send(down: &Down, message: Message) -> Result<(), HungUp> {
+    down.send(Ok(v1::FromServer { message: Some(message) })).await.map_err(|_| HungUp)
+}

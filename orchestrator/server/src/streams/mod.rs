@@ -1,0 +1,109 @@
+//! What streams between a user and a container: logs, exec, port-forward; and binding, the one other subresource of a
+//! pod that is not plain data. The node's agent does the work; here its frames become HTTP and WebSocket messages.
+
+mod channel;
+mod exec;
+mod forward;
+mod logs;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use waggle_api::Status;
+
+use crate::objects::Objects;
+use crate::sessions::Sessions;
+
+/// What streams are made of.
+#[derive(Debug, Clone)]
+pub struct Streams {
+    /// Where pods are found.
+    pub objects: Arc<Objects>,
+    /// How their nodes are reached.
+    pub sessions: Sessions,
+}
+
+/// Serves `/api/v1/namespaces/{namespace}/pods/{name}/` log, exec, portforward, attach and binding. Callers are
+/// authenticated and authorized before they come here.
+pub fn router(streams: Streams) -> Router {
+    const POD: &str = "/api/v1/namespaces/{namespace}/pods/{name}";
+    Router::new()
+        .route(&format!("{POD}/log"), get(logs::serve))
+        .route(&format!("{POD}/exec"), get(exec::serve).post(spdy))
+        .route(&format!("{POD}/portforward"), get(forward::serve).post(spdy))
+        .route(&format!("{POD}/attach"), get(attach).post(attach))
+        .route(&format!("{POD}/binding"), post(bind))
+        .route("/api/v1/namespaces/{namespace}/bindings", post(bind_by_body))
+        .with_state(streams)
+}
+
+/// A [`Status`] as a response.
+pub(crate) fn refusal(status: &Status) -> Response {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (code, [(header::CONTENT_TYPE, "application/json")], status.to_value().to_string()).into_response()
+}
+
+/// Clients up to kubectl 1.29 ask for SPDY with a POST.
+async fn spdy() -> Response {
+    refusal(&Status::bad_request(
+        "streams are served over WebSocket (v5.channel.k8s.io), not over SPDY: use kubectl 1.30 or newer, or `waggle exec`",
+    ))
+}
+
+async fn attach() -> Response {
+    refusal(&Status::failure(
+        501,
+        "NotImplemented",
+        "attach is not served: use exec to run a command in the container, or logs to see its output",
+    ))
+}
+
+async fn bind(
+    State(streams): State<Streams>,
+    Path((namespace, name)): Path<(String, String)>,
+    body: Result<Json<Value>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(body)) => bound(&streams, &namespace, &name, &body).await,
+        Err(rejection) => refusal(&Status::bad_request(rejection.body_text())),
+    }
+}
+
+async fn bind_by_body(
+    State(streams): State<Streams>,
+    Path(namespace): Path<String>,
+    body: Result<Json<Value>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(body)) => {
+            let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            bound(&streams, &namespace, &name, &body).await
+        }
+        Err(rejection) => refusal(&Status::bad_request(rejection.body_text())),
+    }
+}
+
+async fn bound(streams: &Streams, namespace: &str, name: &str, body: &Value) -> Response {
+    let node = body["target"]["name"].as_str().unwrap_or_default();
+    let kind = body["target"]["kind"].as_str().unwrap_or("Node");
+    if node.is_empty() || !matches!(kind, "" | "Node") {
+        return refusal(&Status::bad_request("a Binding's target must be a Node with a name (target.name)"));
+    }
+    let uid = body["metadata"]["uid"].as_str().unwrap_or_default();
+    match streams.objects.bind(namespace, name, uid, node).await {
+        Ok(()) => {
+            let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+            (StatusCode::CREATED, Json(success)).into_response()
+        }
+        Err(status) => refusal(&status),
+    }
+}
