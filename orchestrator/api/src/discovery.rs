@@ -7,7 +7,16 @@ use serde_json::{Value, json};
 use crate::{RESOURCES, Resource};
 
 /// What every stored kind can do.
-pub const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+pub const VERBS: [&str; 8] = [
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
 
 /// A resource or subresource that the generic path doesn't serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,15 +35,33 @@ pub struct Special {
     pub verbs: &'static [&'static str],
 }
 
-const fn core(path: &'static str, kind: (&'static str, &'static str, &'static str), verbs: &'static [&'static str]) -> Special {
-    Special { group: "", version: "v1", path, kind, namespaced: true, verbs }
+const fn core(
+    path: &'static str,
+    kind: (&'static str, &'static str, &'static str),
+    verbs: &'static [&'static str],
+) -> Special {
+    Special {
+        group: "",
+        version: "v1",
+        path,
+        kind,
+        namespaced: true,
+        verbs,
+    }
 }
 
 /// What the server answers by its own code.
 pub static SPECIALS: &[Special] = &[
-    Special { namespaced: false, ..core("namespaces/finalize", ("", "v1", "Namespace"), &["update"]) },
+    Special {
+        namespaced: false,
+        ..core("namespaces/finalize", ("", "v1", "Namespace"), &["update"])
+    },
     core("pods/binding", ("", "v1", "Binding"), &["create"]),
-    core("pods/exec", ("", "v1", "PodExecOptions"), &["create", "get"]),
+    core(
+        "pods/exec",
+        ("", "v1", "PodExecOptions"),
+        &["create", "get"],
+    ),
     core("pods/log", ("", "v1", "Pod"), &["get"]),
     Special {
         group: "metrics.k8s.io",
@@ -97,8 +124,15 @@ impl Version {
 
 /// Every (group, version) but core, in order.
 fn groups_served() -> Vec<(&'static str, &'static str)> {
-    let mut all: Vec<_> = RESOURCES.iter().map(|row| (row.group, row.version)).collect();
-    all.extend(SPECIALS.iter().map(|special| (special.group, special.version)));
+    let mut all: Vec<_> = RESOURCES
+        .iter()
+        .map(|row| (row.group, row.version))
+        .collect();
+    all.extend(
+        SPECIALS
+            .iter()
+            .map(|special| (special.group, special.version)),
+    );
     all.retain(|(group, _)| !group.is_empty());
     all.sort_unstable();
     all.dedup();
@@ -123,13 +157,18 @@ pub fn versions(server_address: &str) -> Value {
 
 /// Answer of `/apis`.
 pub fn groups() -> Value {
-    let groups: Vec<Value> = groups_served().into_iter().map(|(group, version)| group_entry(group, version)).collect();
+    let groups: Vec<Value> = groups_served()
+        .into_iter()
+        .map(|(group, version)| group_entry(group, version))
+        .collect();
     json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
 }
 
 /// Answer of `/apis/<group>`.
 pub fn group(name: &str) -> Option<Value> {
-    let (group, version) = groups_served().into_iter().find(|(group, _)| *group == name)?;
+    let (group, version) = groups_served()
+        .into_iter()
+        .find(|(group, _)| *group == name)?;
     let mut entry = group_entry(group, version);
     entry["kind"] = "APIGroup".into();
     entry["apiVersion"] = "v1".into();
@@ -143,14 +182,24 @@ fn group_entry(group: &str, version: &str) -> Value {
 
 /// Answer of `/api/v1` and `/apis/<group>/<version>`; the group is empty for core.
 pub fn resources(group: &str, version: &str) -> Option<Value> {
-    group_versions().into_iter().find(|served| *served == (group, version))?;
+    group_versions()
+        .into_iter()
+        .find(|served| *served == (group, version))?;
     let mut list = Vec::new();
     for row in rows(group, version) {
         list.push(plain_row(row));
-        list.extend(subresources(row).iter().map(|one| plain_subresource(row, one)));
+        list.extend(
+            subresources(row)
+                .iter()
+                .map(|one| plain_subresource(row, one)),
+        );
     }
     list.extend(whole_specials(group, version).map(plain_special));
-    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let group_version = if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    };
     Some(json!({
         "kind": "APIResourceList",
         "apiVersion": "v1",
@@ -160,12 +209,19 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
 }
 
 fn rows<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Resource> + 'a {
-    RESOURCES.iter().filter(move |row| row.group == group && row.version == version)
+    RESOURCES
+        .iter()
+        .filter(move |row| row.group == group && row.version == version)
 }
 
 /// Specials that are no subresource of a row.
-fn whole_specials<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Special> + 'a {
-    SPECIALS.iter().filter(move |one| one.group == group && one.version == version && !one.path.contains('/'))
+fn whole_specials<'a>(
+    group: &'a str,
+    version: &'a str,
+) -> impl Iterator<Item = &'static Special> + 'a {
+    SPECIALS
+        .iter()
+        .filter(move |one| one.group == group && one.version == version && !one.path.contains('/'))
 }
 
 /// A subresource: name, kind of its answer, verbs.
@@ -176,13 +232,28 @@ struct Subresource {
 }
 
 fn subresources(row: &Resource) -> Vec<Subresource> {
-    let special = SPECIALS.iter().filter(|one| one.group == row.group && one.version == row.version).filter_map(|one| {
-        let (owner, name) = one.path.split_once('/')?;
-        (owner == row.plural).then_some(Subresource { name, kind: one.kind, verbs: one.verbs })
-    });
+    let special = SPECIALS
+        .iter()
+        .filter(|one| one.group == row.group && one.version == row.version)
+        .filter_map(|one| {
+            let (owner, name) = one.path.split_once('/')?;
+            (owner == row.plural).then_some(Subresource {
+                name,
+                kind: one.kind,
+                verbs: one.verbs,
+            })
+        });
     let generic = row.subresources.iter().map(|&name| {
-        let kind = if name == "scale" { ("autoscaling", "v1", "Scale") } else { (row.group, row.version, row.kind) };
-        Subresource { name, kind, verbs: &["get", "patch", "update"] }
+        let kind = if name == "scale" {
+            ("autoscaling", "v1", "Scale")
+        } else {
+            (row.group, row.version, row.kind)
+        };
+        Subresource {
+            name,
+            kind,
+            verbs: &["get", "patch", "update"],
+        }
     });
     let mut all: Vec<_> = special.chain(generic).collect();
     all.sort_unstable_by_key(|one| one.name);
@@ -248,14 +319,22 @@ pub fn aggregated_core(form: Aggregated) -> Value {
 
 /// Aggregated answer of `/apis`.
 pub fn aggregated_groups(form: Aggregated) -> Value {
-    aggregated(form, groups_served().into_iter().map(|(group, version)| aggregated_group(group, version)).collect())
+    aggregated(
+        form,
+        groups_served()
+            .into_iter()
+            .map(|(group, version)| aggregated_group(group, version))
+            .collect(),
+    )
 }
 
 /// Content-Type of the aggregated answers.
 pub fn aggregated_media_type(form: Aggregated) -> &'static str {
     match form {
         Aggregated::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-        Aggregated::V2Beta1 => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+        Aggregated::V2Beta1 => {
+            "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
+        }
     }
 }
 
@@ -296,7 +375,10 @@ fn aggregated_row(row: &'static Resource) -> Value {
         "singularResource": row.singular,
         "verbs": VERBS,
     });
-    for (key, names) in [("shortNames", row.short_names), ("categories", row.categories)] {
+    for (key, names) in [
+        ("shortNames", row.short_names),
+        ("categories", row.categories),
+    ] {
         if !names.is_empty() {
             entry[key] = json!(names);
         }
@@ -327,34 +409,81 @@ mod tests {
     #[test]
     fn plain_documents_name_every_resource_once() {
         let groups: APIGroupList = serde_json::from_value(groups()).unwrap();
-        let names: Vec<_> = groups.groups.iter().map(|group| group.name.as_str()).collect();
-        assert_eq!(names, ["apps", "coordination.k8s.io", "discovery.k8s.io", "metrics.k8s.io", "waggle.dev"]);
+        let names: Vec<_> = groups
+            .groups
+            .iter()
+            .map(|group| group.name.as_str())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "apps",
+                "coordination.k8s.io",
+                "discovery.k8s.io",
+                "metrics.k8s.io",
+                "waggle.dev"
+            ]
+        );
         let core: APIResourceList = serde_json::from_value(resources("", "v1").unwrap()).unwrap();
         let names: Vec<_> = core.resources.iter().map(|one| one.name.as_str()).collect();
-        for expect in ["pods", "pods/log", "pods/exec", "pods/binding", "pods/status", "nodes/status", "namespaces/finalize"] {
-            assert_eq!(names.iter().filter(|name| **name == expect).count(), 1, "{expect} in {names:?}");
+        for expect in [
+            "pods",
+            "pods/log",
+            "pods/exec",
+            "pods/binding",
+            "pods/status",
+            "nodes/status",
+            "namespaces/finalize",
+        ] {
+            assert_eq!(
+                names.iter().filter(|name| **name == expect).count(),
+                1,
+                "{expect} in {names:?}"
+            );
         }
         assert!(!names.contains(&"nodes/scale"));
         let apps = resources("apps", "v1").unwrap();
-        let scale = apps["resources"].as_array().unwrap().iter().find(|one| one["name"] == "deployments/scale").unwrap();
-        assert_eq!((&scale["group"], &scale["kind"]), (&json!("autoscaling"), &json!("Scale")));
+        let scale = apps["resources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|one| one["name"] == "deployments/scale")
+            .unwrap();
+        assert_eq!(
+            (&scale["group"], &scale["kind"]),
+            (&json!("autoscaling"), &json!("Scale"))
+        );
         assert!(resources("apps", "v2").is_none());
-        assert_eq!(group("apps").unwrap()["preferredVersion"]["groupVersion"], "apps/v1");
+        assert_eq!(
+            group("apps").unwrap()["preferredVersion"]["groupVersion"],
+            "apps/v1"
+        );
     }
 
     #[test]
     fn aggregated_documents_agree_with_the_plain_ones() {
-        for document in [aggregated_core(Aggregated::V2), aggregated_groups(Aggregated::V2)] {
+        for document in [
+            aggregated_core(Aggregated::V2),
+            aggregated_groups(Aggregated::V2),
+        ] {
             for item in document["items"].as_array().unwrap() {
                 let group = item["metadata"]["name"].as_str().unwrap_or_default();
                 let version = &item["versions"][0];
                 let plain = resources(group, version["version"].as_str().unwrap()).unwrap();
-                let plain: Vec<_> = plain["resources"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
+                let plain: Vec<_> = plain["resources"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|one| one["name"].clone())
+                    .collect();
                 let mut names = Vec::new();
                 for one in version["resources"].as_array().unwrap() {
                     names.push(one["resource"].clone());
                     for sub in one["subresources"].as_array().into_iter().flatten() {
-                        let (one, sub) = (one["resource"].as_str().unwrap(), sub["subresource"].as_str().unwrap());
+                        let (one, sub) = (
+                            one["resource"].as_str().unwrap(),
+                            sub["subresource"].as_str().unwrap(),
+                        );
                         names.push(format!("{one}/{sub}").into());
                     }
                 }

@@ -14,7 +14,12 @@ pub(crate) fn nothing(_: &mut Value) {}
 
 pub(crate) fn namespace(value: &mut Value) {
     let name = text(value, &["metadata", "name"]).to_owned();
-    set(value, &["metadata", "labels"], "kubernetes.io/metadata.name", name);
+    set(
+        value,
+        &["metadata", "labels"],
+        "kubernetes.io/metadata.name",
+        name,
+    );
     if !has(value, &["metadata", "deletionTimestamp"]) {
         default(value, &["spec"], "finalizers", json!(["kubernetes"]));
     }
@@ -24,10 +29,19 @@ pub(crate) fn namespace(value: &mut Value) {
 pub(crate) fn secret(value: &mut Value) {
     default(value, &[], "type", "Opaque");
     // stringData is write-only: its texts become data.
-    let Some(Value::Object(texts)) = object(value, &[]).and_then(|map| map.remove("stringData")) else { return };
+    let Some(Value::Object(texts)) = object(value, &[]).and_then(|map| map.remove("stringData"))
+    else {
+        return;
+    };
     for (key, content) in texts {
-        let encoded = k8s_openapi::ByteString(content.as_str().unwrap_or_default().as_bytes().to_vec());
-        set(value, &["data"], &key, serde_json::to_value(encoded).unwrap_or_default());
+        let encoded =
+            k8s_openapi::ByteString(content.as_str().unwrap_or_default().as_bytes().to_vec());
+        set(
+            value,
+            &["data"],
+            &key,
+            serde_json::to_value(encoded).unwrap_or_default(),
+        );
     }
 }
 
@@ -37,8 +51,18 @@ pub(crate) fn deployment(value: &mut Value) {
     default(value, &["spec"], "progressDeadlineSeconds", 600);
     default(value, &["spec", "strategy"], "type", "RollingUpdate");
     if text(value, &["spec", "strategy", "type"]) == "RollingUpdate" {
-        default(value, &["spec", "strategy", "rollingUpdate"], "maxUnavailable", "25%");
-        default(value, &["spec", "strategy", "rollingUpdate"], "maxSurge", "25%");
+        default(
+            value,
+            &["spec", "strategy", "rollingUpdate"],
+            "maxUnavailable",
+            "25%",
+        );
+        default(
+            value,
+            &["spec", "strategy", "rollingUpdate"],
+            "maxSurge",
+            "25%",
+        );
     }
     template(value);
 }
@@ -50,7 +74,10 @@ pub(crate) fn replica_set(value: &mut Value) {
 
 /// Defaults of `spec.template`.
 fn template(value: &mut Value) {
-    if let Some(template) = value.get_mut("spec").and_then(|spec| spec.get_mut("template")) {
+    if let Some(template) = value
+        .get_mut("spec")
+        .and_then(|spec| spec.get_mut("template"))
+    {
         default(template, &[], "metadata", json!({}));
         if let Some(spec) = template.get_mut("spec") {
             pod::spec(spec);

@@ -15,7 +15,12 @@ pub(crate) fn pod(value: &mut Value) {
     }
     tolerate_node_trouble(value);
     default(value, &["spec"], "serviceAccountName", "default");
-    default(value, &["spec"], "serviceAccount", text(value, &["spec", "serviceAccountName"]).to_owned());
+    default(
+        value,
+        &["spec"],
+        "serviceAccount",
+        text(value, &["spec", "serviceAccountName"]).to_owned(),
+    );
     let priority = match text(value, &["spec", "priorityClassName"]) {
         "system-cluster-critical" => 2_000_000_000,
         "system-node-critical" => 2_000_001_000,
@@ -62,7 +67,11 @@ fn amounts_and_ports(spec: &mut Value) {
 }
 
 fn container(one: &mut Value) {
-    let policy = if moves(text(one, &["image"])) { "Always" } else { "IfNotPresent" };
+    let policy = if moves(text(one, &["image"])) {
+        "Always"
+    } else {
+        "IfNotPresent"
+    };
     default(one, &[], "imagePullPolicy", policy);
     default(one, &[], "terminationMessagePath", "/dev/termination-log");
     default(one, &[], "terminationMessagePolicy", "File");
@@ -98,16 +107,22 @@ fn moves(image: &str) -> bool {
 
 /// A limit is also the request where no request is given.
 fn requests_from_limits(one: &mut Value) {
-    let limits = at(one, &["resources", "limits"]).as_object().cloned().unwrap_or_default();
+    let limits = at(one, &["resources", "limits"])
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
     for (name, amount) in limits {
         default(one, &["resources", "requests"], &name, amount);
     }
 }
 
 fn probe(probe: &mut Value) {
-    for (field, fallback) in
-        [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
-    {
+    for (field, fallback) in [
+        ("timeoutSeconds", 1),
+        ("periodSeconds", 10),
+        ("successThreshold", 1),
+        ("failureThreshold", 3),
+    ] {
         // Zero means "not said" here, as in Kubernetes.
         if at(probe, &[field]) == 0 {
             set(probe, &[], field, fallback);
@@ -151,8 +166,18 @@ fn volume(volume: &mut Value) {
             }
         }
     }
-    let named = ["configMap", "secret", "emptyDir", "hostPath", "downwardAPI", "projected", "persistentVolumeClaim"];
-    let bare = volume.as_object().is_some_and(|map| map.keys().all(|key| key == "name"));
+    let named = [
+        "configMap",
+        "secret",
+        "emptyDir",
+        "hostPath",
+        "downwardAPI",
+        "projected",
+        "persistentVolumeClaim",
+    ];
+    let bare = volume
+        .as_object()
+        .is_some_and(|map| map.keys().all(|key| key == "name"));
     if bare && !named.iter().any(|source| has(volume, &[source])) {
         set(volume, &[], "emptyDir", json!({}));
     }
@@ -162,7 +187,10 @@ fn volume(volume: &mut Value) {
 const PATIENCE: i64 = 300;
 
 fn tolerate_node_trouble(pod: &mut Value) {
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+    for key in [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ] {
         let tolerated = list(pod, &["spec", "tolerations"]).iter().any(|one| {
             let names = text(one, &["key"]) == key || text(one, &["key"]).is_empty();
             let effect = text(one, &["effect"]);
@@ -180,14 +208,23 @@ fn tolerate_node_trouble(pod: &mut Value) {
 
 /// `Guaranteed`, `Burstable` or `BestEffort`: who is killed first when memory runs out.
 fn quality_of_service(spec: &Value) -> &'static str {
-    let containers = || list(spec, &["initContainers"]).iter().chain(list(spec, &["containers"]));
+    let containers = || {
+        list(spec, &["initContainers"])
+            .iter()
+            .chain(list(spec, &["containers"]))
+    };
     let said = |one: &Value, side: &str, name: &str| {
         let amount = text(one, &["resources", side, name]);
-        amount.parse::<waggle_model::Quantity>().ok().filter(|amount| amount.milli() > 0)
+        amount
+            .parse::<waggle_model::Quantity>()
+            .ok()
+            .filter(|amount| amount.milli() > 0)
     };
     let names = ["cpu", "memory"];
     let any = containers().any(|one| {
-        ["requests", "limits"].iter().any(|side| names.iter().any(|name| said(one, side, name).is_some()))
+        ["requests", "limits"]
+            .iter()
+            .any(|side| names.iter().any(|name| said(one, side, name).is_some()))
     });
     let all = containers().all(|one| {
         names.iter().all(|name| {
@@ -246,19 +283,31 @@ mod tests {
             ("/serviceAccountName", json!("default")),
             ("/containers/0/imagePullPolicy", json!("IfNotPresent")),
             ("/containers/0/ports/0/protocol", json!("TCP")),
-            ("/containers/0/resources/requests", json!({"cpu": "1", "memory": "1Gi"})),
+            (
+                "/containers/0/resources/requests",
+                json!({"cpu": "1", "memory": "1Gi"}),
+            ),
             ("/containers/0/readinessProbe/httpGet/scheme", json!("HTTP")),
             ("/containers/0/readinessProbe/periodSeconds", json!(2)),
             ("/containers/0/readinessProbe/failureThreshold", json!(3)),
-            ("/containers/0/env/0/valueFrom/fieldRef/apiVersion", json!("v1")),
+            (
+                "/containers/0/env/0/valueFrom/fieldRef/apiVersion",
+                json!("v1"),
+            ),
             ("/volumes/0/emptyDir", json!({})),
             ("/volumes/1/configMap/defaultMode", json!(420)),
             ("/tolerations/0/tolerationSeconds", json!(300)),
-            ("/tolerations/1/key", json!("node.kubernetes.io/unreachable")),
+            (
+                "/tolerations/1/key",
+                json!("node.kubernetes.io/unreachable"),
+            ),
         ] {
             assert_eq!(spec.pointer(path), Some(&expect), "{path}");
         }
-        assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "Guaranteed"}));
+        assert_eq!(
+            pod["status"],
+            json!({"phase": "Pending", "qosClass": "Guaranteed"})
+        );
         let once = pod.clone();
         super::pod(&mut pod);
         assert_eq!(pod, once);
@@ -268,8 +317,14 @@ mod tests {
     fn own_tolerations_are_respected() {
         for (own, count) in [
             (json!([{"operator": "Exists"}]), 1),
-            (json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute", "operator": "Exists"}]), 2),
-            (json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule", "operator": "Exists"}]), 3),
+            (
+                json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute", "operator": "Exists"}]),
+                2,
+            ),
+            (
+                json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule", "operator": "Exists"}]),
+                3,
+            ),
         ] {
             let mut pod = json!({"spec": {"containers": [], "tolerations": own}});
             super::pod(&mut pod);

@@ -8,7 +8,12 @@ pub(crate) fn service(value: &mut Value) {
     default(value, &["spec"], "type", "ClusterIP");
     default(value, &["spec"], "sessionAffinity", "None");
     if text(value, &["spec", "sessionAffinity"]) == "ClientIP" {
-        default(value, &["spec", "sessionAffinityConfig", "clientIP"], "timeoutSeconds", 10_800);
+        default(
+            value,
+            &["spec", "sessionAffinityConfig", "clientIP"],
+            "timeoutSeconds",
+            10_800,
+        );
     }
     let kind = text(value, &["spec", "type"]).to_owned();
     if kind != "ExternalName" {
@@ -41,8 +46,14 @@ mod tests {
         service(&mut value);
         assert_eq!(value["spec"]["type"], "ClusterIP");
         assert_eq!(value["spec"]["sessionAffinity"], "None");
-        assert_eq!(value["spec"]["ports"][0], json!({"port": 80, "protocol": "TCP", "targetPort": 80}));
-        assert_eq!(value["spec"]["ports"][1], json!({"port": 53, "protocol": "UDP", "targetPort": "dns"}));
+        assert_eq!(
+            value["spec"]["ports"][0],
+            json!({"port": 80, "protocol": "TCP", "targetPort": 80})
+        );
+        assert_eq!(
+            value["spec"]["ports"][1],
+            json!({"port": 53, "protocol": "UDP", "targetPort": "dns"})
+        );
         let once = value.clone();
         service(&mut value);
         assert_eq!(value, once);

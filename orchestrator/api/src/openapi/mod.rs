@@ -1,3 +1,213 @@
-//! OpenAPI documents, made from the types of the registry's kinds.
+//! OpenAPI documents, made from the types of the registry's kinds: version 3 a group version, version 2 for all
+//! (JSON, and the protobuf form that kubectl asks for).
 
+mod operations;
 pub(crate) mod schema;
+mod v2;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value, json};
+
+use crate::discovery::group_versions;
+use operations::{Operation, operations};
+use schema::PREFIX;
+
+/// Content-Type of the protobuf form of version 2.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// Path below `/openapi/v3/`: `api/v1`, `apis/apps/v1`.
+fn path_of(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        format!("api/{version}")
+    } else {
+        format!("apis/{group}/{version}")
+    }
+}
+
+/// Documents by their path below `/openapi/v3/`.
+static V3: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
+    let documents = group_versions();
+    documents
+        .into_iter()
+        .map(|(group, version)| (path_of(group, version), document(group, version)))
+        .collect()
+});
+
+static V2: LazyLock<Value> = LazyLock::new(v2::document);
+static V2_BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| v2::encode(&V2));
+
+/// Answer of `/openapi/v3`.
+pub fn v3_index() -> Value {
+    let paths: Map<String, Value> = V3
+        .iter()
+        .map(|(path, document)| {
+            let mut hasher = DefaultHasher::new();
+            document.to_string().hash(&mut hasher);
+            let url = format!("/openapi/v3/{path}?hash={:016X}", hasher.finish());
+            (path.clone(), json!({ "serverRelativeURL": url }))
+        })
+        .collect();
+    json!({ "paths": paths })
+}
+
+/// Answer of `/openapi/v3/<path>`, with `path` such as `api/v1` or `apis/apps/v1`.
+pub fn v3(path: &str) -> Option<&'static Value> {
+    V3.get(path)
+}
+
+/// Answer of `/openapi/v2` as JSON.
+pub fn v2_json() -> &'static Value {
+    &V2
+}
+
+/// Answer of `/openapi/v2` as [`V2_PROTOBUF`].
+pub fn v2_protobuf() -> &'static [u8] {
+    &V2_BYTES
+}
+
+fn document(group: &str, version: &str) -> Value {
+    let mut paths = Map::new();
+    let mut wanted = BTreeSet::new();
+    for one in operations()
+        .iter()
+        .filter(|one| one.group == group && one.version == version)
+    {
+        wanted.extend(one.input.clone());
+        wanted.insert(one.output.clone());
+        let item = paths
+            .entry(one.path.clone())
+            .or_insert_with(|| json!({ "parameters": path_parameters(&one.path) }));
+        item[one.method] = operation(one);
+    }
+    json!({
+        "openapi": "3.0.0",
+        "info": { "title": "Waggle", "version": format!("v{}", env!("CARGO_PKG_VERSION")) },
+        "paths": paths,
+        "components": { "schemas": reachable(wanted) },
+    })
+}
+
+/// The wanted schemas and all that they refer to.
+fn reachable(wanted: BTreeSet<String>) -> BTreeMap<&'static str, &'static Value> {
+    let mut found = BTreeMap::new();
+    let mut open: Vec<String> = wanted.into_iter().collect();
+    while let Some(name) = open.pop() {
+        let Some((name, schema)) = schema::definitions().get_key_value(&name) else {
+            continue;
+        };
+        if found.insert(name.as_str(), schema).is_none() {
+            references(schema, &mut open);
+        }
+    }
+    found
+}
+
+fn references(schema: &Value, out: &mut Vec<String>) {
+    match schema {
+        Value::Array(items) => items.iter().for_each(|item| references(item, out)),
+        Value::Object(map) => {
+            let target = map
+                .get("$ref")
+                .and_then(Value::as_str)
+                .and_then(|target| target.strip_prefix(PREFIX));
+            out.extend(target.map(str::to_owned));
+            map.values().for_each(|value| references(value, out));
+        }
+        _ => {}
+    }
+}
+
+/// The names in braces of a path.
+fn path_words(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/')
+        .filter_map(|step| step.strip_prefix('{')?.strip_suffix('}'))
+}
+
+fn path_parameters(path: &str) -> Vec<Value> {
+    let one = |name: &str| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string", "uniqueItems": true } });
+    path_words(path).map(one).collect()
+}
+
+fn operation(one: &Operation) -> Value {
+    let parameters: Vec<Value> = one
+        .query
+        .iter()
+        .map(|&(name, kind)| {
+            json!({ "name": name, "in": "query", "schema": { "type": kind, "uniqueItems": true } })
+        })
+        .collect();
+    let (group, version, kind) = &one.kind;
+    let output = json!({ "schema": { "$ref": format!("{PREFIX}{}", one.output) } });
+    let mut operation = json!({
+        "operationId": one.id,
+        "description": one.description,
+        "parameters": parameters,
+        "responses": { "200": { "description": "OK", "content": { "application/json": output } } },
+        "x-kubernetes-action": one.action,
+        "x-kubernetes-group-version-kind": { "group": group, "version": version, "kind": kind },
+    });
+    if let Some(input) = &one.input {
+        let schema = json!({ "schema": { "$ref": format!("{PREFIX}{input}") } });
+        let content: Map<String, Value> = one
+            .consumes
+            .iter()
+            .map(|&media| (media.to_owned(), schema.clone()))
+            .collect();
+        operation["requestBody"] =
+            json!({ "content": content, "required": one.method != "delete" });
+    }
+    operation
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_group_version_has_a_document_that_stands_alone() {
+        let index = v3_index();
+        for path in index["paths"].as_object().unwrap().keys() {
+            let document = v3(path).unwrap();
+            let text = document.to_string();
+            for part in text.split(PREFIX).skip(1) {
+                let target = part.split('"').next().unwrap();
+                assert!(
+                    document["components"]["schemas"][target].is_object(),
+                    "{path}: {target}"
+                );
+            }
+        }
+        assert!(v3("apis/none/v1").is_none());
+    }
+
+    #[test]
+    fn what_clients_look_up_before_apply_is_there() {
+        let document = v3("apis/apps/v1").unwrap();
+        let patch =
+            &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+        assert_eq!(
+            patch["x-kubernetes-group-version-kind"]["kind"],
+            "Deployment"
+        );
+        assert!(
+            patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_object()
+        );
+        let names: Vec<_> = patch["parameters"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["name"].clone())
+            .collect();
+        assert!(
+            names.contains(&json!("fieldValidation")) && names.contains(&json!("dryRun")),
+            "{names:?}"
+        );
+        let core = v3("api/v1").unwrap();
+        assert!(core["paths"]["/api/v1/namespaces/{name}"]["patch"].is_object());
+        assert!(core["paths"]["/api/v1/pods"]["get"].is_object());
+        assert!(core["components"]["schemas"]["io.k8s.api.core.v1.PodList"].is_object());
+    }
+}

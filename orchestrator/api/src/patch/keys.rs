@@ -167,6 +167,7 @@ pub fn list_rule(definition: &str, field: &str) -> Option<ListRule> {
 }
 
 /// Every (type, field) that has a rule.
+#[cfg(test)]
 pub(crate) fn fields() -> impl Iterator<Item = (&'static str, &'static str)> {
     RULES
         .iter()

@@ -1,7 +1,7 @@
 //! Patches: JSON patch (RFC 6902), merge patch (RFC 7386) and Kubernetes' strategic merge patch. Applying one is
 //! pure; the result is read, defaulted and validated like any other body.
 
-mod keys;
+pub(crate) mod keys;
 mod strategic;
 
 use serde_json::Value;

@@ -1,0 +1,573 @@
+//! OpenAPI version 2 (Swagger), as JSON and as gnostic's protobuf, for clients that read nothing newer.
+//!
+//! Field numbers: <https://github.com/google/gnostic/blob/main/openapiv2/OpenAPIv2.proto>. Only what is written here
+//! is declared.
+
+use prost::Message;
+use serde_json::{Map, Value, json};
+
+use super::operations::{Operation, operations};
+use super::path_words;
+use super::schema::{INT_OR_STRING, PREFIX, QUANTITY, definitions};
+
+const TARGET: &str = "#/definitions/";
+
+/// The whole document as JSON.
+pub(super) fn document() -> Value {
+    let mut paths = Map::new();
+    for one in operations() {
+        let item = paths
+            .entry(one.path.clone())
+            .or_insert_with(|| json!({ "parameters": path_parameters(&one.path) }));
+        item[one.method] = operation(&one);
+    }
+    let schemas: Map<String, Value> = definitions()
+        .iter()
+        .map(|(name, schema)| (name.clone(), older(name, schema)))
+        .collect();
+    json!({
+        "swagger": "2.0",
+        "info": { "title": "Waggle", "version": format!("v{}", env!("CARGO_PKG_VERSION")) },
+        "paths": paths,
+        "definitions": schemas,
+    })
+}
+
+fn path_parameters(path: &str) -> Vec<Value> {
+    path_words(path)
+        .map(|name| json!({ "name": name, "in": "path", "required": true, "type": "string" }))
+        .collect()
+}
+
+fn operation(one: &Operation) -> Value {
+    let mut parameters: Vec<Value> = one
+        .query
+        .iter()
+        .map(|&(name, kind)| json!({ "name": name, "in": "query", "type": kind }))
+        .collect();
+    if let Some(input) = &one.input {
+        let schema = json!({ "$ref": format!("{TARGET}{input}") });
+        parameters.push(json!({ "name": "body", "in": "body", "required": one.method != "delete", "schema": schema }));
+    }
+    let (group, version, kind) = one.kind;
+    json!({
+        "operationId": one.id,
+        "description": one.description,
+        "consumes": one.consumes,
+        "produces": ["application/json"],
+        "parameters": parameters,
+        "responses": {
+            "200": { "description": "OK", "schema": { "$ref": format!("{TARGET}{}", one.output) } },
+        },
+        "x-kubernetes-action": one.action,
+        "x-kubernetes-group-version-kind": { "group": group, "version": version, "kind": kind },
+    })
+}
+
+/// A version 3 schema as version 2 has it: references beside descriptions, no `oneOf`.
+fn older(name: &str, schema: &Value) -> Value {
+    let mut schema = rewrite(schema);
+    if (name == INT_OR_STRING || name == QUANTITY)
+        && let Some(map) = schema.as_object_mut()
+    {
+        map.remove("oneOf");
+        map.insert("type".into(), "string".into());
+    }
+    schema
+}
+
+fn rewrite(schema: &Value) -> Value {
+    match schema {
+        Value::Array(items) => items.iter().map(rewrite).collect(),
+        Value::Object(map) => {
+            let mut new = Map::new();
+            for (key, value) in map {
+                match (key.as_str(), value) {
+                    ("allOf", Value::Array(all))
+                        if all.len() == 1 && all[0]["$ref"].is_string() =>
+                    {
+                        new.insert("$ref".into(), rewrite(&all[0]["$ref"]));
+                    }
+                    _ => {
+                        new.insert(key.clone(), rewrite(value));
+                    }
+                }
+            }
+            new.into()
+        }
+        Value::String(text) => match text.strip_prefix(PREFIX) {
+            Some(name) => format!("{TARGET}{name}").into(),
+            None => schema.clone(),
+        },
+        _ => schema.clone(),
+    }
+}
+
+/// The document as protobuf.
+pub(super) fn encode(document: &Value) -> Vec<u8> {
+    let info = &document["info"];
+    let proto = proto::Document {
+        swagger: text(document, "swagger"),
+        info: Some(proto::Info {
+            title: text(info, "title"),
+            version: text(info, "version"),
+        }),
+        paths: Some(proto::Paths {
+            path: entries(&document["paths"])
+                .map(|(name, item)| proto::NamedPathItem {
+                    name: name.clone(),
+                    value: Some(path_item(item)),
+                })
+                .collect(),
+        }),
+        definitions: Some(proto::NamedSchemas {
+            additional_properties: named_schemas(&document["definitions"]),
+        }),
+    };
+    proto.encode_to_vec()
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_default().to_owned()
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
+}
+
+fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    value.as_object().into_iter().flatten()
+}
+
+/// `x-...` members; JSON is YAML.
+fn extensions(value: &Value) -> Vec<proto::NamedAny> {
+    entries(value)
+        .filter(|(name, _)| name.starts_with("x-"))
+        .map(|(name, value)| proto::NamedAny {
+            name: name.clone(),
+            value: Some(proto::Any {
+                yaml: value.to_string(),
+            }),
+        })
+        .collect()
+}
+
+fn path_item(item: &Value) -> proto::PathItem {
+    let one = |method: &str| {
+        item[method]
+            .is_object()
+            .then(|| operation_of(&item[method]))
+    };
+    proto::PathItem {
+        get: one("get"),
+        put: one("put"),
+        post: one("post"),
+        delete: one("delete"),
+        patch: one("patch"),
+        parameters: parameters(&item["parameters"]),
+    }
+}
+
+fn operation_of(one: &Value) -> proto::Operation {
+    let responses = entries(&one["responses"])
+        .map(|(code, response)| proto::NamedResponseValue {
+            name: code.clone(),
+            value: Some(proto::ResponseValue {
+                response: Some(proto::Response {
+                    description: text(response, "description"),
+                    schema: Some(proto::SchemaItem {
+                        schema: Some(schema_of(&response["schema"])),
+                    }),
+                }),
+            }),
+        })
+        .collect();
+    proto::Operation {
+        description: text(one, "description"),
+        operation_id: text(one, "operationId"),
+        produces: texts(&one["produces"]),
+        consumes: texts(&one["consumes"]),
+        parameters: parameters(&one["parameters"]),
+        responses: Some(proto::Responses {
+            response_code: responses,
+        }),
+        vendor_extension: extensions(one),
+    }
+}
+
+fn parameters(list: &Value) -> Vec<proto::ParametersItem> {
+    let parameter = |one: &Value| {
+        let (name, required) = (text(one, "name"), one["required"] == true);
+        match one["in"].as_str() {
+            Some("body") => proto::Parameter {
+                body: Some(proto::BodyParameter {
+                    name,
+                    place: "body".into(),
+                    required,
+                    schema: Some(schema_of(&one["schema"])),
+                }),
+                non_body: None,
+            },
+            Some("query") => {
+                let query = proto::QueryParameter {
+                    required,
+                    place: "query".into(),
+                    name,
+                    kind: text(one, "type"),
+                };
+                proto::Parameter {
+                    body: None,
+                    non_body: Some(proto::NonBodyParameter {
+                        query: Some(query),
+                        path: None,
+                    }),
+                }
+            }
+            _ => {
+                let path = proto::PathParameter {
+                    required,
+                    place: "path".into(),
+                    name,
+                    kind: text(one, "type"),
+                };
+                proto::Parameter {
+                    body: None,
+                    non_body: Some(proto::NonBodyParameter {
+                        query: None,
+                        path: Some(path),
+                    }),
+                }
+            }
+        }
+    };
+    let list = list.as_array().into_iter().flatten();
+    list.map(|one| proto::ParametersItem {
+        parameter: Some(parameter(one)),
+    })
+    .collect()
+}
+
+fn named_schemas(map: &Value) -> Vec<proto::NamedSchema> {
+    entries(map)
+        .map(|(name, schema)| proto::NamedSchema {
+            name: name.clone(),
+            value: Some(schema_of(schema)),
+        })
+        .collect()
+}
+
+fn schema_of(schema: &Value) -> proto::Schema {
+    let some = |key: &str| schema.get(key).filter(|value| value.is_object());
+    proto::Schema {
+        reference: text(schema, "$ref"),
+        format: text(schema, "format"),
+        description: text(schema, "description"),
+        required: texts(&schema["required"]),
+        additional_properties: some("additionalProperties").map(|one| {
+            Box::new(proto::AdditionalProperties {
+                schema: Some(Box::new(schema_of(one))),
+            })
+        }),
+        kind: schema["type"].as_str().map(|kind| proto::Texts {
+            value: vec![kind.to_owned()],
+        }),
+        items: some("items").map(|one| proto::Items {
+            schema: vec![schema_of(one)],
+        }),
+        properties: some("properties").map(|map| proto::NamedSchemas {
+            additional_properties: named_schemas(map),
+        }),
+        vendor_extension: extensions(schema),
+    }
+}
+
+/// The messages. A `oneof` of which one member is ever written is a plain field: the bytes are the same.
+mod proto {
+    use prost::Message;
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Document {
+        #[prost(string, tag = "1")]
+        pub(super) swagger: String,
+        #[prost(message, optional, tag = "2")]
+        pub(super) info: Option<Info>,
+        #[prost(message, optional, tag = "8")]
+        pub(super) paths: Option<Paths>,
+        #[prost(message, optional, tag = "9")]
+        pub(super) definitions: Option<NamedSchemas>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Info {
+        #[prost(string, tag = "1")]
+        pub(super) title: String,
+        #[prost(string, tag = "2")]
+        pub(super) version: String,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Paths {
+        #[prost(message, repeated, tag = "2")]
+        pub(super) path: Vec<NamedPathItem>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct NamedPathItem {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(message, optional, tag = "2")]
+        pub(super) value: Option<PathItem>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct PathItem {
+        #[prost(message, optional, tag = "2")]
+        pub(super) get: Option<Operation>,
+        #[prost(message, optional, tag = "3")]
+        pub(super) put: Option<Operation>,
+        #[prost(message, optional, tag = "4")]
+        pub(super) post: Option<Operation>,
+        #[prost(message, optional, tag = "5")]
+        pub(super) delete: Option<Operation>,
+        #[prost(message, optional, tag = "8")]
+        pub(super) patch: Option<Operation>,
+        #[prost(message, repeated, tag = "9")]
+        pub(super) parameters: Vec<ParametersItem>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Operation {
+        #[prost(string, tag = "3")]
+        pub(super) description: String,
+        #[prost(string, tag = "5")]
+        pub(super) operation_id: String,
+        #[prost(string, repeated, tag = "6")]
+        pub(super) produces: Vec<String>,
+        #[prost(string, repeated, tag = "7")]
+        pub(super) consumes: Vec<String>,
+        #[prost(message, repeated, tag = "8")]
+        pub(super) parameters: Vec<ParametersItem>,
+        #[prost(message, optional, tag = "9")]
+        pub(super) responses: Option<Responses>,
+        #[prost(message, repeated, tag = "13")]
+        pub(super) vendor_extension: Vec<NamedAny>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Responses {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) response_code: Vec<NamedResponseValue>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct NamedResponseValue {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(message, optional, tag = "2")]
+        pub(super) value: Option<ResponseValue>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct ResponseValue {
+        #[prost(message, optional, tag = "1")]
+        pub(super) response: Option<Response>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Response {
+        #[prost(string, tag = "1")]
+        pub(super) description: String,
+        #[prost(message, optional, tag = "2")]
+        pub(super) schema: Option<SchemaItem>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct SchemaItem {
+        #[prost(message, optional, tag = "1")]
+        pub(super) schema: Option<Schema>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct ParametersItem {
+        #[prost(message, optional, tag = "1")]
+        pub(super) parameter: Option<Parameter>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Parameter {
+        #[prost(message, optional, tag = "1")]
+        pub(super) body: Option<BodyParameter>,
+        #[prost(message, optional, tag = "2")]
+        pub(super) non_body: Option<NonBodyParameter>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct BodyParameter {
+        #[prost(string, tag = "2")]
+        pub(super) name: String,
+        #[prost(string, tag = "3")]
+        pub(super) place: String,
+        #[prost(bool, tag = "4")]
+        pub(super) required: bool,
+        #[prost(message, optional, tag = "5")]
+        pub(super) schema: Option<Schema>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct NonBodyParameter {
+        #[prost(message, optional, tag = "3")]
+        pub(super) query: Option<QueryParameter>,
+        #[prost(message, optional, tag = "4")]
+        pub(super) path: Option<PathParameter>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct QueryParameter {
+        #[prost(bool, tag = "1")]
+        pub(super) required: bool,
+        #[prost(string, tag = "2")]
+        pub(super) place: String,
+        #[prost(string, tag = "4")]
+        pub(super) name: String,
+        #[prost(string, tag = "6")]
+        pub(super) kind: String,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct PathParameter {
+        #[prost(bool, tag = "1")]
+        pub(super) required: bool,
+        #[prost(string, tag = "2")]
+        pub(super) place: String,
+        #[prost(string, tag = "4")]
+        pub(super) name: String,
+        #[prost(string, tag = "5")]
+        pub(super) kind: String,
+    }
+
+    /// `Definitions` and `Properties` alike.
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct NamedSchemas {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) additional_properties: Vec<NamedSchema>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct NamedSchema {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(message, optional, tag = "2")]
+        pub(super) value: Option<Schema>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Schema {
+        #[prost(string, tag = "1")]
+        pub(super) reference: String,
+        #[prost(string, tag = "2")]
+        pub(super) format: String,
+        #[prost(string, tag = "4")]
+        pub(super) description: String,
+        #[prost(string, repeated, tag = "19")]
+        pub(super) required: Vec<String>,
+        #[prost(message, optional, boxed, tag = "21")]
+        pub(super) additional_properties: Option<Box<AdditionalProperties>>,
+        #[prost(message, optional, tag = "22")]
+        pub(super) kind: Option<Texts>,
+        #[prost(message, optional, tag = "23")]
+        pub(super) items: Option<Items>,
+        #[prost(message, optional, tag = "25")]
+        pub(super) properties: Option<NamedSchemas>,
+        #[prost(message, repeated, tag = "31")]
+        pub(super) vendor_extension: Vec<NamedAny>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct AdditionalProperties {
+        #[prost(message, optional, boxed, tag = "1")]
+        pub(super) schema: Option<Box<Schema>>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Texts {
+        #[prost(string, repeated, tag = "1")]
+        pub(super) value: Vec<String>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Items {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) schema: Vec<Schema>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct NamedAny {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(message, optional, tag = "2")]
+        pub(super) value: Option<Any>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Any {
+        #[prost(string, tag = "2")]
+        pub(super) yaml: String,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_protobuf_form_says_what_the_json_form_says() {
+        let document = document();
+        let decoded = proto::Document::decode(encode(&document).as_slice()).unwrap();
+        let names: Vec<_> = decoded.definitions.unwrap().additional_properties;
+        assert_eq!(
+            names.len(),
+            document["definitions"].as_object().unwrap().len()
+        );
+        let pod = names
+            .iter()
+            .find(|one| one.name == "io.k8s.api.core.v1.PodSpec")
+            .unwrap()
+            .value
+            .clone()
+            .unwrap();
+        let fields = pod.properties.unwrap().additional_properties;
+        let containers = fields
+            .iter()
+            .find(|one| one.name == "containers")
+            .unwrap()
+            .value
+            .clone()
+            .unwrap();
+        assert_eq!(
+            containers.items.unwrap().schema[0].reference,
+            "#/definitions/io.k8s.api.core.v1.Container"
+        );
+        let key = containers
+            .vendor_extension
+            .iter()
+            .find(|one| one.name == "x-kubernetes-patch-merge-key")
+            .unwrap();
+        assert_eq!(key.value.clone().unwrap().yaml, "\"name\"");
+        assert_eq!(
+            decoded.paths.unwrap().path.len(),
+            document["paths"].as_object().unwrap().len()
+        );
+    }
+
+    #[test]
+    fn nothing_of_version_3_is_left() {
+        let text = document().to_string();
+        assert!(!text.contains("/components/") && !text.contains("\"oneOf\""));
+    }
+}
