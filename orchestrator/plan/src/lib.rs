@@ -20,6 +20,7 @@ pub mod resources;
 pub mod scheduler;
 pub mod selector;
 pub mod snapshot;
+mod taint;
 pub mod tenant;
 #[cfg(test)]
 mod world;

@@ -72,6 +72,7 @@ pub struct Snapshot {
     covered: BTreeSet<KindKey>,
     pods_by_owner: HashMap<String, PodGroup>,
     pods_by_node: HashMap<String, PodGroup>,
+    unbound: PodGroup,
     sets_by_owner: HashMap<String, BTreeMap<String, Arc<ReplicaSet>>>,
     slices_by_service: HashMap<(String, String), BTreeMap<String, Arc<EndpointSlice>>>,
     pods_by_label: HashMap<String, HashMap<(String, String), BTreeMap<String, Arc<Pod>>>>,
@@ -162,6 +163,11 @@ impl Snapshot {
             .get(node)
             .into_iter()
             .flat_map(BTreeMap::values)
+    }
+
+    /// Pods that are bound to no node, by namespace and name.
+    pub fn unbound_pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.unbound.values()
     }
 
     /// Pods of a namespace that may carry all of these labels: those with the rarest of them, or all pods when no label
@@ -288,12 +294,11 @@ impl Snapshot {
                 .or_default()
                 .insert(key.clone(), Arc::clone(&pod));
         }
-        if let Some(node) = pod::node_name(&pod) {
-            self.pods_by_node
-                .entry(node.to_owned())
-                .or_default()
-                .insert(key, Arc::clone(&pod));
-        }
+        let bound = pod::node_name(&pod).map(str::to_owned);
+        let group = bound.map_or(&mut self.unbound, |node| {
+            self.pods_by_node.entry(node).or_default()
+        });
+        group.insert(key, Arc::clone(&pod));
         let groups = self.pods_by_label.entry(namespace.clone()).or_default();
         for (label, value) in pod.metadata.labels.iter().flatten() {
             let group = groups.entry((label.clone(), value.clone())).or_default();
@@ -310,8 +315,9 @@ impl Snapshot {
         if let Some(owner) = pod::controller(&pod.metadata) {
             take(&mut self.pods_by_owner, &owner.uid, &key);
         }
-        if let Some(node) = pod::node_name(&pod) {
-            take(&mut self.pods_by_node, node, &key);
+        match pod::node_name(&pod) {
+            Some(node) => take(&mut self.pods_by_node, node, &key),
+            None => drop(self.unbound.remove(&key)),
         }
         if let Some(groups) = self.pods_by_label.get_mut(namespace) {
             for (label, value) in pod.metadata.labels.iter().flatten() {

@@ -1,0 +1,258 @@
+//! What pods of one template share: which nodes they may be on, whatever else runs there, and what they need.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{NodeAffinity, Pod, PodSpec, Taint};
+
+use super::cluster::{Cluster, HostPort, NodeState, host_ports, repels};
+use super::reason::Reason;
+use super::topology::{Spread, Terms};
+use crate::resources::{self, Amounts};
+use crate::selector::matches_node;
+use crate::{pod, taint};
+
+/// A cheap first comparison of templates: namespace, owner and labels.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) struct ClassKey(String, String, Vec<(String, String)>);
+
+impl ClassKey {
+    pub(super) fn of(pod: &Pod) -> Self {
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        let owner = pod::controller(&pod.metadata)
+            .map(|owner| owner.uid.clone())
+            .unwrap_or_default();
+        let labels = pod.metadata.labels.iter().flatten();
+        Self(
+            namespace,
+            owner,
+            labels
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+        )
+    }
+}
+
+/// Pods of one template, and everything about the nodes that is the same for all of them.
+pub(super) struct Class<'a> {
+    /// One of them.
+    pub(super) pod: &'a Arc<Pod>,
+    pub(super) requests: Amounts,
+    pub(super) usual: (i64, i64),
+    pub(super) ports: Vec<HostPort>,
+    /// For each node 0, or one more than the index of the reason why not.
+    verdicts: Vec<u16>,
+    reasons: Vec<Reason>,
+    /// Weight of the preferred node affinity terms that each node matches; empty when there are none.
+    pub(super) preferred: Vec<i64>,
+    /// How many taints each node asks to be avoided for; empty when there are none.
+    pub(super) unloved: Vec<i64>,
+    pub(super) spreads: Vec<Spread>,
+    pub(super) terms: Terms,
+    /// Group of pods to be spread over nodes by default.
+    pub(super) siblings: usize,
+    /// Pods elsewhere matter to it.
+    pub(super) watches: bool,
+    /// It has required anti-affinity, which matters to pods elsewhere.
+    pub(super) repels: bool,
+    /// Nodes that this batch has put its pods on.
+    pub(super) placed: Vec<usize>,
+    /// One of its pods found no node; nor will the others, for the cluster only gets fuller.
+    pub(super) refused: bool,
+    /// What to tell its pods about that, once the batch is over.
+    pub(super) message: Option<String>,
+}
+
+impl<'a> Class<'a> {
+    pub(super) fn new(pod: &'a Arc<Pod>, cluster: &mut Cluster<'a>) -> Self {
+        let mut reasons = Vec::new();
+        let verdicts: Vec<u16> = cluster
+            .nodes
+            .iter()
+            .map(|node| verdict(&mut reasons, fixed(pod, node)))
+            .collect();
+        let eligible: Vec<bool> = cluster
+            .nodes
+            .iter()
+            .map(|node| matches_affinity(pod, node))
+            .collect();
+        let spreads = Spread::of(pod, cluster, &eligible);
+        let terms = Terms::of(pod, cluster);
+        Self {
+            pod,
+            requests: resources::requests(pod),
+            usual: resources::usual_requests(pod),
+            ports: host_ports(pod),
+            verdicts,
+            reasons,
+            preferred: preferred(pod, cluster),
+            unloved: unloved(pod, cluster),
+            siblings: cluster.sibling_group(pod),
+            watches: !spreads.is_empty() || !terms.is_empty(),
+            repels: repels(pod),
+            spreads,
+            terms,
+            placed: Vec::new(),
+            refused: false,
+            message: None,
+        }
+    }
+
+    /// Whether `other` has this template, as far as scheduling looks at it. Its labels and owner are compared already.
+    pub(super) fn is_for(&self, other: &Pod) -> bool {
+        let (Some(own), Some(other)) = (&self.pod.spec, &other.spec) else {
+            return false;
+        };
+        own.node_selector == other.node_selector
+            && own.affinity == other.affinity
+            && own.tolerations == other.tolerations
+            && own.topology_spread_constraints == other.topology_spread_constraints
+            && own.overhead == other.overhead
+            && own.resources == other.resources
+            && own.host_network == other.host_network
+            && same_needs(own, other)
+    }
+
+    /// What is to be known before nodes are judged for one pod.
+    pub(super) fn prepare(&mut self) {
+        self.spreads.iter_mut().for_each(Spread::prepare);
+    }
+
+    /// Why a pod of this class can't be on the node now.
+    pub(super) fn judge(&self, cluster: &Cluster<'_>, node: usize) -> Option<Reason> {
+        if let Some(index) = self.verdicts[node].checked_sub(1) {
+            return Some(self.reasons[usize::from(index)].clone());
+        }
+        let state = &cluster.nodes[node];
+        if !self.ports.is_empty() && !state.has_free(&self.ports) {
+            return Some(Reason::Ports);
+        }
+        if !state.used.leaves_room_for(&self.requests, &state.whole) {
+            return Some(Reason::Resources);
+        }
+        self.spreads
+            .iter()
+            .find_map(|spread| spread.judge(node))
+            .or_else(|| self.terms.judge(node))
+    }
+
+    /// Takes note of a pod that this batch put on a node.
+    pub(super) fn notice(&mut self, other: &Pod, node: usize, cluster: &Cluster<'_>) {
+        let own = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        self.spreads
+            .iter_mut()
+            .for_each(|spread| spread.notice(own, other, node));
+        self.terms.notice(self.pod, other, node, cluster);
+    }
+}
+
+fn same_needs(own: &PodSpec, other: &PodSpec) -> bool {
+    let needs = |spec: &PodSpec| {
+        let all = spec
+            .containers
+            .iter()
+            .chain(spec.init_containers.iter().flatten());
+        all.map(|one| {
+            (
+                one.resources.clone(),
+                one.ports.clone(),
+                one.restart_policy.clone(),
+            )
+        })
+        .collect::<Vec<_>>()
+    };
+    own.containers.len() == other.containers.len() && needs(own) == needs(other)
+}
+
+fn verdict(reasons: &mut Vec<Reason>, reason: Option<Reason>) -> u16 {
+    let Some(reason) = reason else { return 0 };
+    let known = reasons.iter().position(|one| *one == reason);
+    let index = known.unwrap_or_else(|| {
+        reasons.push(reason);
+        reasons.len() - 1
+    });
+    u16::try_from(index + 1).unwrap_or(u16::MAX)
+}
+
+/// Why a pod can't be on a node whatever else is there.
+fn fixed(pod: &Pod, node: &NodeState<'_>) -> Option<Reason> {
+    let tolerations = taint::tolerations(pod);
+    let cordon = taint::taint(taint::UNSCHEDULABLE, "NoSchedule");
+    if node.unschedulable && !taint::tolerated(&cordon, tolerations) {
+        return Some(Reason::Unschedulable);
+    }
+    let hard = |one: &&Taint| matches!(one.effect.as_str(), "NoSchedule" | "NoExecute");
+    if let Some(one) = node
+        .taints
+        .iter()
+        .filter(hard)
+        .find(|one| !taint::tolerated(one, tolerations))
+    {
+        return Some(Reason::Taint(format!(
+            "{}: {}",
+            one.key,
+            one.value.as_deref().unwrap_or_default()
+        )));
+    }
+    (!matches_affinity(pod, node)).then_some(Reason::NodeAffinity)
+}
+
+fn node_affinity(pod: &Pod) -> Option<&NodeAffinity> {
+    pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()
+}
+
+fn matches_affinity(pod: &Pod, node: &NodeState<'_>) -> bool {
+    let selector = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.node_selector.iter().flatten());
+    let mut wanted = selector.into_iter();
+    if !wanted.all(|(key, value)| node.labels.and_then(|labels| labels.get(key)) == Some(value)) {
+        return false;
+    }
+    let required = node_affinity(pod).and_then(|affinity| {
+        affinity
+            .required_during_scheduling_ignored_during_execution
+            .as_ref()
+    });
+    required.is_none_or(|selector| {
+        selector
+            .node_selector_terms
+            .iter()
+            .any(|term| matches_node(term, node.name, node.labels))
+    })
+}
+
+fn preferred(pod: &Pod, cluster: &Cluster<'_>) -> Vec<i64> {
+    let terms = node_affinity(pod)
+        .and_then(|affinity| {
+            affinity
+                .preferred_during_scheduling_ignored_during_execution
+                .as_deref()
+        })
+        .unwrap_or_default();
+    if terms.is_empty() {
+        return Vec::new();
+    }
+    let weight = |node: &NodeState<'_>| {
+        let matching = terms
+            .iter()
+            .filter(|term| matches_node(&term.preference, node.name, node.labels));
+        matching.map(|term| i64::from(term.weight)).sum()
+    };
+    cluster.nodes.iter().map(weight).collect()
+}
+
+fn unloved(pod: &Pod, cluster: &Cluster<'_>) -> Vec<i64> {
+    let tolerations = taint::tolerations(pod);
+    let soft =
+        |one: &&Taint| one.effect == "PreferNoSchedule" && !taint::tolerated(one, tolerations);
+    let count = |node: &NodeState<'_>| {
+        i64::try_from(node.taints.iter().filter(soft).count()).unwrap_or(i64::MAX)
+    };
+    let counts: Vec<i64> = cluster.nodes.iter().map(count).collect();
+    if counts.iter().all(|&count| count == 0) {
+        Vec::new()
+    } else {
+        counts
+    }
+}

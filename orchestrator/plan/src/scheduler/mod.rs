@@ -1,0 +1,296 @@
+//! The scheduler: a node for every pod that waits for one. Nodes and what they hold are in `cluster`, what pods of one
+//! template share in `class`, where pods of a kind already are in `topology`, the comparison of nodes in `score`, and
+//! what a user reads when nothing fits in `reason`.
+
+mod class;
+mod cluster;
+mod reason;
+mod score;
+#[cfg(test)]
+mod tests;
+mod topology;
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::ownership::json;
+use crate::write::EventDraft;
+use crate::{Plan, Snapshot, Write, pod};
+
+use class::{Class, ClassKey};
+use cluster::Cluster;
+use reason::Reason;
+
+/// The value of `spec.schedulerName` that this scheduler answers to; an absent one too.
+pub const NAME: &str = "default-scheduler";
+/// So many nodes that fit are compared at least, if there are as many.
+const ENOUGH_NODES: usize = 100;
+
+/// Binds every pod that waits for a node and can have one; says of the others why not.
+pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    let waiting = waiting(snapshot, now, &mut plan);
+    if waiting.is_empty() {
+        return plan;
+    }
+    let mut batch = Batch::new(snapshot);
+    let mut left = waiting;
+    loop {
+        let before = left.len();
+        left.retain(|pod| {
+            batch
+                .place(pod)
+                .map(|node| bind(pod, node, &mut plan))
+                .is_none()
+        });
+        // A pod that waits for others, or for an even spread, may fit after them.
+        if left.len() == before || !batch.forgive() {
+            break;
+        }
+    }
+    for pod in left {
+        let message = batch.explain(pod);
+        refuse(pod, "Unschedulable", message, now, &mut plan);
+    }
+    plan
+}
+
+/// Pods without a node that this scheduler is asked to place: the most important first, then the oldest.
+fn waiting<'a>(snapshot: &'a Snapshot, now: Timestamp, plan: &mut Plan) -> Vec<&'a Arc<Pod>> {
+    let mut pods = Vec::new();
+    for pod in snapshot.unbound_pods().filter(|pod| pod::is_active(pod)) {
+        let Some(spec) = &pod.spec else { continue };
+        if spec
+            .scheduler_name
+            .as_deref()
+            .is_some_and(|name| !name.is_empty() && name != NAME)
+        {
+            continue;
+        }
+        if spec
+            .scheduling_gates
+            .as_ref()
+            .is_some_and(|gates| !gates.is_empty())
+        {
+            let message = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
+            refuse(pod, "SchedulingGated", message, now, plan);
+        } else {
+            pods.push(pod);
+        }
+    }
+    pods.sort_by_cached_key(|pod| {
+        let priority = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.priority)
+            .unwrap_or(0);
+        (Reverse(priority), pod.metadata.creation_timestamp.clone())
+    });
+    pods
+}
+
+fn bind(pod: &Pod, node: &str, plan: &mut Plan) {
+    let object = pod::reference(pod);
+    plan.events.push(EventDraft {
+        message: format!(
+            "Successfully assigned {}/{} to {node}",
+            object.namespace, object.name
+        ),
+        object: object.clone(),
+        warning: false,
+        reason: "Scheduled",
+        component: NAME,
+    });
+    let (namespace, name, uid) = (object.namespace, object.name, object.uid);
+    plan.writes.push(Write::Bind {
+        namespace,
+        name,
+        uid,
+        node: node.to_owned(),
+    });
+}
+
+/// Writes PodScheduled=False, unless the pod says so already.
+fn refuse(pod: &Pod, reason: &'static str, message: String, now: Timestamp, plan: &mut Plan) {
+    let before = pod::condition(pod, "PodScheduled");
+    let said = |one: &PodCondition| {
+        one.status == "False"
+            && one.reason.as_deref() == Some(reason)
+            && one.message.as_ref() == Some(&message)
+    };
+    if before.is_some_and(said) {
+        return;
+    }
+    let since = before
+        .filter(|one| one.status == "False")
+        .and_then(|one| one.last_transition_time.clone());
+    let condition = PodCondition {
+        type_: "PodScheduled".to_owned(),
+        status: "False".to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.clone()),
+        last_transition_time: Some(since.unwrap_or(Time(now))),
+        ..PodCondition::default()
+    };
+    let mut status: PodStatus = pod.status.clone().unwrap_or_default();
+    status.phase.get_or_insert_with(|| "Pending".to_owned());
+    let rows = status.conditions.get_or_insert_default();
+    rows.retain(|one| one.type_ != "PodScheduled");
+    rows.push(condition);
+    plan.writes.push(Write::UpdateStatus(json(&Pod {
+        status: Some(status),
+        ..pod.clone()
+    })));
+    if reason == "Unschedulable" {
+        let object = pod::reference(pod);
+        plan.events.push(EventDraft {
+            object,
+            warning: true,
+            reason: "FailedScheduling",
+            message,
+            component: NAME,
+        });
+    }
+}
+
+/// One batch: the cluster as it fills up.
+struct Batch<'a> {
+    cluster: Cluster<'a>,
+    classes: Vec<Class<'a>>,
+    /// Classes that may be of one template; a pod belongs to the first whose template is its own.
+    by_key: HashMap<ClassKey, Vec<usize>>,
+    /// Where the next search begins, so that searches which end early don't crowd the first nodes.
+    start: usize,
+}
+
+impl<'a> Batch<'a> {
+    fn new(snapshot: &'a Snapshot) -> Self {
+        let cluster = Cluster::new(snapshot);
+        let start = snapshot.pods.len() % cluster.nodes.len().max(1);
+        Self {
+            cluster,
+            classes: Vec::new(),
+            by_key: HashMap::new(),
+            start,
+        }
+    }
+
+    /// The node that fits the pod best, with the pod counted there.
+    fn place(&mut self, pod: &'a Arc<Pod>) -> Option<&'a str> {
+        let index = self.class_of(pod);
+        if self.classes[index].refused {
+            return None;
+        }
+        self.classes[index].prepare();
+        let (cluster, class) = (&self.cluster, &self.classes[index]);
+        let count = cluster.nodes.len();
+        let enough = enough(count);
+        let mut fitting = Vec::new();
+        for step in 0..count {
+            let node = (self.start + step) % count;
+            if class.judge(cluster, node).is_none() {
+                fitting.push(node);
+                if fitting.len() == enough {
+                    self.start = (node + 1) % count;
+                    break;
+                }
+            }
+        }
+        let Some(best) = score::best(cluster, class, &fitting) else {
+            self.classes[index].refused = true;
+            return None;
+        };
+        self.count(index, best);
+        Some(self.cluster.nodes[best].name)
+    }
+
+    /// Gives another chance to refused classes that look at other pods; false when there are none.
+    fn forgive(&mut self) -> bool {
+        let mut any = false;
+        for class in self
+            .classes
+            .iter_mut()
+            .filter(|class| class.refused && class.watches)
+        {
+            class.refused = false;
+            any = true;
+        }
+        any
+    }
+
+    fn class_of(&mut self, pod: &'a Arc<Pod>) -> usize {
+        let key = ClassKey::of(pod);
+        let known = self.by_key.entry(key).or_default();
+        if let Some(&index) = known.iter().find(|&&index| self.classes[index].is_for(pod)) {
+            return index;
+        }
+        let index = self.classes.len();
+        known.push(index);
+        let mut class = Class::new(pod, &mut self.cluster);
+        // What this batch has bound already is not in the snapshot.
+        for (earlier, nodes) in self
+            .classes
+            .iter()
+            .map(|earlier| (earlier.pod, &earlier.placed))
+        {
+            nodes
+                .iter()
+                .for_each(|&node| class.notice(earlier, node, &self.cluster));
+        }
+        self.classes.push(class);
+        index
+    }
+
+    /// Takes note of a pod of this class on this node, everywhere.
+    fn count(&mut self, index: usize, node: usize) {
+        let pod = self.classes[index].pod;
+        let class = &mut self.classes[index];
+        class.placed.push(node);
+        let (requests, usual, ports) = (class.requests.clone(), class.usual, class.ports.clone());
+        self.cluster.nodes[node].take(&requests, usual, &ports);
+        self.cluster.siblings[class.siblings][node] += 1;
+        let repels = class.repels;
+        for class in self
+            .classes
+            .iter_mut()
+            .filter(|class| repels || class.watches)
+        {
+            class.notice(pod, node, &self.cluster);
+        }
+    }
+
+    /// Why the pod found no node, as the cluster is after the whole batch.
+    fn explain(&mut self, pod: &'a Arc<Pod>) -> String {
+        let index = self.class_of(pod);
+        let class = &mut self.classes[index];
+        if let Some(message) = &class.message {
+            return message.clone();
+        }
+        class.prepare();
+        let class = &self.classes[index];
+        let nodes = 0..self.cluster.nodes.len();
+        let found = nodes.flat_map(|node| match class.judge(&self.cluster, node) {
+            Some(Reason::Resources) => {
+                let state = &self.cluster.nodes[node];
+                state.used.shortages(&class.requests, &state.whole)
+            }
+            Some(reason) => vec![reason.to_string()],
+            None => Vec::new(),
+        });
+        let message = reason::message(self.cluster.nodes.len(), found);
+        self.classes[index].message = Some(message.clone());
+        message
+    }
+}
+
+/// How many nodes that fit are compared, of `count`: all of a small cluster, a part of a large one that shrinks from a
+/// half to a twentieth.
+fn enough(count: usize) -> usize {
+    let percent = 50usize.saturating_sub(count / 125).max(5);
+    (count * percent / 100).max(ENOUGH_NODES)
+}
