@@ -60,3 +60,14 @@ pub struct Applied {
     /// Routes to other nodes added, changed or removed.
     pub routes: usize,
 }
+
+/// How often one verdict was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    /// Verdict.
+    pub reason: waggle_abi::Reason,
+    /// Packets, or calls for the socket hooks.
+    pub packets: u64,
+    /// Bytes from the Ethernet header on; 0 for calls.
+    pub bytes: u64,
+}

@@ -1,8 +1,34 @@
 //! Loads, attaches, pins and feeds the eBPF programs (aya); links, addresses and routes (rtnetlink).
 //!
-//! No decisions: which rows belong into the tables and in which order they change is `waggle-policy`'s.
+//! No decisions: which rows belong into the tables and in which order they change is `waggle-policy`'s. Everything is
+//! pinned, so that an agent's death changes nothing; the next agent opens the same [`Datapath`] and goes on.
 
 mod config;
+mod datapath;
+mod error;
+mod event;
+mod link;
+mod maps;
+mod netns;
+mod pin;
+mod program;
+mod route;
+mod sys;
 
-pub use config::{Applied, Attachment, Config, PodLink};
-pub use waggle_abi::Capacity;
+pub use config::{Applied, Attachment, Config, PodLink, Tally};
+pub use datapath::Datapath;
+pub use error::DatapathError;
+pub use event::{Drop, Drops};
+pub use waggle_abi::{Capacity, Reason};
+pub use waggle_policy::{CapacityFault, DnsRedirect};
+
+/// Cookie of the calling thread's network namespace (SO_NETNS_COOKIE).
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn netns_cookie_here() -> Result<u64, DatapathError> {
+    sys::netns_cookie().map_err(|source| DatapathError::Namespace {
+        path: "/proc/thread-self/ns/net".into(),
+        source,
+    })
+}

@@ -1,0 +1,350 @@
+//! cgroup hooks: a call to a virtual address becomes a call to a backend, once, at connect() or sendmsg(); what the
+//! caller sees (recvmsg, getpeername) stays the virtual address. The tenant wall answers here with an errno, before
+//! the first packet.
+#![no_std]
+#![no_main]
+#![expect(
+    missing_docs,
+    reason = "the hook macros drop the documentation of entries"
+)]
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
+use aya_log_ebpf::error;
+use waggle_abi::{
+    Addr, Event, OwnerRow, Reason, SocketKey, TENANT_SYSTEM, VipRow, hook, service_flag,
+};
+use waggle_ebpf::count::{count, report};
+use waggle_ebpf::maps::{CONFIG, SOCK_VIP};
+use waggle_ebpf::peer::{Peer, owner, peer};
+use waggle_ebpf::service::choose;
+use waggle_ebpf::wall::{grant, open_between};
+
+const ALLOW: i32 = 1;
+const DENY: i32 = 0;
+const EACCES: i32 = 13;
+const ECONNREFUSED: i32 = 111;
+
+#[derive(Clone, Copy)]
+enum Family {
+    V4,
+    V6,
+}
+
+/// Entry: connect() of an IPv4 socket.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Family::V4, hook::CONNECT)
+}
+
+/// Entry: connect() of an IPv6 socket.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Family::V6, hook::CONNECT)
+}
+
+/// Entry: a datagram with a destination, IPv4.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Family::V4, hook::SENDMSG)
+}
+
+/// Entry: a datagram with a destination, IPv6.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Family::V6, hook::SENDMSG)
+}
+
+/// Entry: the sender of a received datagram, IPv4.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    show_vip(&ctx, Family::V4)
+}
+
+/// Entry: the sender of a received datagram, IPv6.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    show_vip(&ctx, Family::V6)
+}
+
+/// Entry: getpeername() of an IPv4 socket.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    show_vip(&ctx, Family::V4)
+}
+
+/// Entry: getpeername() of an IPv6 socket.
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    show_vip(&ctx, Family::V6)
+}
+
+/// Entry: a socket goes away.
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    forget(&ctx);
+    ALLOW
+}
+
+/// Whose socket it is.
+#[derive(Clone, Copy)]
+enum Caller {
+    /// The node's own.
+    Host,
+    /// A pod's.
+    Pod(&'static OwnerRow),
+}
+
+/// Where a call goes.
+enum Target {
+    AsCalled,
+    Backend(Addr, u16),
+}
+
+#[inline(always)]
+fn call(ctx: &SockAddrContext, family: Family, hook: u32) -> i32 {
+    let (addr, port) = called(ctx, family);
+    let Some(caller) = caller(ctx) else {
+        return ALLOW;
+    };
+    match target(ctx, caller, addr, port) {
+        Ok(Target::AsCalled) => ALLOW,
+        Ok(Target::Backend(backend, backend_port)) => {
+            count(Reason::Translated, 0);
+            remember(ctx, backend, backend_port, addr, port);
+            rewrite(ctx, family, backend, backend_port);
+            ALLOW
+        }
+        Err(reason) => {
+            deny(ctx, hook, caller, addr, port, reason);
+            DENY
+        }
+    }
+}
+
+/// A socket in a namespace that belongs neither to the node nor to a pod is left alone: it reaches only what its
+/// namespace is connected to, and there the packet hooks stand.
+#[inline(always)]
+fn caller(ctx: &SockAddrContext) -> Option<Caller> {
+    // SAFETY: the context is the kernel's.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    match owner(netns) {
+        Some(row) => Some(Caller::Pod(row)),
+        None => (CONFIG.get(0)?.host_netns == netns).then_some(Caller::Host),
+    }
+}
+
+/// The wall is the same as for packets, in the same order; nodes' own sockets stand on rule 1.
+#[inline(always)]
+fn target(ctx: &SockAddrContext, caller: Caller, addr: Addr, port: u16) -> Result<Target, Reason> {
+    let protocol = protocol(ctx);
+    match peer(&addr)? {
+        Peer::World | Peer::Host => Ok(Target::AsCalled),
+        Peer::Pod(row) => {
+            admit(caller, row.tenant, addr, port, protocol)?;
+            Ok(Target::AsCalled)
+        }
+        Peer::Vip(_) => translate(ctx, caller, addr, port, protocol),
+    }
+}
+
+#[inline(always)]
+fn translate(
+    ctx: &SockAddrContext,
+    caller: Caller,
+    vip: Addr,
+    port: u16,
+    protocol: u8,
+) -> Result<Target, Reason> {
+    let choice = match choose(vip, port, protocol) {
+        Ok(choice) => choice,
+        Err(reason) => {
+            if reason == Reason::Inconsistent {
+                error!(
+                    ctx,
+                    "slots of the service at port {} belong to another service",
+                    u16::from_be(port)
+                );
+            }
+            return Err(reason);
+        }
+    };
+    let slot = choice.slot;
+    if choice.row.flags & service_flag::EXPORTED_TO_ALL == 0 {
+        admit(caller, choice.row.tenant, slot.addr, slot.port, protocol)?;
+    }
+    // An EndpointSlice may name another tenant's pods: the backend's own wall counts too.
+    if let Peer::Pod(row) = peer(&slot.addr)? {
+        admit(caller, row.tenant, slot.addr, slot.port, protocol)?;
+    }
+    Ok(Target::Backend(slot.addr, slot.port))
+}
+
+#[inline(always)]
+fn admit(caller: Caller, tenant: u32, addr: Addr, port: u16, protocol: u8) -> Result<(), Reason> {
+    let Caller::Pod(row) = caller else {
+        return Ok(());
+    };
+    if open_between(row.tenant, tenant) || grant(addr, port, protocol, row.tenant).is_some() {
+        Ok(())
+    } else {
+        Err(Reason::TenantWall)
+    }
+}
+
+#[inline(always)]
+fn deny(
+    ctx: &SockAddrContext,
+    hook: u32,
+    caller: Caller,
+    dst: Addr,
+    dst_port: u16,
+    reason: Reason,
+) {
+    let mut event = Event {
+        hook,
+        dst,
+        dst_port,
+        protocol: protocol(ctx),
+        ..Event::default()
+    };
+    match caller {
+        Caller::Host => event.src_tenant = TENANT_SYSTEM,
+        Caller::Pod(row) => (event.src, event.src_tenant) = (row.addr, row.tenant),
+    }
+    if let Ok(Peer::Pod(row)) = peer(&dst) {
+        event.dst_tenant = row.tenant;
+    } else if let Ok(Peer::Vip(tenant)) = peer(&dst) {
+        event.dst_tenant = tenant;
+    }
+    report(reason, event);
+    let errno = if reason == Reason::NoBackend {
+        ECONNREFUSED
+    } else {
+        EACCES
+    };
+    // SAFETY: the helper takes a number.
+    unsafe { bpf_set_retval(-errno) };
+}
+
+/// Notes the virtual address for getpeername and recvmsg. A table that does not take it costs only that view.
+#[inline(always)]
+fn remember(ctx: &SockAddrContext, backend: Addr, backend_port: u16, vip: Addr, port: u16) {
+    let key = socket_key(cookie(ctx.as_ptr()), backend, backend_port);
+    let _ = SOCK_VIP.insert(
+        key,
+        VipRow {
+            addr: vip,
+            port,
+            pad: 0,
+        },
+        u64::from(BPF_ANY),
+    );
+}
+
+#[inline(always)]
+fn show_vip(ctx: &SockAddrContext, family: Family) -> i32 {
+    let (addr, port) = called(ctx, family);
+    // SAFETY: rows are replaced, never written in place.
+    if let Some(vip) = unsafe { SOCK_VIP.get(socket_key(cookie(ctx.as_ptr()), addr, port)) } {
+        rewrite(ctx, family, vip.addr, vip.port);
+    }
+    ALLOW
+}
+
+/// The row of a connected socket; those of unconnected ones age out of the table.
+#[inline(always)]
+fn forget(ctx: &SockContext) {
+    // SAFETY: the context is the kernel's; these fields are readable at this hook.
+    let (family, v4, v6, port) = unsafe {
+        let sock = &*ctx.sock;
+        (sock.family, sock.dst_ip4, sock.dst_ip6, sock.dst_port)
+    };
+    const AF_INET6: u32 = 10;
+    let addr = if family == AF_INET6 {
+        Addr { words: v6 }
+    } else {
+        Addr::v4(v4)
+    };
+    let _ = SOCK_VIP.remove(socket_key(cookie(ctx.as_ptr()), addr, port as u16));
+}
+
+#[inline(always)]
+fn socket_key(socket: u64, addr: Addr, port: u16) -> SocketKey {
+    SocketKey {
+        socket,
+        addr,
+        port,
+        pad: 0,
+        pad_end: 0,
+    }
+}
+
+#[inline(always)]
+fn cookie(ctx: *mut core::ffi::c_void) -> u64 {
+    // SAFETY: the context is the kernel's.
+    unsafe { bpf_get_socket_cookie(ctx) }
+}
+
+#[inline(always)]
+fn protocol(ctx: &SockAddrContext) -> u8 {
+    // SAFETY: the context is the kernel's.
+    unsafe { (*ctx.sock_addr).protocol as u8 }
+}
+
+/// Address and port in the call, network byte order.
+#[inline(always)]
+fn called(ctx: &SockAddrContext, family: Family) -> (Addr, u16) {
+    let sock: *const bpf_sock_addr = ctx.sock_addr;
+    // SAFETY: the context is the kernel's; volatile, because it only permits accesses of whole words.
+    unsafe {
+        let port = (&raw const (*sock).user_port).read_volatile() as u16;
+        let addr = match family {
+            Family::V4 => Addr::v4((&raw const (*sock).user_ip4).read_volatile()),
+            Family::V6 => {
+                let words = (&raw const (*sock).user_ip6).cast::<u32>();
+                Addr {
+                    words: [
+                        words.read_volatile(),
+                        words.add(1).read_volatile(),
+                        words.add(2).read_volatile(),
+                        words.add(3).read_volatile(),
+                    ],
+                }
+            }
+        };
+        (addr, port)
+    }
+}
+
+#[inline(always)]
+fn rewrite(ctx: &SockAddrContext, family: Family, addr: Addr, port: u16) {
+    let sock = ctx.sock_addr;
+    // SAFETY: as above.
+    unsafe {
+        match family {
+            Family::V4 => (&raw mut (*sock).user_ip4).write_volatile(addr.words[3]),
+            Family::V6 => {
+                let words = (&raw mut (*sock).user_ip6).cast::<u32>();
+                words.write_volatile(addr.words[0]);
+                words.add(1).write_volatile(addr.words[1]);
+                words.add(2).write_volatile(addr.words[2]);
+                words.add(3).write_volatile(addr.words[3]);
+            }
+        }
+        (&raw mut (*sock).user_port).write_volatile(u32::from(port));
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

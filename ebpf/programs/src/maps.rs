@@ -1,0 +1,48 @@
+//! The maps, all shared between the hooks by pinning. Sizes here are defaults; user space sets those of its node.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use waggle_abi::{
+    Addr, Config, Counter, EndpointRow, Flow, FlowKey, GrantKey, LinkRow, OwnerRow, Reason,
+    ServiceKey, ServiceRow, Slot, SocketKey, VipRow, limit,
+};
+
+/// What programs must know about their node.
+#[map]
+pub static CONFIG: Array<Config> = Array::pinned(1, 0);
+/// Service ports.
+#[map]
+pub static SERVICES: HashMap<ServiceKey, ServiceRow> =
+    HashMap::pinned(limit::SERVICES, BPF_F_NO_PREALLOC);
+/// Backends.
+#[map]
+pub static SLOTS: Array<Slot> = Array::pinned(limit::SLOTS, 0);
+/// What the cluster's addresses are.
+#[map]
+pub static ENDPOINTS: HashMap<Addr, EndpointRow> =
+    HashMap::pinned(limit::ENDPOINTS, BPF_F_NO_PREALLOC);
+/// Where pods' addresses lie.
+#[map]
+pub static RANGES: LpmTrie<Addr, u32> = LpmTrie::pinned(limit::RANGES, 0);
+/// Who is behind the host end of a veth.
+#[map]
+pub static LINKS: HashMap<u32, LinkRow> = HashMap::pinned(limit::LINKS, BPF_F_NO_PREALLOC);
+/// Whose sockets are in a network namespace.
+#[map]
+pub static SOCKET_OWNERS: HashMap<u64, OwnerRow> = HashMap::pinned(limit::LINKS, BPF_F_NO_PREALLOC);
+/// Exported backends.
+#[map]
+pub static GRANTS: HashMap<GrantKey, u32> = HashMap::pinned(limit::GRANTS, BPF_F_NO_PREALLOC);
+/// Flows between tenants.
+#[map]
+pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(limit::FLOWS, 0);
+/// What sockets think they talk to.
+#[map]
+pub static SOCK_VIP: LruHashMap<SocketKey, VipRow> = LruHashMap::pinned(limit::SOCK_VIP, 0);
+/// Verdicts by reason.
+#[map]
+pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(Reason::ALL.len() as u32, 0);
+/// Drops and denials.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::pinned(limit::EVENTS, 0);

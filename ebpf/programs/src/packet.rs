@@ -1,0 +1,223 @@
+//! From an Ethernet frame to the tuple that decisions are made from. Reads through `bpf_skb_load_bytes`, so that paged
+//! packets parse too.
+
+use aya_ebpf::programs::TcContext;
+use waggle_abi::{Addr, Event, FlowKey, Reason, TCP, UDP};
+
+const ETHERNET: usize = 14;
+const ETHERTYPE_V4: u16 = 0x0800_u16.to_be();
+const ETHERTYPE_V6: u16 = 0x86dd_u16.to_be();
+const ICMP: u8 = 1;
+const ICMP_V6: u8 = 58;
+const SCTP: u8 = 132;
+/// IPv6 extension headers that are walked before a packet counts as malformed.
+const EXTENSIONS: usize = 6;
+const TCP_FIN_OR_RST: u8 = 0x05;
+
+/// A parsed packet.
+#[derive(Clone, Copy)]
+pub struct Packet {
+    /// Addresses, ports and protocol; ports are 0 where the protocol or fragment has none.
+    pub tuple: FlowKey,
+    /// Offset of the transport header from the frame's start.
+    pub transport: usize,
+    /// A fragment behind the first: has no transport header.
+    pub later_fragment: bool,
+    /// An ICMP error, whose payload quotes the packet it is about.
+    pub icmp_error: bool,
+    /// A TCP segment with FIN or RST.
+    pub closing: bool,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct V4 {
+    version_and_length: u8,
+    service: u8,
+    total: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    src: u32,
+    dst: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct V6 {
+    version: u32,
+    payload: u16,
+    next: u8,
+    hops: u8,
+    src: [u32; 4],
+    dst: [u32; 4],
+}
+
+struct Network {
+    src: Addr,
+    dst: Addr,
+    protocol: u8,
+    transport: usize,
+    later_fragment: bool,
+}
+
+/// Parses a frame.
+#[inline(always)]
+pub fn parse(ctx: &TcContext) -> Result<Packet, Reason> {
+    let ethertype: u16 = load(ctx, 12)?;
+    let network = match ethertype {
+        ETHERTYPE_V4 => parse_v4(ctx, ETHERNET)?,
+        ETHERTYPE_V6 => parse_v6(ctx, ETHERNET)?,
+        _ => return Err(Reason::NotIp),
+    };
+    let mut packet = Packet {
+        tuple: tuple(&network),
+        transport: network.transport,
+        later_fragment: network.later_fragment,
+        icmp_error: false,
+        closing: false,
+    };
+    if !network.later_fragment {
+        parse_transport(ctx, &mut packet)?;
+    }
+    Ok(packet)
+}
+
+/// The tuple of the packet that an ICMP error quotes.
+#[inline(always)]
+pub fn quoted(ctx: &TcContext, packet: &Packet) -> Result<FlowKey, Reason> {
+    let offset = packet.transport + 8;
+    let network = match packet.tuple.protocol {
+        ICMP => parse_v4(ctx, offset)?,
+        _ => parse_v6(ctx, offset)?,
+    };
+    let mut key = tuple(&network);
+    if has_ports(key.protocol) && !network.later_fragment {
+        let ports: [u16; 2] = load(ctx, network.transport)?;
+        (key.src_port, key.dst_port) = (ports[0], ports[1]);
+    }
+    Ok(key)
+}
+
+/// An event about `packet` at `hook`, without reason and time.
+#[inline(always)]
+pub fn event(ctx: &TcContext, hook: u32, packet: Option<&Packet>) -> Event {
+    let mut event = Event {
+        hook,
+        length: ctx.len(),
+        ifindex: ifindex(ctx),
+        ..Event::default()
+    };
+    if let Some(packet) = packet {
+        event.src = packet.tuple.src;
+        event.dst = packet.tuple.dst;
+        event.src_port = packet.tuple.src_port;
+        event.dst_port = packet.tuple.dst_port;
+        event.protocol = packet.tuple.protocol;
+    }
+    event
+}
+
+/// Interface that the hook is attached to.
+#[inline(always)]
+pub fn ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: the kernel hands every classifier a valid context.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+#[inline(always)]
+fn load<T>(ctx: &TcContext, offset: usize) -> Result<T, Reason> {
+    ctx.load(offset).map_err(|_| Reason::Malformed)
+}
+
+#[inline(always)]
+fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP | SCTP)
+}
+
+#[inline(always)]
+fn tuple(network: &Network) -> FlowKey {
+    FlowKey {
+        src: network.src,
+        dst: network.dst,
+        src_port: 0,
+        dst_port: 0,
+        protocol: network.protocol,
+        pad: [0; 3],
+    }
+}
+
+#[inline(always)]
+fn parse_v4(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
+    let header: V4 = load(ctx, offset)?;
+    let length = usize::from(header.version_and_length & 0xf) * 4;
+    if header.version_and_length >> 4 != 4 || length < size_of::<V4>() {
+        return Err(Reason::Malformed);
+    }
+    Ok(Network {
+        src: Addr::v4(header.src),
+        dst: Addr::v4(header.dst),
+        protocol: header.protocol,
+        transport: offset + length,
+        later_fragment: u16::from_be(header.fragment) & 0x1fff != 0,
+    })
+}
+
+#[inline(always)]
+fn parse_v6(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
+    let header: V6 = load(ctx, offset)?;
+    if u32::from_be(header.version) >> 28 != 6 {
+        return Err(Reason::Malformed);
+    }
+    let mut network = Network {
+        src: Addr { words: header.src },
+        dst: Addr { words: header.dst },
+        protocol: header.next,
+        transport: offset + size_of::<V6>(),
+        later_fragment: false,
+    };
+    for _ in 0..EXTENSIONS {
+        match network.protocol {
+            // Hop-by-hop, routing and destination options: next header, length in 8 bytes less one.
+            0 | 43 | 60 => {
+                let head: [u8; 2] = load(ctx, network.transport)?;
+                network.protocol = head[0];
+                network.transport += (usize::from(head[1]) + 1) * 8;
+            }
+            // Fragment: next header, reserved, offset and flags.
+            44 => {
+                let head: [u16; 2] = load(ctx, network.transport)?;
+                network.protocol = head[0].to_ne_bytes()[0];
+                network.transport += 8;
+                if u16::from_be(head[1]) >> 3 != 0 {
+                    network.later_fragment = true;
+                    return Ok(network);
+                }
+            }
+            _ => return Ok(network),
+        }
+    }
+    Err(Reason::Malformed)
+}
+
+#[inline(always)]
+fn parse_transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
+    let protocol = packet.tuple.protocol;
+    if has_ports(protocol) {
+        let ports: [u16; 2] = load(ctx, packet.transport)?;
+        (packet.tuple.src_port, packet.tuple.dst_port) = (ports[0], ports[1]);
+        if protocol == TCP {
+            let flags: u8 = load(ctx, packet.transport + 13)?;
+            packet.closing = flags & TCP_FIN_OR_RST != 0;
+        }
+    } else if protocol == ICMP {
+        let kind: u8 = load(ctx, packet.transport)?;
+        packet.icmp_error = matches!(kind, 3 | 11 | 12);
+    } else if protocol == ICMP_V6 {
+        let kind: u8 = load(ctx, packet.transport)?;
+        packet.icmp_error = kind < 128;
+    }
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! What the cluster's tables know about an address.
+
+use waggle_abi::{Addr, EndpointRow, LinkRow, OwnerRow, Reason, endpoint_kind};
+
+use aya_ebpf::maps::lpm_trie::Key;
+
+use crate::maps::{ENDPOINTS, LINKS, RANGES, SOCKET_OWNERS};
+
+/// What an address is.
+pub enum Peer {
+    /// Outside the cluster.
+    World,
+    /// A node.
+    Host,
+    /// A virtual address, of this tenant.
+    Vip(u32),
+    /// A pod.
+    Pod(&'static EndpointRow),
+}
+
+/// Looks `addr` up. An address in the pods' ranges that nobody has is an error: what can't be known can't be allowed.
+#[inline(always)]
+pub fn peer(addr: &Addr) -> Result<Peer, Reason> {
+    // SAFETY: rows are replaced, never written in place by programs; the map outlives the program.
+    let Some(row) = (unsafe { ENDPOINTS.get(addr) }) else {
+        return match RANGES.get(Key::new(128, *addr)) {
+            Some(_) => Err(Reason::UnknownEndpoint),
+            None => Ok(Peer::World),
+        };
+    };
+    Ok(match row.kind {
+        endpoint_kind::HOST => Peer::Host,
+        endpoint_kind::VIP => Peer::Vip(row.tenant),
+        _ => Peer::Pod(row),
+    })
+}
+
+/// Who is behind the host end of a veth.
+#[inline(always)]
+pub fn link(ifindex: u32) -> Result<&'static LinkRow, Reason> {
+    // SAFETY: as above.
+    unsafe { LINKS.get(ifindex) }.ok_or(Reason::UnknownLink)
+}
+
+/// Whose sockets are in a network namespace; `None` for one that belongs to no pod.
+#[inline(always)]
+pub fn owner(netns: u64) -> Option<&'static OwnerRow> {
+    // SAFETY: as above.
+    unsafe { SOCKET_OWNERS.get(netns) }
+}

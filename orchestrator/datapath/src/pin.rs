@@ -1,0 +1,95 @@
+//! Where things are pinned: maps and programs below the ABI's hash, links beside it, because a link outlives the ABI
+//! that it was made with.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{FsType, statfs};
+use waggle_abi::ABI_HASH;
+
+use crate::error::{DatapathError, file_error};
+
+/// `BPF_FS_MAGIC`.
+const BPF_FS: FsType = FsType(0xcafe_4a11);
+
+/// Folders of pins.
+#[derive(Debug, Clone)]
+pub(crate) struct Pins {
+    root: PathBuf,
+    abi: PathBuf,
+}
+
+impl Pins {
+    /// Makes the folders, and mounts a bpffs at `root` unless there is one.
+    pub(crate) fn open(root: &Path) -> Result<Self, DatapathError> {
+        fs::create_dir_all(root).map_err(file_error("create", root))?;
+        let kind = statfs(root)
+            .map_err(|errno| file_error("examine", root)(errno.into()))?
+            .filesystem_type();
+        if kind != BPF_FS {
+            mount(
+                Some("waggle"),
+                root,
+                Some("bpf"),
+                MsFlags::empty(),
+                Some("mode=0700"),
+            )
+            .map_err(|errno| file_error("mount a bpffs at", root)(errno.into()))?;
+        }
+        let pins = Self {
+            root: root.to_owned(),
+            abi: root.join(format!("{ABI_HASH:016x}")),
+        };
+        for folder in [pins.maps(), pins.programs(), pins.links()] {
+            fs::create_dir_all(&folder).map_err(file_error("create", &folder))?;
+        }
+        Ok(pins)
+    }
+
+    pub(crate) fn maps(&self) -> PathBuf {
+        self.abi.join("maps")
+    }
+
+    pub(crate) fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.abi.join("programs")
+    }
+
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.programs().join(name)
+    }
+
+    fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    pub(crate) fn link(&self, name: &str) -> PathBuf {
+        self.links().join(name)
+    }
+
+    /// Removes what other ABIs have pinned. What still runs with it keeps it alive until it is replaced.
+    pub(crate) fn retire_others(&self) -> Result<(), DatapathError> {
+        let entries = fs::read_dir(&self.root).map_err(file_error("list", &self.root))?;
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if path != self.abi && path != self.links() {
+                fs::remove_dir_all(&path).map_err(file_error("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes a pin that may not be there.
+pub(crate) fn unpin(path: &Path) -> Result<(), DatapathError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(file_error("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,216 @@
+//! The programs: loaded onto the pinned maps, attached by pinned links, and replaced in those links without a gap.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use aya::programs::{Program, ProgramError};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use aya_log::EbpfLogger;
+use waggle_abi::{Capacity, program};
+
+use crate::error::{DatapathError, file_error};
+use crate::maps;
+use crate::pin::{Pins, unpin};
+use crate::sys::{self, AttachType};
+
+static OBJECTS: [(&str, &[u8]); 3] = [
+    (
+        "socket_lb",
+        include_bytes_aligned!(concat!(env!("OUT_DIR"), "/socket_lb")),
+    ),
+    (
+        "from_pod",
+        include_bytes_aligned!(concat!(env!("OUT_DIR"), "/from_pod")),
+    ),
+    (
+        "to_pod",
+        include_bytes_aligned!(concat!(env!("OUT_DIR"), "/to_pod")),
+    ),
+];
+
+/// Hooks of the node's cgroup.
+const SOCKET_HOOKS: [(&str, AttachType); 9] = [
+    (program::CONNECT4, AttachType::Connect4),
+    (program::CONNECT6, AttachType::Connect6),
+    (program::SENDMSG4, AttachType::Sendmsg4),
+    (program::SENDMSG6, AttachType::Sendmsg6),
+    (program::RECVMSG4, AttachType::Recvmsg4),
+    (program::RECVMSG6, AttachType::Recvmsg6),
+    (program::GETPEERNAME4, AttachType::Getpeername4),
+    (program::GETPEERNAME6, AttachType::Getpeername6),
+    (program::SOCK_RELEASE, AttachType::SockRelease),
+];
+
+/// Hooks of the host end of a pod's veth.
+const POD_HOOKS: [(&str, AttachType); 2] = [
+    (program::FROM_POD, AttachType::TcxIngress),
+    (program::TO_POD, AttachType::TcxEgress),
+];
+
+/// What programs write through aya-log, one reader for each object that writes any.
+pub(crate) type Logger = EbpfLogger<&'static dyn log::Log>;
+
+/// Programs that are in the kernel.
+pub(crate) struct Programs {
+    loaded: BTreeMap<&'static str, OwnedFd>,
+    pub(crate) loggers: Vec<Logger>,
+}
+
+impl Programs {
+    /// Loads every program onto the maps below `pins`, making those that are missing.
+    pub(crate) fn load(pins: &Pins, capacity: &Capacity) -> Result<Self, DatapathError> {
+        let mut programs = Self {
+            loaded: BTreeMap::new(),
+            loggers: Vec::new(),
+        };
+        for (object, bytes) in OBJECTS {
+            let fault = |reason: String| DatapathError::Load {
+                program: object.to_owned(),
+                reason,
+            };
+            let mut loader = EbpfLoader::new();
+            loader.default_map_pin_directory(pins.maps());
+            for (name, entries) in maps::entries(capacity) {
+                loader.map_max_entries(name, entries);
+            }
+            let mut ebpf = loader
+                .load(bytes)
+                .map_err(|error| fault(error.to_string()))?;
+            programs.load_object(&mut ebpf, pins)?;
+            match EbpfLogger::init(&mut ebpf) {
+                Ok(logger) => programs.loggers.push(logger),
+                // The object logs nothing.
+                Err(aya_log::Error::MapNotFound) => {}
+                Err(error) => return Err(fault(error.to_string())),
+            }
+        }
+        Ok(programs)
+    }
+
+    fn load_object(&mut self, ebpf: &mut Ebpf, pins: &Pins) -> Result<(), DatapathError> {
+        for (name, program) in ebpf.programs_mut() {
+            let fault = |error: ProgramError| DatapathError::Load {
+                program: name.to_owned(),
+                reason: chain(&error),
+            };
+            match program {
+                Program::CgroupSockAddr(program) => program.load(),
+                Program::CgroupSock(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                _ => Err(ProgramError::UnexpectedProgramType),
+            }
+            .map_err(fault)?;
+            let fd = program.fd().map_err(fault)?.as_fd().try_clone_to_owned();
+            let path = pins.program(name);
+            let fd = fd.map_err(file_error("keep", &path))?;
+            // For people and tests; the links keep the programs alive.
+            unpin(&path)?;
+            sys::pin(fd.as_fd(), &path).map_err(file_error("pin", &path))?;
+            if let Some(known) = program::ALL.iter().find(|known| **known == name) {
+                self.loaded.insert(known, fd);
+            }
+        }
+        Ok(())
+    }
+
+    fn get(&self, name: &'static str) -> Result<BorrowedFd<'_>, DatapathError> {
+        let missing = || DatapathError::Load {
+            program: name.to_owned(),
+            reason: "it is in no object".into(),
+        };
+        self.loaded.get(name).map(AsFd::as_fd).ok_or_else(missing)
+    }
+
+    /// Whether the node's cgroup already has socket programs, of whatever build.
+    pub(crate) fn are_attached_to_sockets(pins: &Pins) -> bool {
+        SOCKET_HOOKS
+            .iter()
+            .any(|(name, _)| pins.link(name).exists())
+    }
+
+    /// Attaches the socket programs to everything below `cgroup`, or takes over the links that are there.
+    pub(crate) fn attach_to_sockets(
+        &self,
+        pins: &Pins,
+        cgroup: &Path,
+    ) -> Result<(), DatapathError> {
+        let folder = File::open(cgroup).map_err(file_error("open cgroup", cgroup))?;
+        for (name, kind) in SOCKET_HOOKS {
+            place(
+                &pins.link(name),
+                self.get(name)?,
+                sys::target_of(folder.as_fd()),
+                kind,
+            )
+            .map_err(|source| DatapathError::Attach {
+                program: name,
+                target: cgroup.display().to_string(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the pod programs to `interface`, or takes over the links that are there.
+    pub(crate) fn attach_to_pod(
+        &self,
+        pins: &Pins,
+        interface: &str,
+        ifindex: u32,
+    ) -> Result<(), DatapathError> {
+        for (name, kind) in POD_HOOKS {
+            place(
+                &pins.link(&pod_pin(interface, name)),
+                self.get(name)?,
+                ifindex,
+                kind,
+            )
+            .map_err(|source| DatapathError::Attach {
+                program: name,
+                target: interface.to_owned(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the links of an interface that is gone or about to go.
+    pub(crate) fn detach_from_pod(pins: &Pins, interface: &str) -> Result<(), DatapathError> {
+        POD_HOOKS
+            .iter()
+            .try_for_each(|(name, _)| unpin(&pins.link(&pod_pin(interface, name))))
+    }
+}
+
+fn pod_pin(interface: &str, program: &str) -> String {
+    format!("{interface}-{program}")
+}
+
+/// Takes over the link pinned at `path`; makes it when there is none, or when what it was attached to is gone.
+fn place(path: &Path, program: BorrowedFd<'_>, target: u32, kind: AttachType) -> io::Result<()> {
+    if let Ok(link) = sys::open_pin(path) {
+        match sys::update_link(link.as_fd(), program) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+                std::fs::remove_file(path)?
+            }
+            other => return other,
+        }
+    }
+    let link = sys::create_link(program, target, kind)?;
+    sys::pin(link.as_fd(), path)
+}
+
+/// An error with everything below it: the verifier's words are at the bottom.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

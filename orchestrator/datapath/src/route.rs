@@ -1,0 +1,215 @@
+//! Routes to other nodes' pods by way of their underlay addresses. Routes of other makers are never touched: ours carry
+//! a protocol number of their own.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use futures::TryStreamExt;
+use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
+};
+use rtnetlink::{Handle, RouteMessageBuilder};
+use waggle_model::network::{Cidr, NetworkState};
+
+use crate::error::{DatapathError, link_error};
+use crate::link::{invalid, mtu_of, route_to};
+
+/// Marks routes to other nodes (`ip route` shows it as `proto 119`).
+const NODE_ROUTE: RouteProtocol = RouteProtocol::Other(119);
+
+/// Where a pod range is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// Behind the node with this underlay address.
+    Node(IpAddr),
+    /// Here: what no pod's own route takes belongs to nobody.
+    Nowhere,
+}
+
+/// Routes by range: first address and prefix length.
+pub(crate) type Routes = BTreeMap<(IpAddr, u8), Via>;
+
+/// The routes that the node called `name` needs.
+pub(crate) fn wanted(state: &NetworkState, name: &str) -> Routes {
+    let via = |node: &waggle_model::network::NodeNetwork| {
+        if node.name == name {
+            Via::Nowhere
+        } else {
+            Via::Node(node.address)
+        }
+    };
+    state
+        .nodes
+        .values()
+        .map(|node| (key(node.pod_cidr), via(node)))
+        .collect()
+}
+
+fn key(cidr: Cidr) -> (IpAddr, u8) {
+    (cidr.address(), cidr.prefix())
+}
+
+/// Adds, changes and removes routes until they are `wanted`; returns how many. Every range is tried before the first
+/// failure is reported.
+pub(crate) async fn synchronise(handle: &Handle, wanted: &Routes) -> Result<usize, DatapathError> {
+    let present = present(handle).await?;
+    let (mut changes, mut first_fault) = (0, None);
+    for (range, via) in wanted {
+        if present
+            .get(range)
+            .is_some_and(|(_, present)| present == via)
+        {
+            continue;
+        }
+        match put(handle, *range, *via).await {
+            Ok(()) => changes += 1,
+            Err(fault) => drop(first_fault.get_or_insert(fault)),
+        }
+    }
+    for (range, (message, _)) in present
+        .into_iter()
+        .filter(|(range, _)| !wanted.contains_key(range))
+    {
+        let gone = handle.route().del(message).execute().await;
+        match gone.map_err(link_error("remove route to", name_of(range))) {
+            Ok(()) => changes += 1,
+            Err(fault) => drop(first_fault.get_or_insert(fault)),
+        }
+    }
+    first_fault.map_or(Ok(changes), Err)
+}
+
+fn name_of((address, prefix): (IpAddr, u8)) -> String {
+    format!("{address}/{prefix}")
+}
+
+async fn put(handle: &Handle, range: (IpAddr, u8), via: Via) -> Result<(), DatapathError> {
+    let name = name_of(range);
+    let route = route_to(range.0, range.1, &name)?.protocol(NODE_ROUTE);
+    let route = match via {
+        Via::Node(address) => route
+            .gateway(address)
+            .map_err(|error| invalid(&name, &error))?,
+        Via::Nowhere => route.kind(RouteType::Unreachable),
+    };
+    handle
+        .route()
+        .add(route.build())
+        .replace()
+        .execute()
+        .await
+        .map_err(link_error("add route to", name))
+}
+
+async fn present(
+    handle: &Handle,
+) -> Result<BTreeMap<(IpAddr, u8), (RouteMessage, Via)>, DatapathError> {
+    let mut found = BTreeMap::new();
+    for any in [
+        RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+        RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+    ] {
+        let mut routes = handle.route().get(any).execute();
+        while let Some(route) = routes
+            .try_next()
+            .await
+            .map_err(link_error("list", "routes"))?
+        {
+            if route.header.protocol == NODE_ROUTE
+                && let Some((range, via)) = read(&route)
+            {
+                found.insert(range, (route, via));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn read(route: &RouteMessage) -> Option<((IpAddr, u8), Via)> {
+    let address = |wanted: fn(&RouteAttribute) -> Option<&RouteAddress>| {
+        route
+            .attributes
+            .iter()
+            .find_map(wanted)
+            .and_then(|address| match address {
+                RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+                RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+                _ => None,
+            })
+    };
+    let destination = address(|attribute| match attribute {
+        RouteAttribute::Destination(address) => Some(address),
+        _ => None,
+    })?;
+    let gateway = address(|attribute| match attribute {
+        RouteAttribute::Gateway(address) => Some(address),
+        _ => None,
+    });
+    let via = gateway.map_or(Via::Nowhere, Via::Node);
+    Some(((destination, route.header.destination_prefix_length), via))
+}
+
+/// MTU of the interface that carries `address`.
+pub(crate) async fn mtu_behind(handle: &Handle, address: IpAddr) -> Result<u32, DatapathError> {
+    let mut addresses = handle.address().get().execute();
+    let missing = || DatapathError::NoUplink { address };
+    let mut ifindex = None;
+    while let Some(row) = addresses
+        .try_next()
+        .await
+        .map_err(link_error("list", "addresses"))?
+    {
+        let carries = row.attributes.iter().any(|attribute| match attribute {
+            AddressAttribute::Address(found) | AddressAttribute::Local(found) => *found == address,
+            _ => false,
+        });
+        if carries {
+            ifindex = Some(row.header.index);
+        }
+    }
+    let ifindex = ifindex.ok_or_else(missing)?;
+    let link = handle
+        .link()
+        .get()
+        .match_index(ifindex)
+        .execute()
+        .try_next()
+        .await;
+    let link = link
+        .map_err(link_error("read interface", ifindex.to_string()))?
+        .ok_or_else(missing)?;
+    Ok(mtu_of(&link).unwrap_or(1500))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waggle_model::network::NodeNetwork;
+
+    #[test]
+    fn other_nodes_are_behind_their_address_and_the_own_range_ends_here() {
+        let node = |name: &str, address: &str, cidr: &str| NodeNetwork {
+            name: name.into(),
+            address: address.parse().unwrap(),
+            pod_cidr: cidr.parse().unwrap(),
+        };
+        let nodes = [
+            node("a", "172.30.0.11", "10.244.0.0/24"),
+            node("b", "172.30.0.12", "10.244.1.0/24"),
+        ];
+        let state = NetworkState {
+            nodes: nodes
+                .into_iter()
+                .map(|node| (node.name.clone(), node))
+                .collect(),
+            ..NetworkState::default()
+        };
+        let routes = wanted(&state, "a");
+        assert_eq!(routes[&("10.244.0.0".parse().unwrap(), 24)], Via::Nowhere);
+        assert_eq!(
+            routes[&("10.244.1.0".parse().unwrap(), 24)],
+            Via::Node("172.30.0.12".parse().unwrap())
+        );
+    }
+}
