@@ -36,3 +36,70 @@ pub use registry::{RESOURCES, by_kind, find, lookup_name};
 pub use resource::Resource;
 pub use status::{Cause, Details, ListMeta, Status};
 pub use table::{Cell, Column};
+
+/// Any JSON, often with the field names that code here reads.
+#[cfg(test)]
+pub(crate) fn any_json() -> impl proptest::strategy::Strategy<Value = serde_json::Value> {
+    use proptest::prelude::*;
+    use serde_json::Value;
+    let words = proptest::sample::select(vec![
+        "metadata",
+        "name",
+        "namespace",
+        "labels",
+        "annotations",
+        "finalizers",
+        "spec",
+        "status",
+        "template",
+        "containers",
+        "initContainers",
+        "image",
+        "ports",
+        "containerPort",
+        "protocol",
+        "port",
+        "env",
+        "volumes",
+        "volumeMounts",
+        "mountPath",
+        "resources",
+        "requests",
+        "limits",
+        "cpu",
+        "selector",
+        "matchLabels",
+        "replicas",
+        "strategy",
+        "rollingUpdate",
+        "maxSurge",
+        "type",
+        "conditions",
+        "tolerations",
+        "key",
+        "$patch",
+        "readinessProbe",
+        "httpGet",
+        "data",
+        "containerStatuses",
+        "state",
+        "terminated",
+        "clusterIP",
+        "kind",
+        "apiVersion",
+    ]);
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (-2i64..70_000).prop_map(Value::from),
+        "[a-zA-Z0-9./:-]{0,8}".prop_map(Value::from),
+        Just(Value::from("delete")),
+    ];
+    leaf.prop_recursive(6, 64, 4, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map(words.clone().prop_map(str::to_owned), inner, 0..6)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}

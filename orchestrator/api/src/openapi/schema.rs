@@ -267,7 +267,7 @@ mod tests {
             assert!(definitions().contains_key(target), "{target}");
         }
         assert!(
-            !text.contains("\"title\":\"") && !text.contains("null"),
+            !text.contains("\"title\":\"") && !text.contains(":null"),
             "left over from the generator"
         );
     }

@@ -1,21 +1,56 @@
-//! Table columns.
-use super::{Cell, Column, age, name};
+//! Columns of ConfigMaps, Secrets and ServiceAccounts.
+
 use serde_json::Value;
-/// Columns.
-pub const CONFIG_MAP: &[Column] = &[Column::NAME, Column::AGE];
-/// Cells.
+
+use super::{Cell, Column, age, name};
+use crate::walk::{list, members, text};
+
+fn count(number: usize) -> Cell {
+    i64::try_from(number).unwrap_or(i64::MAX).into()
+}
+
+const DATA: Column = Column::number("Data", "How many entries it has.");
+
+/// Columns of a ConfigMap.
+pub const CONFIG_MAP: &[Column] = &[Column::NAME, DATA, Column::AGE];
+
+/// Cells of a ConfigMap.
 pub fn config_map(object: &Value, now: i64) -> Vec<Cell> {
-    vec![name(object), age(object, now)]
+    let entries = members(object, &["data"]).count() + members(object, &["binaryData"]).count();
+    vec![name(object), count(entries), age(object, now)]
 }
-/// Columns.
-pub const SECRET: &[Column] = &[Column::NAME, Column::AGE];
-/// Cells.
+
+/// Columns of a Secret.
+pub const SECRET: &[Column] = &[
+    Column::NAME,
+    Column::text("Type", "What the data is for."),
+    DATA,
+    Column::AGE,
+];
+
+/// Cells of a Secret.
 pub fn secret(object: &Value, now: i64) -> Vec<Cell> {
-    vec![name(object), age(object, now)]
+    let entries = members(object, &["data"]).count();
+    vec![
+        name(object),
+        text(object, &["type"]).into(),
+        count(entries),
+        age(object, now),
+    ]
 }
-/// Columns.
-pub const SERVICE_ACCOUNT: &[Column] = &[Column::NAME, Column::AGE];
-/// Cells.
+
+/// Columns of a ServiceAccount.
+pub const SERVICE_ACCOUNT: &[Column] = &[
+    Column::NAME,
+    Column::number("Secrets", "How many Secrets it names."),
+    Column::AGE,
+];
+
+/// Cells of a ServiceAccount.
 pub fn service_account(object: &Value, now: i64) -> Vec<Cell> {
-    vec![name(object), age(object, now)]
+    vec![
+        name(object),
+        count(list(object, &["secrets"]).len()),
+        age(object, now),
+    ]
 }

@@ -241,3 +241,148 @@ pub(crate) fn name(object: &Value) -> Cell {
 pub(crate) fn age(object: &Value, now: i64) -> Cell {
     age::since(text(object, &["metadata", "creationTimestamp"]), now).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{RESOURCES, lookup_name};
+    use proptest::prelude::*;
+
+    fn check(kind: &str, object: Value, expect: &[&str]) {
+        let row = lookup_name(kind).unwrap();
+        let cells: Vec<String> = (row.cells)(&object, 1_000)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(cells, expect, "{kind}");
+    }
+
+    #[test]
+    fn rows_are_what_kubectl_shows() {
+        let meta = json!({"name": "x", "creationTimestamp": "1970-01-01T00:15:00Z"});
+        check(
+            "deployment",
+            json!({"metadata": meta, "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "x"}},
+                "template": {"spec": {"containers": [{"name": "a", "image": "i:1"}]}}},
+                "status": {"readyReplicas": 2, "updatedReplicas": 3, "availableReplicas": 2}}),
+            &["x", "2/3", "3", "2", "100s", "a", "i:1", "app=x"],
+        );
+        check(
+            "replicaset",
+            json!({"metadata": meta, "spec": {"replicas": 3}, "status": {"replicas": 2}}),
+            &["x", "3", "2", "0", "100s", "<none>", "<none>", "<none>"],
+        );
+        check(
+            "service",
+            json!({"metadata": meta, "spec": {"type": "NodePort", "clusterIP": "10.96.0.2", "selector": {"a": "b"},
+                "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]}}),
+            &[
+                "x",
+                "NodePort",
+                "10.96.0.2",
+                "<none>",
+                "80:30080/TCP,53/UDP",
+                "100s",
+                "a=b",
+            ],
+        );
+        check(
+            "node",
+            json!({"metadata": {"name": "x", "labels": {"node-role.kubernetes.io/worker": ""}},
+                "spec": {"unschedulable": true},
+                "status": {"conditions": [{"type": "Ready", "status": "True"}], "nodeInfo": {"kubeletVersion": "v1"},
+                    "addresses": [{"type": "InternalIP", "address": "172.30.0.11"}]}}),
+            &[
+                "x",
+                "Ready,SchedulingDisabled",
+                "worker",
+                "<unknown>",
+                "v1",
+                "172.30.0.11",
+                "<none>",
+                "<unknown>",
+                "<unknown>",
+                "<unknown>",
+            ],
+        );
+        check(
+            "endpointslice",
+            json!({"metadata": meta, "addressType": "IPv4", "ports": [{"port": 80}],
+                "endpoints": [{"addresses": ["1"]}, {"addresses": ["2"]}, {"addresses": ["3"]}, {"addresses": ["4"]}]}),
+            &["x", "IPv4", "80", "1,2,3 + 1 more...", "100s"],
+        );
+        check(
+            "event",
+            json!({"metadata": meta, "lastTimestamp": "1970-01-01T00:16:00Z", "type": "Normal", "reason": "Started",
+                "involvedObject": {"kind": "Pod", "name": "p"}, "message": "it runs\n", "count": 4}),
+            &[
+                "40s",
+                "Normal",
+                "Started",
+                "pod/p",
+                "",
+                "",
+                "it runs",
+                "<unknown>",
+                "4",
+                "x",
+            ],
+        );
+        check(
+            "secret",
+            json!({"metadata": meta, "type": "Opaque", "data": {"a": ""}}),
+            &["x", "Opaque", "1", "100s"],
+        );
+        check(
+            "cm",
+            json!({"metadata": meta, "data": {"a": ""}, "binaryData": {"b": ""}}),
+            &["x", "2", "100s"],
+        );
+        check(
+            "ns",
+            json!({"metadata": meta, "status": {"phase": "Active"}}),
+            &["x", "Active", "100s"],
+        );
+        check(
+            "lease",
+            json!({"metadata": meta, "spec": {"holderIdentity": "n1"}}),
+            &["x", "n1", "100s"],
+        );
+        check(
+            "tenant",
+            json!({"metadata": meta, "status": {"id": 3, "namespaces": 1}}),
+            &["x", "3", "1", "<none>", "100s", "<none>"],
+        );
+    }
+
+    #[test]
+    fn a_table_has_as_many_cells_as_columns() {
+        for row in RESOURCES {
+            let object = json!({"metadata": {"name": "x"}});
+            let table = document(
+                row,
+                [&object],
+                0,
+                IncludeObject::Metadata,
+                &ListMeta::default(),
+                true,
+            );
+            let columns = table["columnDefinitions"].as_array().unwrap().len();
+            assert_eq!(
+                table["rows"][0]["cells"].as_array().unwrap().len(),
+                columns,
+                "{}",
+                row.kind
+            );
+            assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_object_has_a_row(index in 0..RESOURCES.len(), object in crate::any_json()) {
+            let row = &RESOURCES[index];
+            prop_assert_eq!((row.cells)(&object, 0).len(), row.columns.len());
+        }
+    }
+}

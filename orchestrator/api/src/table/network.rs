@@ -1,15 +1,123 @@
-//! Table columns.
-use super::{Cell, Column, age, name};
+//! Columns of Services and EndpointSlices.
+
 use serde_json::Value;
-/// Columns.
-pub const SERVICE: &[Column] = &[Column::NAME, Column::AGE];
-/// Cells.
+
+use super::{Cell, Column, age, name};
+use crate::selector::LabelSelector;
+use crate::walk::{at, list, number, text};
+
+/// Columns of a Service.
+pub const SERVICE: &[Column] = &[
+    Column::NAME,
+    Column::text("Type", "How it is reached."),
+    Column::text("Cluster-IP", "Its virtual address."),
+    Column::text("External-IP", "Its addresses outside the cluster."),
+    Column::text("Port(s)", "Its ports."),
+    Column::AGE,
+    Column::text("Selector", "Which pods serve it.").wide(),
+];
+
+/// Cells of a Service.
 pub fn service(object: &Value, now: i64) -> Vec<Cell> {
-    vec![name(object), age(object, now)]
+    let selector = LabelSelector::from_map(at(object, &["spec", "selector"]));
+    vec![
+        name(object),
+        text(object, &["spec", "type"]).into(),
+        Cell::or_none(text(object, &["spec", "clusterIP"])),
+        external(object),
+        Cell::or_none(&ports(object)),
+        age(object, now),
+        Cell::or_none(&selector.to_string()),
+    ]
 }
-/// Columns.
-pub const ENDPOINT_SLICE: &[Column] = &[Column::NAME, Column::AGE];
-/// Cells.
+
+fn external(object: &Value) -> Cell {
+    let given: Vec<&str> = list(object, &["spec", "externalIPs"])
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    match text(object, &["spec", "type"]) {
+        "ExternalName" => Cell::or_none(text(object, &["spec", "externalName"])),
+        "LoadBalancer" => {
+            let mut all: Vec<&str> = list(object, &["status", "loadBalancer", "ingress"])
+                .iter()
+                .map(|one| {
+                    if text(one, &["ip"]).is_empty() {
+                        text(one, &["hostname"])
+                    } else {
+                        text(one, &["ip"])
+                    }
+                })
+                .collect();
+            all.extend(given);
+            if all.is_empty() {
+                "<pending>".into()
+            } else {
+                all.join(",").into()
+            }
+        }
+        _ => Cell::or_none(&given.join(",")),
+    }
+}
+
+fn ports(object: &Value) -> String {
+    let one = |port: &Value| {
+        let (number, protocol) = (
+            number(port, &["port"]).unwrap_or(0),
+            text(port, &["protocol"]),
+        );
+        match crate::walk::number(port, &["nodePort"]).filter(|node_port| *node_port > 0) {
+            Some(node_port) => format!("{number}:{node_port}/{protocol}"),
+            None => format!("{number}/{protocol}"),
+        }
+    };
+    list(object, &["spec", "ports"])
+        .iter()
+        .map(one)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// Columns of an EndpointSlice.
+pub const ENDPOINT_SLICE: &[Column] = &[
+    Column::NAME,
+    Column::text("AddressType", "Family of its addresses."),
+    Column::text("Ports", "Ports of every endpoint."),
+    Column::text("Endpoints", "Addresses of the endpoints."),
+    Column::AGE,
+];
+
+/// Cells of an EndpointSlice.
 pub fn endpoint_slice(object: &Value, now: i64) -> Vec<Cell> {
-    vec![name(object), age(object, now)]
+    let ports = list(object, &["ports"]).iter();
+    let ports = ports.map(|port| {
+        number(port, &["port"]).map_or_else(|| "*".to_owned(), |port| port.to_string())
+    });
+    let addresses = list(object, &["endpoints"])
+        .iter()
+        .flat_map(|one| list(one, &["addresses"]));
+    vec![
+        name(object),
+        text(object, &["addressType"]).into(),
+        first_three(ports.collect()),
+        first_three(
+            addresses
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
+        ),
+        age(object, now),
+    ]
+}
+
+fn first_three(all: Vec<String>) -> Cell {
+    if all.is_empty() {
+        return "<unset>".into();
+    }
+    let shown = all.iter().take(3).cloned().collect::<Vec<_>>().join(",");
+    if all.len() > 3 {
+        format!("{shown} + {} more...", all.len() - 3).into()
+    } else {
+        shown.into()
+    }
 }
