@@ -232,6 +232,7 @@ fn describe_fault(
         .map_or((1, 1), |place| (place.line(), place.column()));
     let message = error.to_string();
     let reason = message.split(" at line ").next().unwrap_or(&message);
+    let (line, column) = second_of_two(reason, part, line).map_or((line, column), |line| (line, 1));
     let text = part.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     let shown = if text.trim().is_empty() {
         String::new()
@@ -243,6 +244,31 @@ fn describe_fault(
         first_line + line.saturating_sub(1),
         mend(reason, part, line)
     )
+}
+
+/// Line of the second of two equal keys; the parser only knows where their mapping begins.
+fn second_of_two(reason: &str, part: &str, mapping: usize) -> Option<usize> {
+    let key = reason
+        .split_once("duplicate entry with key \"")?
+        .1
+        .strip_suffix('"')?;
+    let mut same = part
+        .lines()
+        .enumerate()
+        .skip(mapping.saturating_sub(1))
+        .filter(|(_, text)| {
+            let text = text
+                .trim_start()
+                .trim_start_matches("- ")
+                .trim_start_matches(['"', '\'']);
+            text.strip_prefix(key)
+                .is_some_and(|rest| rest.trim_start_matches(['"', '\'']).starts_with(':'))
+        })
+        .map(|(index, text)| (index + 1, text.replacen("- ", "  ", 1)))
+        .map(|(line, text)| (line, text.len() - text.trim_start().len()));
+    let (_, indent) = same.next()?;
+    same.find(|(_, other)| *other == indent)
+        .map(|(line, _)| line)
 }
 
 /// What to do about it.

@@ -1,7 +1,10 @@
 //! `waggle describe`: one object in detail, for people, with its events. Pods, nodes, Services and Deployments have layouts of
-//! their own in `layouts`; every other kind is shown as its fields.
+//! their own; every other kind is shown as its fields.
 
-mod layouts;
+mod fields;
+mod node;
+mod pod;
+mod workload;
 
 use std::process::ExitCode;
 
@@ -86,11 +89,11 @@ async fn describe(api: &Api, kind: &Kind, object: &Value, show_events: bool) -> 
     };
     let (name, namespace) = (text("name"), text("namespace"));
     let mut body = match (kind.group.as_str(), kind.kind.as_str()) {
-        ("", "Pod") => layouts::pod(object, now),
+        ("", "Pod") => pod::pod(object, now),
         ("", "Node") => {
             let query = [("fieldSelector", format!("spec.nodeName={name}"))];
             let pods = api.list(&with_query("/api/v1/pods", &query)).await?;
-            layouts::node(
+            node::node(
                 object,
                 pods["items"]
                     .as_array()
@@ -106,7 +109,7 @@ async fn describe(api: &Api, kind: &Kind, object: &Value, show_events: bool) -> 
             )];
             let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
             let slices = api.list(&with_query(&path, &query)).await?;
-            layouts::service(
+            workload::service(
                 object,
                 slices["items"]
                     .as_array()
@@ -120,7 +123,7 @@ async fn describe(api: &Api, kind: &Kind, object: &Value, show_events: bool) -> 
             let sets = api
                 .list(&with_query(&path, &[("labelSelector", selector)]))
                 .await?;
-            layouts::deployment(
+            workload::deployment(
                 object,
                 sets["items"]
                     .as_array()
@@ -129,7 +132,7 @@ async fn describe(api: &Api, kind: &Kind, object: &Value, show_events: bool) -> 
                 now,
             )
         }
-        _ => layouts::generic(object),
+        _ => fields::generic(object),
     };
     if show_events {
         let mut query = vec![
@@ -228,10 +231,10 @@ mod tests {
         assert_eq!(
             tab::align(&events(&list, now), 0, 2),
             "Events:\n\
-             \x20 Type     Reason     Age                From       Message\n\
-             \x20 ----     ------     ----               ----       -------\n\
-             \x20 Normal   Scheduled  6m                 scheduler  to node1\n\
-             \x20 Warning  BackOff    30s (x3 over 5m)   agent      again\n"
+             \x20 Type     Reason     Age               From       Message\n\
+             \x20 ----     ------     ----              ----       -------\n\
+             \x20 Normal   Scheduled  6m                scheduler  to node1\n\
+             \x20 Warning  BackOff    30s (x3 over 5m)  agent      again\n"
         );
         assert_eq!(events(&[], now), "Events:\t<none>\n");
     }

@@ -94,7 +94,7 @@ fn end_processes(layout: &Layout) -> Vec<anyhow::Error> {
 }
 
 /// Removes the state, but never through a mount that is still there.
-fn remove_state(dir: &Path) -> Result<()> {
+pub(crate) fn remove_state(dir: &Path) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }

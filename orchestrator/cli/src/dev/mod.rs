@@ -13,6 +13,8 @@ mod process;
 mod progress;
 mod server;
 mod status;
+#[cfg(test)]
+mod tests;
 mod up;
 
 use std::ffi::OsString;
