@@ -1,2 +1,17 @@
-//! The control plane: HTTP API, watch cache, authentication, controller loops, node sessions.
+//! The control plane: HTTP API, watch cache, authentication, controller loops, node sessions. [`run`] starts it all.
 #![forbid(unsafe_code)]
+
+pub mod auth;
+pub mod controllers;
+pub mod http;
+pub mod listen;
+pub mod objects;
+mod options;
+pub mod pki;
+mod run;
+pub mod sessions;
+pub mod streams;
+pub mod usage;
+
+pub use options::ServerOptions;
+pub use run::{ServerError, ServerState, run};

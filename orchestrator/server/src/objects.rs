@@ -2,12 +2,32 @@
 //! validation and the store. The HTTP API, the controllers and the node sessions all use it, and nothing else does
 //! the store's work.
 
+mod bootstrap;
+mod cache;
+mod commit;
+mod delete;
+mod plan;
+mod registry;
+mod service_address;
+mod store_status;
+
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde_json::Value;
-use waggle_api::{Resource, Status};
+use tokio::sync::watch;
+use waggle_api::{Cause, Details, Resource, Status};
+use waggle_model::network::Cidr;
+use waggle_store::{Revision, Store};
+
+use cache::Cache;
+use service_address::ServiceAllocator;
+use store_status::refused;
+
+pub use waggle_api::{DeleteOptions, Part};
 
 /// One object as committed. Encoded once: lists and watches send `bytes`.
 #[derive(Debug)]
@@ -62,3 +82,208 @@ pub struct Listing {
 /// Events after a given revision, in order, none lost, none twice; ends with a 410 Gone [`Status`] when the reader
 /// fell behind what is kept.
 pub type Events = BoxStream<'static, Result<ObjectEvent, Status>>;
+
+/// Seconds and nanoseconds come from here; tests turn their own.
+pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
+
+/// How long a client waits for a revision that is not here yet.
+const CLIENT_WAITS: Duration = Duration::from_secs(3);
+
+/// How a write is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Everything but the commit; the answer is what would have been committed.
+    pub dry_run: bool,
+}
+
+/// What a deletion came to.
+#[derive(Debug, Clone)]
+pub enum Deleted {
+    /// It is gone; its last state.
+    Gone(Arc<Object>),
+    /// It has a deletionTimestamp and goes when its node, its finalizers or what it owns let it.
+    Marked(Arc<Object>),
+}
+
+impl Deleted {
+    /// The object, gone or going.
+    pub fn object(&self) -> &Arc<Object> {
+        match self {
+            Self::Gone(object) | Self::Marked(object) => object,
+        }
+    }
+}
+
+/// Addresses that Services get.
+#[derive(Debug, Clone)]
+pub struct ServiceNetwork {
+    /// The range.
+    pub range: Cidr,
+    /// Addresses in it that no Service gets unless it asks for them, such as the cluster DNS's.
+    pub kept: Vec<IpAddr>,
+}
+
+impl Default for ServiceNetwork {
+    /// 10.96.0.0/16, with 10.96.0.1 kept for the API and 10.96.0.10 for DNS.
+    fn default() -> Self {
+        let range = "10.96.0.0/16".parse().expect("a literal range");
+        Self { range, kept: vec![[10, 96, 0, 1].into(), [10, 96, 0, 10].into()] }
+    }
+}
+
+/// The cluster's objects. Shared by everything in the server.
+pub struct Objects {
+    store: Arc<dyn Store>,
+    cache: Arc<Cache>,
+    clock: Clock,
+    addresses: ServiceAllocator,
+    pump: tokio::task::JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Objects").field("revision", &self.cache.revision()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Objects {
+    fn drop(&mut self) {
+        self.pump.abort();
+    }
+}
+
+impl Objects {
+    /// [`Objects::open_with`] the default [`ServiceNetwork`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open(store: Arc<dyn Store>, clock: Clock) -> Result<Arc<Self>, Status> {
+        Self::open_with(store, clock, ServiceNetwork::default()).await
+    }
+
+    /// Reads everything from the store and follows it.
+    ///
+    /// # Errors
+    /// A [`Status`] when the store can't be read or holds something that is no object.
+    pub async fn open_with(store: Arc<dyn Store>, clock: Clock, network: ServiceNetwork) -> Result<Arc<Self>, Status> {
+        let cache = Arc::new(Cache::load(store.as_ref()).await?);
+        let addresses = ServiceAllocator::new(network, &cache);
+        let pump = tokio::spawn(cache::follow(Arc::clone(&store), Arc::clone(&cache)));
+        Ok(Arc::new(Self { store, cache, clock, addresses, pump }))
+    }
+
+    /// The object, now. `namespace` is empty for a cluster-scoped kind.
+    pub fn get(&self, resource: &'static Resource, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        self.cache.get(resource, namespace, name)
+    }
+
+    /// All objects of a kind, or those of one namespace.
+    pub fn list(&self, resource: &'static Resource, namespace: Option<&str>) -> Listing {
+        self.cache.list(resource, namespace)
+    }
+
+    /// Every event of a kind after `after_revision`.
+    ///
+    /// # Errors
+    /// 410 Gone when that is no longer kept: list again, and watch from there.
+    pub fn watch(&self, resource: &'static Resource, after_revision: u64) -> Result<Events, Status> {
+        cache::watch(&self.cache, resource, after_revision)
+    }
+
+    /// Latest revision in the cache; changes with every write.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.cache.changed()
+    }
+
+    /// Returns once the cache shows everything up to `revision`.
+    ///
+    /// # Errors
+    /// 504 when that takes longer than half a minute.
+    pub async fn reached(&self, revision: u64) -> Result<(), Status> {
+        self.cache.reached(revision).await
+    }
+
+    /// Returns once the cache is at `revision`, which a client has seen.
+    ///
+    /// # Errors
+    /// 504 for a revision that does not come within three seconds.
+    pub async fn seen(&self, revision: u64) -> Result<(), Status> {
+        let mut changed = self.changed();
+        let waited = tokio::time::timeout(CLIENT_WAITS, changed.wait_for(|&now| now >= revision)).await;
+        if matches!(waited, Ok(Ok(_))) {
+            return Ok(());
+        }
+        let current = self.cache.revision();
+        let mut status = Status::timeout(format!("Too large resource version: {revision}, current: {current}"));
+        let cause = Cause { reason: "ResourceVersionTooLarge".into(), message: "Too large resource version".into(), ..Cause::default() };
+        let details = Details { causes: vec![cause], retry_after_seconds: Some(1), ..Details::default() };
+        status.details = Some(Box::new(details));
+        Err(status)
+    }
+
+    /// All objects of a kind, or those of one namespace, as they were at `revision`.
+    ///
+    /// # Errors
+    /// 410 when that is no longer kept.
+    pub async fn list_at(
+        &self,
+        resource: &'static Resource,
+        namespace: Option<&str>,
+        revision: u64,
+    ) -> Result<Listing, Status> {
+        // Asked after listing: what has not changed by then was listed as it was.
+        let listing = self.list(resource, namespace);
+        if self.cache.unchanged_since(resource, revision) {
+            return Ok(Listing { revision, ..listing });
+        }
+        let prefix = namespace.map_or_else(|| resource.prefix(), |namespace| resource.prefix_in(namespace));
+        let page = self.store.range(&prefix, None, 0, Some(Revision(revision))).await.map_err(refused)?;
+        let objects = page.entries.iter().map(|entry| cache::decode(resource, entry)).collect::<Result<_, _>>()?;
+        Ok(Listing { revision, objects })
+    }
+
+    /// Whether the store can be read and the cache follows it.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub async fn check(&self) -> Result<(), Status> {
+        let revision = self.store.revision().await.map_err(refused)?;
+        self.store.get("/registry").await.map_err(refused)?;
+        self.seen(revision.0).await
+    }
+
+    /// Forgets the store's history before `revision`.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn compact(&self, revision: u64) -> Result<(), Status> {
+        self.store.compact(Revision(revision)).await.map_err(refused)
+    }
+
+    /// Now, by the clock this was opened with.
+    pub fn now(&self) -> jiff::Timestamp {
+        (self.clock)()
+    }
+}
+
+impl Object {
+    /// From a decoded object and the revision of its last change.
+    pub(crate) fn new(resource: &'static Resource, mut value: Value, revision: u64) -> Self {
+        value["metadata"]["resourceVersion"] = revision.to_string().into();
+        let text = |field: &str| value["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let (namespace, name, uid) = (text("namespace"), text("name"), text("uid"));
+        // A Value always serializes.
+        let bytes = Bytes::from(serde_json::to_vec(&value).unwrap_or_default());
+        Self { resource, namespace, name, uid, revision, bytes, value }
+    }
+
+    /// Where it is in the order of lists: `namespace/name`, or `name`.
+    pub fn key(&self) -> String {
+        cache::key(&self.namespace, &self.name)
+    }
+
+    /// The same object as of another revision: its deletion.
+    pub(crate) fn at_revision(&self, revision: u64) -> Self {
+        Self::new(self.resource, self.value.clone(), revision)
+    }
+}

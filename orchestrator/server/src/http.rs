@@ -1,0 +1,142 @@
+//! The Kubernetes API over HTTPS. Requests to objects of any kind go one way (`objects`), whatever the kind; the rest is
+//! discovery, documents, health, metrics, and the streams of pods, which live next door.
+
+mod accept;
+mod answer;
+mod collection;
+mod delete;
+mod documents;
+mod input;
+mod query;
+mod read;
+mod serve;
+mod target;
+mod watch;
+mod write;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::get;
+use http::Method;
+use waggle_api::Status;
+
+use crate::auth::{self, Attributes, PeerCertificate};
+use crate::run::ServerState;
+use crate::streams::Streams;
+use answer::refusal;
+use query::Query;
+use target::Target;
+
+pub use answer::status_response;
+pub(crate) use serve::serve;
+
+/// Everything that the API answers to.
+pub fn router(state: ServerState) -> Router {
+    let own = Router::new()
+        .route("/version", get(documents::version))
+        .route("/livez", get(documents::alive))
+        .route("/livez/{check}", get(documents::alive))
+        .route("/healthz", get(documents::ready))
+        .route("/readyz", get(documents::ready))
+        .route("/readyz/{check}", get(documents::ready))
+        .route("/api", get(documents::core_versions))
+        .route("/apis", get(documents::groups))
+        .route("/api/v1", get(documents::core_resources))
+        .route("/apis/{group}", get(documents::group))
+        .route("/apis/{group}/{version}", get(documents::resources))
+        .route("/openapi/v2", get(documents::openapi_v2))
+        .route("/openapi/v3", get(documents::openapi_v3))
+        .route("/openapi/v3/{*path}", get(documents::openapi_v3_group))
+        .fallback(objects)
+        .with_state(state.clone());
+    let metrics = crate::usage::router(Arc::clone(&state.usage));
+    let streams = crate::streams::router(Streams {
+        objects: Arc::clone(&state.objects),
+        sessions: state.sessions.clone(),
+    });
+    let all = metrics.merge(streams).merge(own);
+    all.layer(middleware::from_fn_with_state(state, guard))
+}
+
+/// Lets in who may; everybody else gets a Status.
+async fn guard(State(state): State<ServerState>, mut request: Request, next: Next) -> Response {
+    match admit(&state, &mut request) {
+        Ok(()) => next.run(request).await,
+        Err(status) => refusal(&status),
+    }
+}
+
+fn admit(state: &ServerState, request: &mut Request) -> Result<(), Status> {
+    let peer = request.extensions().get::<PeerCertificate>().cloned().unwrap_or_default();
+    let user = auth::authenticate(&state.pki, &peer, request.headers())?;
+    let path = request.uri().path();
+    let verb = request.method().as_str().to_ascii_lowercase();
+    let asked = match Target::parse(path) {
+        Some(target) if !auth::is_open(path) => {
+            let verb = verb_of(request.method(), &target, &Query::parse(request.uri())?);
+            return finish(request, user, |user| auth::authorize(user, &target.attributes(verb)));
+        }
+        _ => Attributes::Path { verb: &verb, path },
+    };
+    auth::authorize(user.as_ref(), &asked)?;
+    request.extensions_mut().insert(user);
+    Ok(())
+}
+
+fn finish(
+    request: &mut Request,
+    user: Option<auth::User>,
+    check: impl FnOnce(Option<&auth::User>) -> Result<(), Status>,
+) -> Result<(), Status> {
+    check(user.as_ref())?;
+    request.extensions_mut().insert(user);
+    Ok(())
+}
+
+/// What Kubernetes calls this request.
+fn verb_of(method: &Method, target: &Target, query: &Query) -> &'static str {
+    let many = target.name.is_empty();
+    match method.as_str() {
+        "GET" if query.watch => "watch",
+        "GET" if many => "list",
+        "GET" => "get",
+        "POST" => "create",
+        "PUT" => "update",
+        "PATCH" => "patch",
+        "DELETE" if many => "deletecollection",
+        "DELETE" => "delete",
+        _ => "get",
+    }
+}
+
+/// A request to objects of some kind.
+async fn objects(State(state): State<ServerState>, request: Request) -> Response {
+    match dispatch(&state, request).await {
+        Ok(response) => response,
+        Err(status) => refusal(&status),
+    }
+}
+
+async fn dispatch(state: &ServerState, request: Request) -> Result<Response, Status> {
+    let target = Target::parse(request.uri().path()).ok_or_else(Status::unknown_path)?;
+    let query = Query::parse(request.uri())?;
+    let method = request.method().clone();
+    match (verb_of(&method, &target, &query), target.subresource.as_str()) {
+        _ if !target.serves_subresource() => Err(Status::unknown_path()),
+        _ if method == Method::HEAD || method == Method::OPTIONS => Err(Status::method_not_allowed()),
+        ("get", "scale") => read::scale(state, &target),
+        ("get", _) => read::get(state, &target, &query, request.headers()).await,
+        ("list", _) => collection::list(state, &target, &query, request.headers()).await,
+        ("watch", "") => watch::watch(state, &target, &query, request.headers()).await,
+        ("create", "") => write::create(state, &target, &query, request).await,
+        ("update", _) => write::update(state, &target, &query, request).await,
+        ("patch", _) => write::patch(state, &target, &query, request).await,
+        ("delete", "") => delete::one(state, &target, &query, request).await,
+        ("deletecollection", "") => delete::many(state, &target, &query, request).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}

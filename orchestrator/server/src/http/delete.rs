@@ -1,0 +1,71 @@
+//! Deleting one object or a collection.
+
+use axum::extract::Request;
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::json;
+use waggle_api::{DeleteOptions, Status};
+
+use super::answer::{bytes, json};
+use super::collection::Selection;
+use super::input;
+use super::query::Query;
+use super::target::Target;
+use crate::objects::Deleted;
+use crate::run::ServerState;
+
+/// DELETE of an object.
+pub(super) async fn one(
+    state: &ServerState,
+    target: &Target,
+    query: &Query,
+    request: Request,
+) -> Result<Response, Status> {
+    let options = options(query, request).await?;
+    let deleted = state.objects.delete(target.resource, &target.namespace, &target.name, &options).await?;
+    Ok(match deleted {
+        Deleted::Gone(object) => {
+            json(StatusCode::OK, &Status::deleted(target.resource, &object.name, &object.uid).to_value())
+        }
+        Deleted::Marked(object) => bytes(StatusCode::OK, "application/json", object.bytes.clone()),
+    })
+}
+
+/// DELETE of a collection: every object that the selectors take, each as if alone.
+pub(super) async fn many(
+    state: &ServerState,
+    target: &Target,
+    query: &Query,
+    request: Request,
+) -> Result<Response, Status> {
+    let options = options(query, request).await?;
+    let selection = Selection::new(target, query)?;
+    let listing = state.objects.list(target.resource, target.in_namespace());
+    let mut items = Vec::new();
+    for object in listing.objects.iter().filter(|object| selection.takes(object)) {
+        match state.objects.delete(target.resource, &object.namespace, &object.name, &options).await {
+            Ok(deleted) => items.push(deleted.object().value.clone()),
+            Err(status) if status.is_not_found() => {}
+            Err(status) => return Err(status),
+        }
+    }
+    let revision = state.objects.changed().borrow().to_string();
+    let list = json!({
+        "kind": target.resource.list_kind(), "apiVersion": target.resource.api_version(),
+        "metadata": {"resourceVersion": revision}, "items": items,
+    });
+    Ok(json(StatusCode::OK, &list))
+}
+
+/// The body's options; the query's where the body says nothing.
+async fn options(query: &Query, request: Request) -> Result<DeleteOptions, Status> {
+    let (body, _) = input::value(request).await?;
+    let mut options = DeleteOptions::from_value(&body)?;
+    options.grace_period_seconds = options.grace_period_seconds.or(query.grace_period_seconds);
+    options.propagation_policy = options.propagation_policy.or(query.propagation_policy);
+    options.orphan_dependents = options.orphan_dependents.or(query.orphan_dependents);
+    if query.dry_run {
+        options.dry_run = Some(vec!["All".to_owned()]);
+    }
+    Ok(options)
+}

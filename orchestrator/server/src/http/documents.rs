@@ -1,0 +1,110 @@
+//! Answers that are no objects: version, health, discovery, OpenAPI. The documents themselves are made in `waggle-api`.
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use serde_json::Value;
+use waggle_api::discovery::{self, Aggregated, Version};
+use waggle_api::{Status, openapi};
+
+use super::accept::aggregated;
+use super::answer::{bytes, json as document, refusal};
+use crate::run::ServerState;
+
+/// GET /version.
+pub(super) async fn version() -> Response {
+    let platform = format!("{}/{}", std::env::consts::OS, go_architecture());
+    let version = Version::new(env!("CARGO_PKG_VERSION"), &platform);
+    document(StatusCode::OK, &serde_json::to_value(version).unwrap_or_default())
+}
+
+/// As Go, and so Kubernetes, calls it.
+fn go_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn text(code: StatusCode, text: impl Into<String>) -> Response {
+    bytes(code, "text/plain; charset=utf-8", Bytes::from(text.into()))
+}
+
+/// GET /livez: the process answers.
+pub(super) async fn alive() -> Response {
+    text(StatusCode::OK, "ok")
+}
+
+/// GET /readyz: the store can be read and the cache follows it.
+pub(super) async fn ready(State(state): State<ServerState>) -> Response {
+    match state.objects.check().await {
+        Ok(()) => text(StatusCode::OK, "ok"),
+        Err(status) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {status}\n")),
+    }
+}
+
+/// GET /api.
+pub(super) async fn core_versions(State(state): State<ServerState>, headers: HeaderMap) -> Response {
+    match aggregated(&headers) {
+        Some(form) => aggregate(form, &discovery::aggregated_core(form)),
+        None => document(StatusCode::OK, &discovery::versions(&state.advertise.to_string())),
+    }
+}
+
+/// GET /apis.
+pub(super) async fn groups(headers: HeaderMap) -> Response {
+    match aggregated(&headers) {
+        Some(form) => aggregate(form, &discovery::aggregated_groups(form)),
+        None => document(StatusCode::OK, &discovery::groups()),
+    }
+}
+
+fn aggregate(form: Aggregated, value: &Value) -> Response {
+    bytes(StatusCode::OK, discovery::aggregated_media_type(form), Bytes::from(value.to_string()))
+}
+
+fn found(value: Option<Value>) -> Response {
+    match value {
+        Some(value) => document(StatusCode::OK, &value),
+        None => refusal(&Status::unknown_path()),
+    }
+}
+
+/// GET /apis/GROUP.
+pub(super) async fn group(Path(group): Path<String>) -> Response {
+    found(discovery::group(&group))
+}
+
+/// GET /api/v1.
+pub(super) async fn core_resources() -> Response {
+    found(discovery::resources("", "v1"))
+}
+
+/// GET /apis/GROUP/VERSION.
+pub(super) async fn resources(Path((group, version)): Path<(String, String)>) -> Response {
+    found(discovery::resources(&group, &version).filter(|_| !group.is_empty()))
+}
+
+/// GET /openapi/v2, as JSON or in the protobuf form.
+pub(super) async fn openapi_v2(headers: HeaderMap) -> Response {
+    let accepted = headers.get_all(http::header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    if accepted.into_iter().any(|value| value.contains("proto-openapi.spec.v2")) {
+        return bytes(StatusCode::OK, openapi::V2_PROTOBUF, Bytes::from_static(openapi::v2_protobuf()));
+    }
+    document(StatusCode::OK, openapi::v2_json())
+}
+
+/// GET /openapi/v3.
+pub(super) async fn openapi_v3() -> Response {
+    document(StatusCode::OK, &openapi::v3_index())
+}
+
+/// GET /openapi/v3/PATH.
+pub(super) async fn openapi_v3_group(Path(path): Path<String>) -> Response {
+    match openapi::v3(&path) {
+        Some(value) => document(StatusCode::OK, value),
+        None => refusal(&Status::unknown_path()),
+    }
+}

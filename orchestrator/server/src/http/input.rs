@@ -1,0 +1,93 @@
+//! Request bodies: bounded, JSON or YAML, everything else refused by name.
+
+use axum::extract::Request;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::Deserialize as _;
+use serde_json::Value;
+use waggle_api::{Fault, Status};
+
+/// Largest body, in bytes; Kubernetes' own limit.
+const LARGEST: usize = 3 << 20;
+
+/// Media types that a body may have.
+const READABLE: [&str; 2] = ["application/json", "application/yaml"];
+
+/// The media type of the body, without parameters.
+pub(super) fn media_type(headers: &HeaderMap) -> &str {
+    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    given.split(';').next().unwrap_or_default().trim()
+}
+
+/// The whole body.
+///
+/// # Errors
+/// 413 when it is too large, 400 when it breaks off.
+pub(super) async fn body(request: Request) -> Result<Bytes, Status> {
+    let limited = Limited::new(request.into_body(), LARGEST);
+    let collected = limited.collect().await.map_err(|error| {
+        if error.downcast_ref::<LengthLimitError>().is_some() {
+            Status::too_large(LARGEST)
+        } else {
+            Status::bad_request(format!("the body of the request can't be read: {error}"))
+        }
+    })?;
+    Ok(collected.to_bytes())
+}
+
+/// The body as a value, and the fields that it has twice.
+///
+/// # Errors
+/// 415 for another media type, 400 for broken JSON or YAML with the place, 413.
+pub(super) async fn value(request: Request) -> Result<(Value, Vec<Fault>), Status> {
+    let media_type = media_type(request.headers()).to_owned();
+    let yaml = match media_type.as_str() {
+        "" | "application/json" | "*/*" => false,
+        "application/yaml" | "application/x-yaml" | "text/yaml" => true,
+        _ => return Err(Status::unsupported_media_type(&READABLE)),
+    };
+    let body = body(request).await?;
+    if body.is_empty() {
+        return Ok((Value::Null, Vec::new()));
+    }
+    if yaml { from_yaml(&body).map(|value| (value, Vec::new())) } else { waggle_api::body::parse(&body) }
+}
+
+/// A single YAML document.
+pub(super) fn from_yaml(body: &[u8]) -> Result<Value, Status> {
+    let broken = |error: serde_yaml_ng::Error| {
+        Status::bad_request(format!("the body of the request is no valid YAML: {error}"))
+    };
+    let mut documents = serde_yaml_ng::Deserializer::from_slice(body);
+    let Some(first) = documents.next() else { return Ok(Value::Null) };
+    let value = Value::deserialize(first).map_err(broken)?;
+    if documents.next().is_some() {
+        return Err(Status::bad_request("the body of the request holds several YAML documents: send one at a time"));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn yaml_is_read_or_answered() {
+        assert_eq!(from_yaml(b"a:\n- 1\n- x: true\n").unwrap(), json!({"a": [1, {"x": true}]}));
+        for broken in [&b"a: [1"[..], b"a: 1\n---\nb: 2\n", b"a: 1\na: 2\n"] {
+            let status = from_yaml(broken).unwrap_err();
+            assert_eq!(status.code, 400, "{}", status.message);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_answered(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80)) {
+            let _ = from_yaml(&bytes);
+        }
+    }
+}

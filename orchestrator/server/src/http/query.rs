@@ -1,0 +1,119 @@
+//! Query parameters that the API understands.
+
+use http::Uri;
+use waggle_api::{FieldValidation, Propagation, Status};
+
+/// What a request's query says.
+#[derive(Debug, Default)]
+pub(super) struct Query {
+    pub(super) label_selector: String,
+    pub(super) field_selector: String,
+    /// 0 for all.
+    pub(super) limit: usize,
+    pub(super) continue_token: String,
+    /// As given; empty and `0` have meanings of their own.
+    pub(super) resource_version: String,
+    pub(super) resource_version_match: String,
+    pub(super) watch: bool,
+    pub(super) bookmarks: bool,
+    pub(super) send_initial_events: Option<bool>,
+    pub(super) timeout_seconds: Option<u64>,
+    pub(super) field_validation: FieldValidation,
+    pub(super) dry_run: bool,
+    pub(super) include_object: String,
+    pub(super) grace_period_seconds: Option<i64>,
+    pub(super) propagation_policy: Option<Propagation>,
+    pub(super) orphan_dependents: Option<bool>,
+}
+
+impl Query {
+    /// # Errors
+    /// 400 naming the parameter that can't be read.
+    pub(super) fn parse(uri: &Uri) -> Result<Self, Status> {
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|error| Status::bad_request(format!("the query can't be read: {error}")))?;
+        let mut query = Self::default();
+        for (name, value) in pairs.0 {
+            query.take(&name, value)?;
+        }
+        Ok(query)
+    }
+
+    fn take(&mut self, name: &str, value: String) -> Result<(), Status> {
+        match name {
+            "labelSelector" => self.label_selector = value,
+            "fieldSelector" => self.field_selector = value,
+            "limit" if !value.is_empty() => self.limit = number::<i64>(name, &value)?.try_into().unwrap_or(0),
+            "continue" => self.continue_token = value,
+            "resourceVersion" => self.resource_version = value,
+            "resourceVersionMatch" => self.resource_version_match = value,
+            "watch" => self.watch = flag(&value),
+            "allowWatchBookmarks" => self.bookmarks = flag(&value),
+            "sendInitialEvents" => self.send_initial_events = Some(flag(&value)),
+            "timeoutSeconds" if !value.is_empty() => self.timeout_seconds = Some(number(name, &value)?),
+            "fieldValidation" => self.field_validation = value.parse()?,
+            "dryRun" => self.dry_run = dry_run(&value)?,
+            "includeObject" => self.include_object = value,
+            "gracePeriodSeconds" if !value.is_empty() => self.grace_period_seconds = Some(number(name, &value)?),
+            "propagationPolicy" if !value.is_empty() => self.propagation_policy = Some(propagation(&value)?),
+            "orphanDependents" => self.orphan_dependents = Some(flag(&value)),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// As Kubernetes reads booleans of a query: `watch` alone means true.
+fn flag(value: &str) -> bool {
+    !matches!(value, "false" | "0")
+}
+
+fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, Status> {
+    value.parse().map_err(|_| Status::bad_request(format!("{name}: Invalid value: {value:?}: must be a whole number")))
+}
+
+fn dry_run(value: &str) -> Result<bool, Status> {
+    match value {
+        "" => Ok(false),
+        "All" => Ok(true),
+        _ => Err(Status::bad_request(format!("dryRun: Unsupported value: {value:?}: supported values: \"All\""))),
+    }
+}
+
+fn propagation(value: &str) -> Result<Propagation, Status> {
+    match value {
+        "Background" => Ok(Propagation::Background),
+        "Foreground" => Ok(Propagation::Foreground),
+        "Orphan" => Ok(Propagation::Orphan),
+        _ => Err(Status::bad_request(format!(
+            "propagationPolicy: Unsupported value: {value:?}: supported values: \"Background\", \"Foreground\", \
+             \"Orphan\""
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(query: &str) -> Result<Query, Status> {
+        Query::parse(&format!("/api/v1/pods?{query}").parse().unwrap())
+    }
+
+    #[test]
+    fn parameters_are_read() {
+        let query = parse("watch=1&labelSelector=a%3Db&limit=500&timeoutSeconds=7&dryRun=All&unknown=x").unwrap();
+        assert!(query.watch && query.dry_run);
+        assert_eq!((query.label_selector.as_str(), query.limit, query.timeout_seconds), ("a=b", 500, Some(7)));
+        assert!(!parse("watch=false").unwrap().watch);
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_named() {
+        for bad in ["limit=x", "timeoutSeconds=-1", "dryRun=Some", "fieldValidation=Maybe", "propagationPolicy=x"] {
+            let status = parse(bad).unwrap_err();
+            assert_eq!(status.code, 400);
+            assert!(status.message.contains(bad.split('=').next().unwrap()), "{}", status.message);
+        }
+    }
+}

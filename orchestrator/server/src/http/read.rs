@@ -1,0 +1,51 @@
+//! Reading one object.
+
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use waggle_api::{Status, scale as scaling};
+
+use super::accept::form;
+use super::answer::{json, object};
+use super::query::Query;
+use super::target::Target;
+use crate::run::ServerState;
+
+/// GET of an object or of its status.
+pub(super) async fn get(
+    state: &ServerState,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Response, Status> {
+    at_least(state, &query.resource_version).await?;
+    let form = form(headers)?;
+    let found = state.objects.get(target.resource, &target.namespace, &target.name);
+    let found = found.ok_or_else(|| Status::not_found(target.resource, &target.name))?;
+    Ok(object(StatusCode::OK, &found, form, query.include_object.parse()?, state.objects.now().as_second()))
+}
+
+/// GET of an object's scale.
+pub(super) fn scale(state: &ServerState, target: &Target) -> Result<Response, Status> {
+    let found = state.objects.get(target.resource, &target.namespace, &target.name);
+    let found = found.ok_or_else(|| Status::not_found(target.resource, &target.name))?;
+    Ok(json(StatusCode::OK, &scaling::get(&found.value)))
+}
+
+/// Waits until the cache is as new as the client has seen it.
+pub(super) async fn at_least(state: &ServerState, resource_version: &str) -> Result<(), Status> {
+    match revision(resource_version)? {
+        None => Ok(()),
+        Some(revision) => state.objects.seen(revision).await,
+    }
+}
+
+/// A resourceVersion; `None` for "whatever there is".
+pub(super) fn revision(text: &str) -> Result<Option<u64>, Status> {
+    match text {
+        "" | "0" => Ok(None),
+        _ => text
+            .parse()
+            .map(Some)
+            .map_err(|_| Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a number"))),
+    }
+}

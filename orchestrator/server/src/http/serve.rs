@@ -1,0 +1,87 @@
+//! Connections: TLS, HTTP/1.1 or HTTP/2, upgrades, and an end that lets running requests finish.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use crate::auth::PeerCertificate;
+
+/// How long a client may take to agree on TLS, and to send a request's head.
+const GREETING: Duration = Duration::from_secs(10);
+/// How long running requests may go on after the server was asked to stop.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Rest after a failed accept (out of descriptors, mostly), so that it does not spin.
+const REST: Duration = Duration::from_millis(50);
+/// How often an idle HTTP/2 peer is asked whether it is there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Serves `router` on `listener` until `stop`, then until its requests are done, bounded.
+pub(crate) async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, stop: CancellationToken) {
+    let acceptor = TlsAcceptor::from(tls);
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
+                connections.spawn(async move {
+                    if let Err(error) = connection(stream, acceptor, router, stop).await {
+                        tracing::debug!(%peer, %error, "connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "can't accept a connection");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(FAREWELL, connections.wait()).await.is_err() {
+        tracing::warn!(left = connections.len(), "requests were cut off");
+    }
+}
+
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+async fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    router: Router,
+    stop: CancellationToken,
+) -> Result<(), Fault> {
+    stream.set_nodelay(true)?;
+    let stream = tokio::time::timeout(GREETING, acceptor.accept(stream)).await??;
+    let certificates = stream.get_ref().1.peer_certificates();
+    let peer = PeerCertificate(certificates.and_then(|chain| chain.first()).map(|der| der.to_vec()));
+    let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer.clone());
+        router.clone().oneshot(request)
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(GREETING);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE).max_concurrent_streams(1000);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}

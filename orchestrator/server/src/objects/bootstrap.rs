@@ -1,0 +1,97 @@
+//! What every cluster has from its first moment: namespaces, tenants, and the Service by which pods reach the API.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Value, json};
+use waggle_api::{Part, Resource, Status, by_kind};
+use waggle_model::{DEFAULT_TENANT, SYSTEM_TENANT, TENANT_LABEL};
+
+use super::commit::text;
+use super::{Objects, WriteOptions};
+
+const STORED: WriteOptions = WriteOptions { dry_run: false };
+/// Name of the Service and its EndpointSlice.
+const API: &str = "kubernetes";
+
+impl Objects {
+    /// Makes what is missing, and points the API's Service at `advertise`, where pods reach the API. `api_vip` is the
+    /// Service's virtual address.
+    ///
+    /// # Errors
+    /// What a write says.
+    pub async fn bootstrap(&self, api_vip: IpAddr, advertise: SocketAddr) -> Result<(), Status> {
+        for name in [DEFAULT_TENANT, SYSTEM_TENANT] {
+            self.ensure(json!({
+                "apiVersion": "waggle.dev/v1", "kind": "Tenant", "metadata": {"name": name}, "spec": {},
+            }))
+            .await?;
+        }
+        for (name, tenant) in
+            [("default", None), ("kube-system", Some(SYSTEM_TENANT)), ("kube-public", Some(SYSTEM_TENANT))]
+        {
+            let labels = tenant.map_or_else(|| json!({}), |tenant| json!({TENANT_LABEL: tenant}));
+            self.ensure(json!({
+                "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels},
+            }))
+            .await?;
+        }
+        self.ensure(service(api_vip, advertise)).await?;
+        let slice = endpoints(advertise);
+        self.ensure(slice.clone()).await?;
+        let kind = kind_of(&slice)?;
+        self.modify(kind, "default", API, Part::Main, &STORED, |old| {
+            let mut value = old.value.clone();
+            for field in ["endpoints", "ports"] {
+                value[field] = slice[field].clone();
+            }
+            Ok(value)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Creates the object unless it is there.
+    async fn ensure(&self, value: Value) -> Result<(), Status> {
+        let kind = kind_of(&value)?;
+        if self.get(kind, text(&value, "namespace"), text(&value, "name")).is_some() {
+            return Ok(());
+        }
+        match self.create(kind, value, &STORED).await {
+            Err(status) if status.is_already_exists() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
+
+fn kind_of(value: &Value) -> Result<&'static Resource, Status> {
+    let word = |field: &str| value[field].as_str().unwrap_or_default();
+    by_kind(word("apiVersion"), word("kind"))
+        .ok_or_else(|| Status::internal(format!("kind {} is not registered", word("kind"))))
+}
+
+fn service(api_vip: IpAddr, advertise: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": API, "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "waggle"},
+        },
+        "spec": {
+            "type": "ClusterIP", "clusterIP": api_vip.to_string(), "clusterIPs": [api_vip.to_string()],
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": advertise.port()}],
+        },
+    })
+}
+
+fn endpoints(advertise: SocketAddr) -> Value {
+    let family = if advertise.is_ipv4() { "IPv4" } else { "IPv6" };
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": API, "namespace": "default", "labels": {"kubernetes.io/service-name": API},
+        },
+        "addressType": family,
+        "endpoints": [{"addresses": [advertise.ip().to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
+    })
+}

@@ -1,0 +1,236 @@
+//! Creating and changing objects: from what a writer wants to a committed transaction, and back through the cache so
+//! that whoever wrote reads their own write.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rand::Rng as _;
+use serde_json::Value;
+use waggle_api::life::may_go;
+use waggle_api::{CreateContext, Part, Resource, Status, find, prepare_create, prepare_update};
+use waggle_store::{Error, Expect, Revision, Write};
+
+use super::store_status::refused;
+use super::{Object, Objects, WriteOptions};
+
+/// How often an unconditional change is tried against other writers before it is given up.
+const ATTEMPTS: usize = 32;
+/// Letters of generated names: no vowels, nothing that looks like something else.
+const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+const SUFFIX_LENGTH: usize = 5;
+
+impl Objects {
+    /// Creates an object, as [`Resource::read`] answered it; its namespace is in its metadata.
+    ///
+    /// # Errors
+    /// 404 for a missing namespace, 403 for one that is being deleted, 409 for a name that is taken, 422 with every
+    /// fault, 507 when the store's disk is full.
+    pub async fn create(
+        &self,
+        resource: &'static Resource,
+        value: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>, Status> {
+        let namespace = text(&value, "namespace").to_owned();
+        let generated = text(&value, "name").is_empty();
+        loop {
+            let made = self.prepare_new(resource, value.clone(), &namespace)?;
+            match self.create_prepared(resource, made, options).await {
+                Err(status) if generated && status.is_already_exists() => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    fn prepare_new(&self, resource: &'static Resource, value: Value, namespace: &str) -> Result<Value, Status> {
+        let uid = uuid::Uuid::new_v4().to_string();
+        let context = CreateContext { now: self.now(), uid: &uid, name_suffix: &suffix(), namespace };
+        let made = prepare_create(resource, value, &context)?;
+        self.check_namespace(resource, &made)?;
+        Ok(made)
+    }
+
+    async fn create_prepared(
+        &self,
+        resource: &'static Resource,
+        mut value: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>, Status> {
+        let (namespace, name) = (text(&value, "namespace").to_owned(), text(&value, "name").to_owned());
+        if self.get(resource, &namespace, &name).is_some() {
+            return Err(Status::already_exists(resource, &name));
+        }
+        let reservation = self.addresses.settle(resource, &mut value)?;
+        if options.dry_run {
+            return Ok(Arc::new(unstored(resource, value)));
+        }
+        let write = Write { key: resource.key(&namespace, &name), expect: Expect::Absent, value: Some(encoded(&value)) };
+        let committed = self.store.commit(vec![write]).await;
+        let revision = committed.map_err(|error| match error {
+            Error::Conflict { .. } => Status::already_exists(resource, &name),
+            other => refused(other),
+        })?;
+        if let Some(reservation) = reservation {
+            reservation.keep();
+        }
+        self.own_write(resource, &value, revision).await
+    }
+
+    /// A namespaced object needs its namespace, and not one that is being deleted.
+    fn check_namespace(&self, resource: &Resource, value: &Value) -> Result<(), Status> {
+        let (Some(namespaces), true) = (find("", "v1", "namespaces"), resource.namespaced) else { return Ok(()) };
+        let (namespace, name) = (text(value, "namespace"), text(value, "name"));
+        let Some(found) = self.get(namespaces, "", namespace) else {
+            return Err(Status::not_found(namespaces, namespace));
+        };
+        // What records or winds down a namespace's end may still be written into it.
+        if found.value["metadata"]["deletionTimestamp"].is_null() || resource.kind == "Event" {
+            return Ok(());
+        }
+        let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        Err(Status::forbidden(resource, name, &why))
+    }
+
+    /// Replaces a part of an object. With a resourceVersion in `value`, only if the object is still at it.
+    ///
+    /// # Errors
+    /// 404, 409 when it was changed in the meantime, 422 with every fault, 507 when the store's disk is full.
+    pub async fn update(
+        &self,
+        resource: &'static Resource,
+        value: Value,
+        part: Part,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>, Status> {
+        let (namespace, name) = (text(&value, "namespace").to_owned(), text(&value, "name").to_owned());
+        self.modify(resource, &namespace, &name, part, options, |_| Ok(value.clone())).await
+    }
+
+    /// Changes a part of an object: `change` makes what it should be from what it is. Tried again when somebody else
+    /// was faster, unless the result carries an older resourceVersion.
+    ///
+    /// # Errors
+    /// What `change` says; 404, 409, 422, 507 as for [`Objects::update`].
+    pub async fn modify(
+        &self,
+        resource: &'static Resource,
+        namespace: &str,
+        name: &str,
+        part: Part,
+        options: &WriteOptions,
+        mut change: impl FnMut(&Object) -> Result<Value, Status> + Send,
+    ) -> Result<Arc<Object>, Status> {
+        for _ in 0..ATTEMPTS {
+            let old = self.get(resource, namespace, name).ok_or_else(|| Status::not_found(resource, name))?;
+            let wanted = change(&old)?;
+            let new = prepare_update(resource, &old.value, wanted, part)?;
+            if let Some(object) = self.replace(&old, new, options).await? {
+                return Ok(object);
+            }
+        }
+        Err(Status::modified(resource, name))
+    }
+
+    /// Stores `new` in place of `old`; `None` when somebody else was faster (the cache then shows what they did). An
+    /// object that is being deleted and has nothing left to wait for is removed instead.
+    pub(super) async fn replace(
+        &self,
+        old: &Arc<Object>,
+        mut new: Value,
+        options: &WriteOptions,
+    ) -> Result<Option<Arc<Object>>, Status> {
+        let resource = old.resource;
+        if may_go(resource, &new) {
+            return self.remove(old, options).await;
+        }
+        let reservation = self.addresses.settle(resource, &mut new)?;
+        if new == old.value {
+            return Ok(Some(Arc::clone(old)));
+        }
+        if options.dry_run {
+            return Ok(Some(Arc::new(Object::new(resource, new, old.revision))));
+        }
+        let Some(revision) = self.commit_over(old, Some(encoded(&new))).await? else { return Ok(None) };
+        if let Some(reservation) = reservation {
+            reservation.keep();
+        }
+        let kept_address = new["spec"]["type"] != "ExternalName" && new["spec"]["clusterIP"] != "None";
+        if resource.kind == "Service" && !kept_address {
+            self.addresses.release(&old.uid);
+        }
+        self.own_write(resource, &new, revision).await.map(Some)
+    }
+
+    /// Removes `old` from the store; `None` when somebody else was faster.
+    pub(super) async fn remove(
+        &self,
+        old: &Arc<Object>,
+        options: &WriteOptions,
+    ) -> Result<Option<Arc<Object>>, Status> {
+        if options.dry_run {
+            return Ok(Some(Arc::clone(old)));
+        }
+        let Some(revision) = self.commit_over(old, None).await? else { return Ok(None) };
+        if old.resource.kind == "Service" {
+            self.addresses.release(&old.uid);
+        }
+        self.reached(revision.0).await?;
+        Ok(Some(Arc::new(old.at_revision(revision.0))))
+    }
+
+    async fn commit_over(&self, old: &Object, value: Option<Bytes>) -> Result<Option<Revision>, Status> {
+        let key = old.resource.key(&old.namespace, &old.name);
+        let write = Write { key, expect: Expect::Modified(Revision(old.revision)), value };
+        match self.store.commit(vec![write]).await {
+            Ok(revision) => Ok(Some(revision)),
+            Err(Error::Conflict { .. }) => {
+                let now = self.store.revision().await.map_err(refused)?;
+                self.reached(now.0).await?;
+                Ok(None)
+            }
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// The object as it was committed at `revision`, once the cache shows it.
+    async fn own_write(
+        &self,
+        resource: &'static Resource,
+        value: &Value,
+        revision: Revision,
+    ) -> Result<Arc<Object>, Status> {
+        self.reached(revision.0).await?;
+        let seen = self.cache.at(resource, text(value, "namespace"), text(value, "name"), revision.0);
+        Ok(seen.unwrap_or_else(|| Arc::new(Object::new(resource, value.clone(), revision.0))))
+    }
+}
+
+/// The text of a metadata field, empty when absent.
+pub(super) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value["metadata"][field].as_str().unwrap_or_default()
+}
+
+/// An object that is not in the store: no resourceVersion.
+fn unstored(resource: &'static Resource, value: Value) -> Object {
+    let mut object = Object::new(resource, value, 0);
+    if let Some(metadata) = object.value["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+    }
+    object.bytes = encoded(&object.value);
+    object
+}
+
+/// As it is stored: without resourceVersion, which is the store's to know.
+pub(super) fn encoded(value: &Value) -> Bytes {
+    let mut value = value.clone();
+    if let Some(metadata) = value["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+    }
+    // A Value always serializes.
+    Bytes::from(serde_json::to_vec(&value).unwrap_or_default())
+}
+
+fn suffix() -> String {
+    let mut random = rand::rng();
+    (0..SUFFIX_LENGTH).map(|_| char::from(SUFFIX_LETTERS[random.random_range(0..SUFFIX_LETTERS.len())])).collect()
+}

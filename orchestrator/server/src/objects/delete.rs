@@ -1,0 +1,39 @@
+//! Deleting objects: gone at once, or marked until their node, their finalizers or what they own let them go.
+
+use std::sync::Arc;
+
+use waggle_api::{DeleteOptions, Deletion, Resource, Status, prepare_delete};
+
+use super::{Deleted, Objects, WriteOptions};
+
+/// How often a deletion is tried against other writers before it is given up.
+const ATTEMPTS: usize = 32;
+
+impl Objects {
+    /// Deletes an object, or marks it for deletion.
+    ///
+    /// # Errors
+    /// 404, 409 when a precondition does not hold, 422 for a negative grace period, 507 when the store's disk is full.
+    pub async fn delete(
+        &self,
+        resource: &'static Resource,
+        namespace: &str,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, Status> {
+        let dry_run = options.dry_run.as_ref().is_some_and(|what| !what.is_empty());
+        let write = WriteOptions { dry_run };
+        for _ in 0..ATTEMPTS {
+            let old = self.get(resource, namespace, name).ok_or_else(|| Status::not_found(resource, name))?;
+            let answer = match prepare_delete(resource, &old.value, options, self.now())? {
+                Deletion::Remove => self.remove(&old, &write).await?.map(Deleted::Gone),
+                Deletion::Unchanged => Some(Deleted::Marked(Arc::clone(&old))),
+                Deletion::Mark(value) => self.replace(&old, value, &write).await?.map(Deleted::Marked),
+            };
+            if let Some(answer) = answer {
+                return Ok(answer);
+            }
+        }
+        Err(Status::modified(resource, name))
+    }
+}
