@@ -60,7 +60,7 @@ impl ExecSession {
     }
 
     /// Sends a signal to the command, to end one that takes too long.
-    pub async fn signal(&self, signal: i32) -> Result<()> {
+    pub async fn signal(&mut self, signal: i32) -> Result<()> {
         self.client
             .done(Request::SignalExec {
                 exec: self.answers.id,

@@ -149,8 +149,14 @@ impl<P: Fn(PullProgress) + Send + Sync> Pull<'_, P> {
                 diff_ids.len()
             )));
         }
-        let layers: Vec<Layer> = futures::stream::iter(manifest.layers.iter().zip(&diff_ids))
+        // Made beforehand: a closure inside the stream would keep the whole future from being sent between threads.
+        let fetches: Vec<_> = manifest
+            .layers
+            .iter()
+            .zip(&diff_ids)
             .map(|(descriptor, diff_id)| self.layer(descriptor, diff_id))
+            .collect();
+        let layers: Vec<Layer> = futures::stream::iter(fetches)
             .buffered(PARALLEL)
             .try_collect()
             .await?;
