@@ -35,8 +35,13 @@ struct Measured {
 impl UsageRegistry {
     /// Takes in what the agent of `node` measured, in place of what it said before.
     pub fn record(&self, node: &str, usage: v1::Usage) {
-        let at = Timestamp::from_nanosecond(usage.time_ns.into()).unwrap_or_else(|_| Timestamp::now());
-        let measured = Measured { received: Instant::now(), at, usage };
+        let at =
+            Timestamp::from_nanosecond(usage.time_ns.into()).unwrap_or_else(|_| Timestamp::now());
+        let measured = Measured {
+            received: Instant::now(),
+            at,
+            usage,
+        };
         self.lock().insert(node.to_owned(), measured);
     }
 
@@ -54,7 +59,12 @@ impl UsageRegistry {
     pub fn pod_metrics(&self, namespace: Option<&str>) -> Vec<Value> {
         let mut pods = self.fresh(|_, measured| pod_metrics(measured, namespace));
         pods.sort_by_key(|pod| {
-            let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
+            let text = |field: &str| {
+                pod["metadata"][field]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned()
+            };
             (text("namespace"), text("name"))
         });
         pods
@@ -62,8 +72,12 @@ impl UsageRegistry {
 
     fn fresh(&self, rows: impl Fn(&str, &Measured) -> Vec<Value>) -> Vec<Value> {
         let nodes = self.lock();
-        let fresh = nodes.iter().filter(|(_, measured)| measured.received.elapsed() < STALE);
-        fresh.flat_map(|(name, measured)| rows(name, measured)).collect()
+        let fresh = nodes
+            .iter()
+            .filter(|(_, measured)| measured.received.elapsed() < STALE);
+        fresh
+            .flat_map(|(name, measured)| rows(name, measured))
+            .collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Measured>> {
@@ -74,12 +88,21 @@ impl UsageRegistry {
 /// Serves metrics.k8s.io/v1beta1 below `/apis`: its resource list, nodes and pods.
 pub fn router(usage: Arc<UsageRegistry>) -> Router {
     Router::new()
-        .route("/apis/metrics.k8s.io/v1beta1", get(async || Json(resources())))
+        .route(
+            "/apis/metrics.k8s.io/v1beta1",
+            get(async || Json(resources())),
+        )
         .route("/apis/metrics.k8s.io/v1beta1/nodes", get(nodes))
         .route("/apis/metrics.k8s.io/v1beta1/nodes/{name}", get(node))
         .route("/apis/metrics.k8s.io/v1beta1/pods", get(all_pods))
-        .route("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods", get(pods))
-        .route("/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/{name}", get(pod))
+        .route(
+            "/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods",
+            get(pods),
+        )
+        .route(
+            "/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/{name}",
+            get(pod),
+        )
         .with_state(usage)
 }
 
@@ -110,7 +133,10 @@ fn list(kind: &str, items: Vec<Value>) -> Json<Value> {
 }
 
 fn one(plural: &str, name: &str, items: Vec<Value>) -> Response {
-    match items.into_iter().find(|item| item["metadata"]["name"] == name) {
+    match items
+        .into_iter()
+        .find(|item| item["metadata"]["name"] == name)
+    {
         Some(item) => Json(item).into_response(),
         None => {
             let message = format!("no metrics known for {plural} \"{name}\"");
@@ -125,9 +151,7 @@ fn one(plural: &str, name: &str, items: Vec<Value>) -> Response {
 }
 
 fn resources() -> Value {
-    let row = |name: &str, kind: &str, namespaced: bool| {
-        json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]})
-    };
+    let row = |name: &str, kind: &str, namespaced: bool| json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]});
     json!({
         "apiVersion": "v1", "kind": "APIResourceList", "groupVersion": API_VERSION,
         "resources": [row("nodes", "NodeMetrics", false), row("pods", "PodMetrics", true)],
@@ -150,7 +174,9 @@ fn pod_metrics(measured: &Measured, namespace: Option<&str>) -> Vec<Value> {
         if namespace.is_none_or(|namespace| namespace == one.namespace) {
             let usage = amounts(one.cpu_nanocores, one.memory_bytes);
             let row = json!({"name": one.container, "usage": usage});
-            pods.entry((&one.namespace, &one.pod)).or_default().push(row);
+            pods.entry((&one.namespace, &one.pod))
+                .or_default()
+                .push(row);
         }
     }
     let pod = |((namespace, name), containers): ((&str, &str), Vec<Value>)| {
@@ -168,7 +194,11 @@ fn pod_metrics(measured: &Measured, namespace: Option<&str>) -> Vec<Value> {
 fn window(usage: &v1::Usage) -> String {
     let milliseconds = usage.window_ns / 1_000_000;
     let (seconds, rest) = (milliseconds / 1000, milliseconds % 1000);
-    if rest == 0 { format!("{seconds}s") } else { format!("{seconds}.{rest:03}s") }
+    if rest == 0 {
+        format!("{seconds}s")
+    } else {
+        format!("{seconds}.{rest:03}s")
+    }
 }
 
 fn amounts(cpu_nanocores: u64, memory_bytes: u64) -> Value {
@@ -192,10 +222,20 @@ mod tests {
     #[test]
     fn figures_are_grouped_by_pod_and_namespace() {
         let usage = UsageRegistry::default();
-        let containers = vec![container("shop", "web", "a"), container("shop", "web", "b"), container("x", "y", "z")];
+        let containers = vec![
+            container("shop", "web", "a"),
+            container("shop", "web", "b"),
+            container("x", "y", "z"),
+        ];
         usage.record(
             "node1",
-            v1::Usage { time_ns: 1, cpu_nanocores: 7, memory_bytes: 1, window_ns: 9_998_000_000, containers },
+            v1::Usage {
+                time_ns: 1,
+                cpu_nanocores: 7,
+                memory_bytes: 1,
+                window_ns: 9_998_000_000,
+                containers,
+            },
         );
         let nodes = usage.node_metrics();
         assert_eq!(nodes[0]["usage"], json!({"cpu": "7n", "memory": "1Ki"}));
@@ -203,7 +243,10 @@ mod tests {
         let pods = usage.pod_metrics(Some("shop"));
         assert_eq!(pods.len(), 1);
         assert_eq!(pods[0]["containers"].as_array().unwrap().len(), 2);
-        assert_eq!(pods[0]["containers"][0]["usage"], json!({"cpu": "1500000n", "memory": "5Ki"}));
+        assert_eq!(
+            pods[0]["containers"][0]["usage"],
+            json!({"cpu": "1500000n", "memory": "5Ki"})
+        );
         assert_eq!(usage.pod_metrics(None).len(), 2);
         usage.forget("node1");
         assert!(usage.node_metrics().is_empty());

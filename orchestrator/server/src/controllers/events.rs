@@ -75,19 +75,29 @@ impl Recorder {
     /// # Errors
     /// What is missing from it.
     pub fn record_agent(&self, node: &str, event: &Value) -> Result<(), &'static str> {
-        let involved = event.get("involvedObject").filter(|one| one["name"].is_string());
-        let involved = involved.ok_or("an event without involvedObject.name")?.clone();
+        let involved = event
+            .get("involvedObject")
+            .filter(|one| one["name"].is_string());
+        let involved = involved
+            .ok_or("an event without involvedObject.name")?
+            .clone();
         let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
         if text("reason").is_empty() {
             return Err("an event without reason");
         }
         self.say(Said {
-            namespace: involved["namespace"].as_str().unwrap_or_default().to_owned(),
+            namespace: involved["namespace"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
             involved,
             warning: event["type"] == "Warning",
             reason: text("reason"),
             message: text("message"),
-            component: event["source"]["component"].as_str().unwrap_or("waggle-agent").to_owned(),
+            component: event["source"]["component"]
+                .as_str()
+                .unwrap_or("waggle-agent")
+                .to_owned(),
             host: node.to_owned(),
         });
         Ok(())
@@ -103,7 +113,11 @@ impl Recorder {
 impl Said {
     /// A cluster-scoped object's events live in the namespace `default`, as in Kubernetes.
     fn namespace(&self) -> &str {
-        if self.namespace.is_empty() { "default" } else { &self.namespace }
+        if self.namespace.is_empty() {
+            "default"
+        } else {
+            &self.namespace
+        }
     }
 
     /// The same for the same thing said about the same object by the same speaker, so that counting needs no memory.
@@ -111,12 +125,23 @@ impl Said {
         let uid = self.involved["uid"].as_str().unwrap_or_default();
         let path = self.involved["fieldPath"].as_str().unwrap_or_default();
         let mut hash = Sha256::new();
-        for part in [uid, path, &self.reason, &self.message, &self.component, &self.host] {
+        for part in [
+            uid,
+            path,
+            &self.reason,
+            &self.message,
+            &self.component,
+            &self.host,
+        ] {
             hash.update(part);
             hash.update([0]);
         }
         let digest = hash.finalize();
-        let short: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let short: String = digest
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let object = self.involved["name"].as_str().unwrap_or_default();
         let object: String = object.chars().take(200).collect();
         format!("{object}.{short}")
@@ -143,11 +168,15 @@ impl Said {
 
 /// A moment as `metav1.Time` prints it: whole seconds.
 fn seconds(moment: Timestamp) -> String {
-    Timestamp::from_second(moment.as_second()).unwrap_or(moment).to_string()
+    Timestamp::from_second(moment.as_second())
+        .unwrap_or(moment)
+        .to_string()
 }
 
 async fn write(objects: Arc<Objects>, mut said: mpsc::Receiver<Said>) {
-    let Some(kind) = waggle_api::by_kind("v1", "Event") else { return };
+    let Some(kind) = waggle_api::by_kind("v1", "Event") else {
+        return;
+    };
     let mut allowance = Allowance::default();
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
@@ -173,7 +202,10 @@ async fn write(objects: Arc<Objects>, mut said: mpsc::Receiver<Said>) {
 async fn write_one(objects: &Objects, kind: &'static Resource, said: &Said) -> Result<(), Status> {
     let (namespace, name, now) = (said.namespace(), said.name(), objects.now());
     if objects.get(kind, namespace, &name).is_none() {
-        match objects.create(kind, said.first(now), &WriteOptions::default()).await {
+        match objects
+            .create(kind, said.first(now), &WriteOptions::default())
+            .await
+        {
             Err(status) if status.is_already_exists() => {}
             other => return other.map(drop),
         }
@@ -184,7 +216,17 @@ async fn write_one(objects: &Objects, kind: &'static Resource, said: &Said) -> R
         event["lastTimestamp"] = json!(seconds(now));
         Ok(event)
     };
-    objects.modify(kind, namespace, &name, Part::Main, &WriteOptions::default(), again).await.map(drop)
+    objects
+        .modify(
+            kind,
+            namespace,
+            &name,
+            Part::Main,
+            &WriteOptions::default(),
+            again,
+        )
+        .await
+        .map(drop)
 }
 
 async fn expire(objects: &Objects, kind: &'static Resource) {
@@ -193,9 +235,18 @@ async fn expire(objects: &Objects, kind: &'static Resource) {
         let mut seen = ["lastTimestamp", "firstTimestamp", "eventTime"].iter();
         let seen = seen.find_map(|field| event.value[*field].as_str()?.parse::<Timestamp>().ok());
         if seen.is_some_and(|seen| seen.as_second() < oldest) {
-            let this_one = Preconditions { uid: Some(event.uid.clone()), resource_version: None };
-            let options = DeleteOptions { preconditions: Some(this_one), ..DeleteOptions::default() };
-            if let Err(status) = objects.delete(kind, &event.namespace, &event.name, &options).await {
+            let this_one = Preconditions {
+                uid: Some(event.uid.clone()),
+                resource_version: None,
+            };
+            let options = DeleteOptions {
+                preconditions: Some(this_one),
+                ..DeleteOptions::default()
+            };
+            if let Err(status) = objects
+                .delete(kind, &event.namespace, &event.name, &options)
+                .await
+            {
                 tracing::debug!(error = %status, "an old event was not removed");
             }
         }
@@ -211,7 +262,8 @@ struct Allowance {
 impl Allowance {
     fn take(&mut self, object: String, now: Instant) -> bool {
         let (left, at) = self.objects.entry(object).or_insert((BURST, now));
-        *left = (*left + now.saturating_duration_since(*at).as_secs_f64() / REFILL_SECONDS).min(BURST);
+        *left =
+            (*left + now.saturating_duration_since(*at).as_secs_f64() / REFILL_SECONDS).min(BURST);
         *at = now;
         if *left < 1.0 {
             return false;
@@ -223,7 +275,8 @@ impl Allowance {
     /// Objects that may say all they want again need no row.
     fn forget(&mut self, now: Instant) {
         let whole = Duration::from_secs_f64(BURST * REFILL_SECONDS);
-        self.objects.retain(|_, (_, at)| now.saturating_duration_since(*at) < whole);
+        self.objects
+            .retain(|_, (_, at)| now.saturating_duration_since(*at) < whole);
     }
 }
 
@@ -234,7 +287,9 @@ mod tests {
     #[test]
     fn a_talkative_object_is_cut_short_and_recovers() {
         let (mut allowance, start) = (Allowance::default(), Instant::now());
-        let allowed = (0..100).filter(|_| allowance.take("a".into(), start)).count();
+        let allowed = (0..100)
+            .filter(|_| allowance.take("a".into(), start))
+            .count();
         assert_eq!(allowed, 25);
         assert!(allowance.take("b".into(), start), "others are not affected");
         assert!(!allowance.take("a".into(), start + Duration::from_secs(5)));
@@ -254,10 +309,16 @@ mod tests {
             component: "waggle-agent".into(),
             host: "node1".into(),
         };
-        let other = Said { message: "else".into(), ..said.clone() };
+        let other = Said {
+            message: "else".into(),
+            ..said.clone()
+        };
         assert_eq!(said.name(), said.clone().name());
         assert_ne!(said.name(), other.name());
         assert!(said.name().starts_with("web-1."));
-        assert_eq!(said.first(Timestamp::UNIX_EPOCH)["lastTimestamp"], "1970-01-01T00:00:00Z");
+        assert_eq!(
+            said.first(Timestamp::UNIX_EPOCH)["lastTimestamp"],
+            "1970-01-01T00:00:00Z"
+        );
     }
 }

@@ -43,14 +43,28 @@ type Planner = fn(&mut Runner, &Snapshot, jiff::Timestamp) -> Plan;
 /// In the order in which they are asked after a change, so that one pass carries a Deployment's change to its pods'
 /// nodes.
 const PLANNERS: [(&str, Planner); 9] = [
-    ("namespace", |_, snapshot, now| waggle_plan::namespace::plan(snapshot, now)),
-    ("garbage", |_, snapshot, now| waggle_plan::garbage::plan(snapshot, now)),
-    ("deployment", |_, snapshot, now| waggle_plan::deployment::plan(snapshot, now)),
-    ("replica-set", |runner, snapshot, now| waggle_plan::replica_set::plan(snapshot, now, &mut runner.ids)),
-    ("scheduler", |_, snapshot, now| waggle_plan::scheduler::plan(snapshot, now)),
-    ("endpoint-slice", |_, snapshot, now| waggle_plan::endpoint_slice::plan(snapshot, now)),
+    ("namespace", |_, snapshot, now| {
+        waggle_plan::namespace::plan(snapshot, now)
+    }),
+    ("garbage", |_, snapshot, now| {
+        waggle_plan::garbage::plan(snapshot, now)
+    }),
+    ("deployment", |_, snapshot, now| {
+        waggle_plan::deployment::plan(snapshot, now)
+    }),
+    ("replica-set", |runner, snapshot, now| {
+        waggle_plan::replica_set::plan(snapshot, now, &mut runner.ids)
+    }),
+    ("scheduler", |_, snapshot, now| {
+        waggle_plan::scheduler::plan(snapshot, now)
+    }),
+    ("endpoint-slice", |_, snapshot, now| {
+        waggle_plan::endpoint_slice::plan(snapshot, now)
+    }),
     ("node-lifecycle", Runner::node_lifecycle),
-    ("pod-gc", |_, snapshot, now| waggle_plan::pod_gc::plan(snapshot, now, &Default::default())),
+    ("pod-gc", |_, snapshot, now| {
+        waggle_plan::pod_gc::plan(snapshot, now, &Default::default())
+    }),
     ("tenant", Runner::tenant),
 ];
 
@@ -93,7 +107,8 @@ impl Runner {
                 continue;
             }
             let rest = self.due.values().min().map_or(LONGEST_REST, |due| {
-                due.saturating_duration_since(Instant::now()).min(LONGEST_REST)
+                due.saturating_duration_since(Instant::now())
+                    .min(LONGEST_REST)
             });
             match tokio::time::timeout(rest, changes.changed()).await {
                 Ok(Ok(())) => tokio::time::sleep(DEBOUNCE).await,
@@ -109,7 +124,9 @@ impl Runner {
         let now = self.parts.objects.now();
         let plan = view.read(|snapshot| planner(self, snapshot, now));
         match plan.again_after {
-            Some(seconds) => self.due.insert(name, Instant::now() + Duration::from_secs(seconds.max(1))),
+            Some(seconds) => self
+                .due
+                .insert(name, Instant::now() + Duration::from_secs(seconds.max(1))),
             None => self.due.remove(name),
         };
         if plan.writes.is_empty() && plan.events.is_empty() {
@@ -132,17 +149,27 @@ impl Runner {
         // Never plan on a snapshot that doesn't show what was just written.
         let written = *self.parts.objects.changed().borrow();
         if !self.parts.view.reach(written).await {
-            tracing::error!(planner = name, revision = written, "the snapshot does not follow the store");
+            tracing::error!(
+                planner = name,
+                revision = written,
+                "the snapshot does not follow the store"
+            );
         }
         failed < wanted
     }
 
     fn node_lifecycle(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {
         let settings = waggle_plan::node_lifecycle::Settings::default();
-        if self.patience.is_over(Instant::now(), Duration::from_secs(settings.grace_seconds)) {
+        if self
+            .patience
+            .is_over(Instant::now(), Duration::from_secs(settings.grace_seconds))
+        {
             waggle_plan::node_lifecycle::plan(snapshot, now, &settings)
         } else {
-            Plan { again_after: Some(1), ..Plan::default() }
+            Plan {
+                again_after: Some(1),
+                ..Plan::default()
+            }
         }
     }
 
@@ -161,7 +188,10 @@ struct Patience {
 
 impl Patience {
     fn new(now: Instant) -> Self {
-        Self { since: now, last: now }
+        Self {
+            since: now,
+            last: now,
+        }
     }
 
     fn is_over(&mut self, now: Instant, grace: Duration) -> bool {
@@ -182,7 +212,10 @@ mod tests {
         let (start, grace) = (Instant::now(), Duration::from_secs(12));
         let mut patience = Patience::new(start);
         for second in 0..12 {
-            assert!(!patience.is_over(start + Duration::from_secs(second), grace), "second {second}");
+            assert!(
+                !patience.is_over(start + Duration::from_secs(second), grace),
+                "second {second}"
+            );
         }
         assert!(patience.is_over(start + Duration::from_secs(12), grace));
         let woken = start + Duration::from_secs(3600);

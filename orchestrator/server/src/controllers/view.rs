@@ -46,13 +46,19 @@ impl View {
     /// # Errors
     /// The [`Status`] of a kind that can't be watched.
     pub async fn follow(objects: &Arc<Objects>) -> Result<Arc<Self>, Status> {
-        let covered = RESOURCES.iter().map(|resource| (resource.api_version(), resource.kind));
+        let covered = RESOURCES
+            .iter()
+            .map(|resource| (resource.api_version(), resource.kind));
         let seen = Arc::new(Seen {
             snapshot: RwLock::new(Snapshot::new(covered)),
             revision: watch::Sender::new(0),
             relevant: watch::Sender::new(0),
         });
-        let mut follower = Follower { objects: Arc::clone(objects), seen: Arc::clone(&seen), kinds: Vec::new() };
+        let mut follower = Follower {
+            objects: Arc::clone(objects),
+            seen: Arc::clone(&seen),
+            kinds: Vec::new(),
+        };
         let mut changed = objects.changed();
         let revision = *changed.borrow_and_update();
         for resource in RESOURCES.iter() {
@@ -71,7 +77,13 @@ impl View {
 
     /// Looks at the snapshot. Keep it short: nothing new comes in meanwhile.
     pub fn read<T>(&self, look: impl FnOnce(&Snapshot) -> T) -> T {
-        look(&self.seen.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+        look(
+            &self
+                .seen
+                .snapshot
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     /// The revision that the snapshot shows.
@@ -108,7 +120,11 @@ impl Follower {
     fn start(&self, resource: &'static Resource) -> Result<Kind, Status> {
         let listing = self.objects.list(resource, None);
         let events = self.objects.watch(resource, listing.revision)?;
-        let mut snapshot = self.seen.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        let mut snapshot = self
+            .seen
+            .snapshot
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         for object in &listing.objects {
             if let Err(error) = snapshot.upsert(&object.value) {
                 tracing::error!(%error, "an object is left out of planning");
@@ -127,8 +143,14 @@ impl Follower {
             let (events, whole) = ready(&mut kind.events);
             relevant |= !events.is_empty() && !QUIET.contains(&kind.resource.kind);
             if !events.is_empty() {
-                let mut snapshot = self.seen.snapshot.write().unwrap_or_else(PoisonError::into_inner);
-                events.iter().for_each(|event| take_in(&mut snapshot, event));
+                let mut snapshot = self
+                    .seen
+                    .snapshot
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner);
+                events
+                    .iter()
+                    .for_each(|event| take_in(&mut snapshot, event));
             }
             if !whole {
                 relevant = true;
@@ -147,15 +169,29 @@ impl Follower {
         let version = resource.api_version();
         let listed = self.objects.list(resource, None);
         let gone: Vec<(String, String)> = {
-            let snapshot = self.seen.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+            let snapshot = self
+                .seen
+                .snapshot
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
             let of_kind = snapshot.metas().map(|meta| &meta.object);
-            let of_kind = of_kind.filter(|object| object.kind == resource.kind && object.api_version == version);
+            let of_kind = of_kind
+                .filter(|object| object.kind == resource.kind && object.api_version == version);
             let missing = of_kind.filter(|object| {
-                !listed.objects.iter().any(|one| one.namespace == object.namespace && one.name == object.name)
+                !listed
+                    .objects
+                    .iter()
+                    .any(|one| one.namespace == object.namespace && one.name == object.name)
             });
-            missing.map(|object| (object.namespace.clone(), object.name.clone())).collect()
+            missing
+                .map(|object| (object.namespace.clone(), object.name.clone()))
+                .collect()
         };
-        let mut snapshot = self.seen.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        let mut snapshot = self
+            .seen
+            .snapshot
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         for (namespace, name) in gone {
             snapshot.remove(&version, resource.kind, &namespace, &name);
         }
@@ -191,7 +227,12 @@ fn take_in(snapshot: &mut Snapshot, event: &ObjectEvent) {
         }
         EventKind::Deleted => {
             let version = object.resource.api_version();
-            snapshot.remove(&version, object.resource.kind, &object.namespace, &object.name);
+            snapshot.remove(
+                &version,
+                object.resource.kind,
+                &object.namespace,
+                &object.name,
+            );
         }
     }
 }

@@ -31,16 +31,26 @@ impl Pool {
     /// that is bound and has none. The same pod gets the same address until it is gone, written or not.
     pub(crate) fn reserve(&mut self, snapshot: &Snapshot) -> Reservations {
         let mut found = Reservations::default();
-        self.nodes.retain(|name, _| snapshot.nodes.get("", name).is_some());
+        self.nodes
+            .retain(|name, _| snapshot.nodes.get("", name).is_some());
         for node in snapshot.nodes.iter() {
             let name = node.metadata.name.as_deref().unwrap_or_default();
             let range = node.spec.as_ref().and_then(|spec| spec.pod_cidr.as_deref());
-            let Some(range) = range.and_then(|text| text.parse::<Cidr>().ok()) else { continue };
-            let addresses = self.nodes.entry(name.to_owned()).or_insert_with(|| PodAddresses::new(range));
+            let Some(range) = range.and_then(|text| text.parse::<Cidr>().ok()) else {
+                continue;
+            };
+            let addresses = self
+                .nodes
+                .entry(name.to_owned())
+                .or_insert_with(|| PodAddresses::new(range));
             if addresses.range() != range {
                 *addresses = PodAddresses::new(range);
             }
-            level(addresses, snapshot.pods_on(name).filter(|pod| !on_host_network(pod)), &mut found);
+            level(
+                addresses,
+                snapshot.pods_on(name).filter(|pod| !on_host_network(pod)),
+                &mut found,
+            );
         }
         found
     }
@@ -48,7 +58,8 @@ impl Pool {
     /// Every address in use, by pod uid.
     pub(crate) fn reserved(&self) -> Reserved {
         let all = self.nodes.values().flat_map(PodAddresses::iter);
-        all.map(|(uid, address)| (uid.to_owned(), address)).collect()
+        all.map(|(uid, address)| (uid.to_owned(), address))
+            .collect()
     }
 }
 
@@ -59,19 +70,29 @@ fn level<'a>(
 ) {
     let pods: Vec<(&str, &Arc<Pod>)> = pods.map(|pod| (uid(pod), pod)).collect();
     let living: HashSet<&str> = pods.iter().map(|(uid, _)| *uid).collect();
-    let gone: Vec<String> =
-        addresses.iter().map(|(uid, _)| uid.to_owned()).filter(|uid| !living.contains(uid.as_str())).collect();
+    let gone: Vec<String> = addresses
+        .iter()
+        .map(|(uid, _)| uid.to_owned())
+        .filter(|uid| !living.contains(uid.as_str()))
+        .collect();
     for uid in gone {
         addresses.release(&uid);
     }
-    let (with, without): (Vec<_>, Vec<_>) = pods.into_iter().partition(|(_, pod)| address(pod).is_some());
+    let (with, without): (Vec<_>, Vec<_>) = pods
+        .into_iter()
+        .partition(|(_, pod)| address(pod).is_some());
     for (uid, pod) in with {
-        let Some(address) = address(pod) else { continue };
+        let Some(address) = address(pod) else {
+            continue;
+        };
         if let Err(error) = addresses.claim(uid, address) {
             found.refused.push((Arc::clone(pod), error));
         }
     }
-    for (uid, pod) in without.into_iter().filter(|(_, pod)| !pod::is_terminated(pod)) {
+    for (uid, pod) in without
+        .into_iter()
+        .filter(|(_, pod)| !pod::is_terminated(pod))
+    {
         match addresses.assign(uid) {
             Ok(address) => found.new.push((Arc::clone(pod), address)),
             Err(error) => found.refused.push((Arc::clone(pod), error)),
@@ -86,7 +107,9 @@ pub(crate) fn address(pod: &Pod) -> Option<IpAddr> {
 
 /// Uses its node's network instead of its own.
 pub(crate) fn on_host_network(pod: &Pod) -> bool {
-    pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
+    pod.spec
+        .as_ref()
+        .is_some_and(|spec| spec.host_network == Some(true))
 }
 
 fn uid(pod: &Pod) -> &str {
@@ -121,10 +144,17 @@ mod tests {
     fn an_address_is_kept_while_unwritten_and_learnt_when_written() {
         let mut pool = Pool::default();
         let first = pool.reserve(&snapshot(&[pod("a", None), pod("b", Some("10.244.1.2"))]));
-        assert_eq!(given(&first), ["a=10.244.1.3"], "b's was learnt before a got one");
+        assert_eq!(
+            given(&first),
+            ["a=10.244.1.3"],
+            "b's was learnt before a got one"
+        );
         let again = pool.reserve(&snapshot(&[pod("a", None), pod("b", Some("10.244.1.2"))]));
         assert_eq!(given(&again), ["a=10.244.1.3"]);
-        let written = pool.reserve(&snapshot(&[pod("a", Some("10.244.1.3")), pod("b", Some("10.244.1.2"))]));
+        let written = pool.reserve(&snapshot(&[
+            pod("a", Some("10.244.1.3")),
+            pod("b", Some("10.244.1.2")),
+        ]));
         assert!(written.new.is_empty() && written.refused.is_empty());
         assert_eq!(pool.reserved().len(), 2);
     }
@@ -146,7 +176,11 @@ mod tests {
         let mut pods: Vec<Value> = names.iter().map(|uid| pod(uid, None)).collect();
         pods.push(host);
         let found = pool.reserve(&snapshot(&pods));
-        assert_eq!(found.new.len(), 5, "8 addresses less the network's, the node's and the last");
+        assert_eq!(
+            found.new.len(),
+            5,
+            "8 addresses less the network's, the node's and the last"
+        );
         assert_eq!(found.refused.len(), 2);
         assert!(found.refused[0].1.to_string().contains("10.244.1.0/29"));
     }

@@ -57,7 +57,10 @@ struct Candidate {
 impl Told {
     /// Nothing was told yet; the first message is the one after `generation`.
     pub(crate) fn nothing(generation: u64) -> Self {
-        Self { generation, ..Self::default() }
+        Self {
+            generation,
+            ..Self::default()
+        }
     }
 
     /// What to tell `node` now, and remembers it as told. `may_end` says whether a pod's deletion may be passed on.
@@ -74,16 +77,32 @@ impl Told {
         for pod in snapshot.pods_on(node) {
             let uid = pod.metadata.uid.as_deref().unwrap_or_default();
             present.insert(uid.to_owned());
-            let Some(candidate) = candidate(pod, snapshot, objects, registry, &may_end)? else { continue };
+            let Some(candidate) = candidate(pod, snapshot, objects, registry, &may_end)? else {
+                continue;
+            };
             let print = self.fingerprint(&candidate);
-            if self.pods.get(uid).is_none_or(|(_, before)| *before != print) {
+            if self
+                .pods
+                .get(uid)
+                .is_none_or(|(_, before)| *before != print)
+            {
                 let assignment = candidate.into_message();
-                self.pods.insert(uid.to_owned(), (reference(&assignment), print));
+                self.pods
+                    .insert(uid.to_owned(), (reference(&assignment), print));
                 news.upserts.push(assignment);
             }
         }
-        let gone: Vec<String> = self.pods.keys().filter(|uid| !present.contains(*uid)).cloned().collect();
-        news.removals = gone.iter().filter_map(|uid| self.pods.remove(uid)).map(|(pod, _)| pod).collect();
+        let gone: Vec<String> = self
+            .pods
+            .keys()
+            .filter(|uid| !present.contains(*uid))
+            .cloned()
+            .collect();
+        news.removals = gone
+            .iter()
+            .filter_map(|uid| self.pods.remove(uid))
+            .map(|(pod, _)| pod)
+            .collect();
         self.prints.retain(|uid, _| present.contains(uid));
         Ok(news)
     }
@@ -95,27 +114,42 @@ impl Told {
 
     fn fingerprint(&mut self, candidate: &Candidate) -> u64 {
         let object = &candidate.object;
-        let known = self.prints.get(&object.uid).filter(|(revision, _)| *revision == object.revision);
+        let known = self
+            .prints
+            .get(&object.uid)
+            .filter(|(revision, _)| *revision == object.revision);
         let own = known.map_or_else(|| print_of(&object.value), |(_, print)| *print);
-        self.prints.insert(object.uid.clone(), (object.revision, own));
+        self.prints
+            .insert(object.uid.clone(), (object.revision, own));
         let mut hasher = DefaultHasher::new();
         own.hash(&mut hasher);
         for named in candidate.config_maps.iter().chain(&candidate.secrets) {
             (&named.uid, named.revision).hash(&mut hasher);
         }
-        (candidate.identity, candidate.tenant, &candidate.address, candidate.ending).hash(&mut hasher);
+        (
+            candidate.identity,
+            candidate.tenant,
+            &candidate.address,
+            candidate.ending,
+        )
+            .hash(&mut hasher);
         hasher.finish()
     }
 }
 
 impl Candidate {
     fn into_message(self) -> v1::PodAssignment {
-        let bytes = |objects: &[Arc<Object>]| objects.iter().map(|object| object.bytes.clone()).collect();
+        let bytes =
+            |objects: &[Arc<Object>]| objects.iter().map(|object| object.bytes.clone()).collect();
         v1::PodAssignment {
             namespace: self.object.namespace.clone(),
             name: self.object.name.clone(),
             uid: self.object.uid.clone(),
-            pod_json: if self.ending { self.object.bytes.clone() } else { living(&self.object) },
+            pod_json: if self.ending {
+                self.object.bytes.clone()
+            } else {
+                living(&self.object)
+            },
             config_maps_json: bytes(&self.config_maps),
             secrets_json: bytes(&self.secrets),
             identity: self.identity,
@@ -133,24 +167,40 @@ fn candidate(
     registry: &Registry,
     may_end: &impl Fn(&str) -> bool,
 ) -> Result<Option<Candidate>, Status> {
-    let (namespace, name) = (pod.metadata.namespace.as_deref(), pod.metadata.name.as_deref());
+    let (namespace, name) = (
+        pod.metadata.namespace.as_deref(),
+        pod.metadata.name.as_deref(),
+    );
     let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let object = objects.get(kind("v1", "Pod")?, namespace, name).filter(|object| object.uid == uid);
-    let Some(object) = object else { return Ok(None) };
+    let object = objects
+        .get(kind("v1", "Pod")?, namespace, name)
+        .filter(|object| object.uid == uid);
+    let Some(object) = object else {
+        return Ok(None);
+    };
     let own = address(pod).filter(|_| !on_host_network(pod));
     if own.is_none() && !on_host_network(pod) && !pod::is_terminated(pod) {
         return Ok(None);
     }
-    let tenant = tenant::of_namespace(namespace, snapshot.namespaces.get("", namespace).map(Arc::as_ref));
-    let (Some(identity), Some(tenant)) = (registry.identity(tenant, namespace), registry.tenant(tenant)) else {
+    let tenant = tenant::of_namespace(
+        namespace,
+        snapshot.namespaces.get("", namespace).map(Arc::as_ref),
+    );
+    let (Some(identity), Some(tenant)) = (
+        registry.identity(tenant, namespace),
+        registry.tenant(tenant),
+    ) else {
         return Ok(None);
     };
     let spec = pod.spec.as_ref();
     let (config_maps, secrets) = spec.map(named).unwrap_or_default();
     let find = |kind_name: &str, names: BTreeSet<String>| -> Result<Vec<Arc<Object>>, Status> {
         let kind = kind("v1", kind_name)?;
-        Ok(names.iter().filter_map(|name| objects.get(kind, namespace, name)).collect())
+        Ok(names
+            .iter()
+            .filter_map(|name| objects.get(kind, namespace, name))
+            .collect())
     };
     let ending = pod::is_deleted(pod) && (may_end(uid) || never_started(pod));
     Ok(Some(Candidate {
@@ -166,7 +216,10 @@ fn candidate(
 
 /// Its node has not reported a container yet, so nothing can be sent to it either.
 fn never_started(pod: &Pod) -> bool {
-    pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()).is_none_or(Vec::is_empty)
+    pod.status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_ref())
+        .is_none_or(Vec::is_empty)
 }
 
 /// The pod's JSON without the wish to end it.
@@ -187,11 +240,18 @@ fn living(object: &Object) -> Bytes {
 fn print_of(value: &Value) -> u64 {
     const OWN: [&str; 2] = ["resourceVersion", "managedFields"];
     let mut hasher = DefaultHasher::new();
-    for (name, part) in value.as_object().into_iter().flatten().filter(|(name, _)| *name != "status") {
+    for (name, part) in value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| *name != "status")
+    {
         name.hash(&mut hasher);
         if name == "metadata" {
             let fields = part.as_object().into_iter().flatten();
-            fields.filter(|(field, _)| !OWN.contains(&field.as_str())).for_each(|row| row.hash(&mut hasher));
+            fields
+                .filter(|(field, _)| !OWN.contains(&field.as_str()))
+                .for_each(|row| row.hash(&mut hasher));
         } else {
             part.hash(&mut hasher);
         }
@@ -204,17 +264,37 @@ fn named(spec: &PodSpec) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
     for volume in spec.volumes.iter().flatten() {
         maps.extend(volume.config_map.as_ref().map(|source| source.name.clone()));
-        secrets.extend(volume.secret.as_ref().and_then(|source| source.secret_name.clone()));
-        let sources = volume.projected.as_ref().and_then(|projected| projected.sources.as_ref());
+        secrets.extend(
+            volume
+                .secret
+                .as_ref()
+                .and_then(|source| source.secret_name.clone()),
+        );
+        let sources = volume
+            .projected
+            .as_ref()
+            .and_then(|projected| projected.sources.as_ref());
         for source in sources.into_iter().flatten() {
             maps.extend(source.config_map.as_ref().map(|one| one.name.clone()));
             secrets.extend(source.secret.as_ref().map(|one| one.name.clone()));
         }
     }
-    let ephemeral = spec.ephemeral_containers.iter().flatten().map(environment_of_ephemeral);
-    let usual = spec.init_containers.iter().flatten().chain(&spec.containers).map(environment);
+    let ephemeral = spec
+        .ephemeral_containers
+        .iter()
+        .flatten()
+        .map(environment_of_ephemeral);
+    let usual = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .map(environment);
     for (env, sources) in usual.chain(ephemeral) {
-        for from in env.iter().filter_map(|variable| variable.value_from.as_ref()) {
+        for from in env
+            .iter()
+            .filter_map(|variable| variable.value_from.as_ref())
+        {
             maps.extend(from.config_map_key_ref.as_ref().map(|key| key.name.clone()));
             secrets.extend(from.secret_key_ref.as_ref().map(|key| key.name.clone()));
         }
@@ -223,19 +303,32 @@ fn named(spec: &PodSpec) -> (BTreeSet<String>, BTreeSet<String>) {
             secrets.extend(source.secret_ref.as_ref().map(|one| one.name.clone()));
         }
     }
-    secrets.extend(spec.image_pull_secrets.iter().flatten().map(|one| one.name.clone()));
+    secrets.extend(
+        spec.image_pull_secrets
+            .iter()
+            .flatten()
+            .map(|one| one.name.clone()),
+    );
     (maps, secrets)
 }
 
-type Environment<'a> =
-    (&'a [k8s_openapi::api::core::v1::EnvVar], &'a [k8s_openapi::api::core::v1::EnvFromSource]);
+type Environment<'a> = (
+    &'a [k8s_openapi::api::core::v1::EnvVar],
+    &'a [k8s_openapi::api::core::v1::EnvFromSource],
+);
 
 fn environment(container: &Container) -> Environment<'_> {
-    (container.env.as_deref().unwrap_or_default(), container.env_from.as_deref().unwrap_or_default())
+    (
+        container.env.as_deref().unwrap_or_default(),
+        container.env_from.as_deref().unwrap_or_default(),
+    )
 }
 
 fn environment_of_ephemeral(container: &EphemeralContainer) -> Environment<'_> {
-    (container.env.as_deref().unwrap_or_default(), container.env_from.as_deref().unwrap_or_default())
+    (
+        container.env.as_deref().unwrap_or_default(),
+        container.env_from.as_deref().unwrap_or_default(),
+    )
 }
 
 fn reference(assignment: &v1::PodAssignment) -> v1::PodRef {
@@ -270,8 +363,14 @@ mod tests {
         }))
         .unwrap();
         let (maps, secrets) = named(&spec);
-        assert_eq!(maps.into_iter().collect::<Vec<_>>(), ["m1", "m2", "m3", "m4"]);
-        assert_eq!(secrets.into_iter().collect::<Vec<_>>(), ["pull", "s1", "s2", "s3", "s4"]);
+        assert_eq!(
+            maps.into_iter().collect::<Vec<_>>(),
+            ["m1", "m2", "m3", "m4"]
+        );
+        assert_eq!(
+            secrets.into_iter().collect::<Vec<_>>(),
+            ["pull", "s1", "s2", "s3", "s4"]
+        );
     }
 
     #[test]

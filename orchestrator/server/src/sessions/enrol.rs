@@ -17,10 +17,16 @@ pub(super) struct Desk(pub(super) Arc<Inner>);
 
 #[tonic::async_trait]
 impl Enrolment for Desk {
-    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
+    async fn join(
+        &self,
+        request: Request<v1::JoinRequest>,
+    ) -> Result<Response<v1::JoinReply>, Status> {
         let request = request.into_inner();
         if !self.0.pki.is_join_token(&request.token) {
-            tracing::warn!(node = request.node, "a machine asked to join with a wrong token");
+            tracing::warn!(
+                node = request.node,
+                "a machine asked to join with a wrong token"
+            );
             return Err(Status::unauthenticated(
                 "the join token is wrong or no longer valid: use the token of this cluster (--token)",
             ));
@@ -33,27 +39,37 @@ impl Enrolment for Desk {
 
 /// A certificate for the key of a signing request.
 pub(super) fn issue(inner: &Inner, node: &str, csr_pem: &str) -> Result<v1::JoinReply, Status> {
-    let node = NodeName::try_from(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let node =
+        NodeName::try_from(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let certificate_pem = inner
         .pki
         .sign_node(&node, csr_pem, inner.objects.now())
         .map_err(|error| Status::invalid_argument(error.to_string()))?;
-    Ok(v1::JoinReply { certificate_pem, ca_pem: inner.pki.ca_pem().to_owned() })
+    Ok(v1::JoinReply {
+        certificate_pem,
+        ca_pem: inner.pki.ca_pem().to_owned(),
+    })
 }
 
 /// The node that a request's certificate names.
 pub(super) fn caller<T>(request: &Request<T>) -> Result<String, Status> {
     let certificates = request.peer_certs();
     let certificate = certificates.as_ref().and_then(|chain| chain.first());
-    let certificate = certificate
-        .ok_or_else(|| Status::unauthenticated("a node certificate is needed: join with a token first"))?;
+    let certificate = certificate.ok_or_else(|| {
+        Status::unauthenticated("a node certificate is needed: join with a token first")
+    })?;
     node_of(certificate).ok_or_else(|| Status::permission_denied("the certificate is not a node's"))
 }
 
 fn node_of(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let subject = certificate.subject();
-    let organization = subject.iter_organization().find_map(|one| one.as_str().ok());
-    let name = subject.iter_common_name().find_map(|one| one.as_str().ok())?.strip_prefix(NODE_USER)?;
+    let organization = subject
+        .iter_organization()
+        .find_map(|one| one.as_str().ok());
+    let name = subject
+        .iter_common_name()
+        .find_map(|one| one.as_str().ok())?
+        .strip_prefix(NODE_USER)?;
     (organization == Some(NODES) && NodeName::try_from(name).is_ok()).then(|| name.to_owned())
 }

@@ -29,13 +29,24 @@ impl Ending {
     /// A pod with a deletionTimestamp. One whose wait was over before this server looked waits no more.
     pub(crate) fn of(pod: &Pod, now: Timestamp) -> Option<Self> {
         let due = pod.metadata.deletion_timestamp.as_ref()?.0.as_second();
-        let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0).max(0);
+        let grace = pod
+            .metadata
+            .deletion_grace_period_seconds
+            .unwrap_or(0)
+            .max(0);
         let wait = LONGEST_WAIT.min(Duration::from_secs(grace.unsigned_abs()));
         // deletionTimestamp is when the grace ends, in whole seconds.
         let elapsed = Duration::from_secs((now.as_second() - (due - grace)).max(0).unsigned_abs());
-        let wait = if elapsed > wait + Duration::from_secs(1) { Duration::ZERO } else { wait };
+        let wait = if elapsed > wait + Duration::from_secs(1) {
+            Duration::ZERO
+        } else {
+            wait
+        };
         let status = pod.status.as_ref();
-        let listed = status.and_then(|status| status.pod_ips.as_ref()).into_iter().flatten();
+        let listed = status
+            .and_then(|status| status.pod_ips.as_ref())
+            .into_iter()
+            .flatten();
         let first = status.and_then(|status| status.pod_ip.as_ref());
         let texts = listed.map(|one| &one.ip).chain(first);
         Some(Self {
@@ -82,7 +93,8 @@ impl Farewells {
         let known: HashSet<&str> = ending.iter().map(|pod| pod.uid.as_str()).collect();
         self.pods.retain(|uid, _| known.contains(uid.as_str()));
         let open = |pods: &HashMap<String, Held>, pod: &Ending| {
-            pods.get(&pod.uid).is_none_or(|held| held.progress != Progress::Released)
+            pods.get(&pod.uid)
+                .is_none_or(|held| held.progress != Progress::Released)
         };
         if !ending.iter().any(|pod| open(&self.pods, pod)) {
             return false;
@@ -91,16 +103,18 @@ impl Farewells {
         let mut released = false;
         for pod in ending {
             let deadline = now + pod.wait;
-            let held = self
-                .pods
-                .entry(pod.uid.clone())
-                .or_insert(Held { deadline, progress: Progress::Serving });
+            let held = self.pods.entry(pod.uid.clone()).or_insert(Held {
+                deadline,
+                progress: Progress::Serving,
+            });
             if held.progress == Progress::Released {
                 continue;
             }
             held.progress = step(held.progress, pod, &backends, state.generation);
             let gone = match held.progress {
-                Progress::Left(generation) => acknowledged.is_none_or(|lowest| lowest >= generation),
+                Progress::Left(generation) => {
+                    acknowledged.is_none_or(|lowest| lowest >= generation)
+                }
                 _ => false,
             };
             if gone || now >= held.deadline {
@@ -113,18 +127,32 @@ impl Farewells {
 
     /// Whether the pod's node may be told that it is to end.
     pub(crate) fn is_released(&self, uid: &str) -> bool {
-        self.pods.get(uid).is_some_and(|held| held.progress == Progress::Released)
+        self.pods
+            .get(uid)
+            .is_some_and(|held| held.progress == Progress::Released)
     }
 
     /// When the next pod is released whatever the nodes say.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let held = self.pods.values().filter(|held| held.progress != Progress::Released);
+        let held = self
+            .pods
+            .values()
+            .filter(|held| held.progress != Progress::Released);
         held.map(|held| held.deadline).min()
     }
 }
 
-fn step(before: Progress, pod: &Ending, backends: &HashSet<IpAddr>, newest: Generation) -> Progress {
-    if pod.addresses.iter().any(|address| backends.contains(address)) {
+fn step(
+    before: Progress,
+    pod: &Ending,
+    backends: &HashSet<IpAddr>,
+    newest: Generation,
+) -> Progress {
+    if pod
+        .addresses
+        .iter()
+        .any(|address| backends.contains(address))
+    {
         return Progress::Serving;
     }
     match before {
@@ -135,7 +163,10 @@ fn step(before: Progress, pod: &Ending, backends: &HashSet<IpAddr>, newest: Gene
 
 fn backends(state: &NetworkState) -> HashSet<IpAddr> {
     let ports = state.services.values().flat_map(|service| &service.ports);
-    ports.flat_map(|port| &port.backends).map(|backend| backend.address).collect()
+    ports
+        .flat_map(|port| &port.backends)
+        .map(|backend| backend.address)
+        .collect()
 }
 
 #[cfg(test)]
@@ -167,7 +198,11 @@ mod tests {
             export: Export::To(Default::default()),
         };
         let services = [(service.id, service)].into();
-        NetworkState { generation: Generation(generation), services, ..NetworkState::default() }
+        NetworkState {
+            generation: Generation(generation),
+            services,
+            ..NetworkState::default()
+        }
     }
 
     const REQUESTED: i64 = 1_000_000;
@@ -193,7 +228,11 @@ mod tests {
         assert_eq!(pod_at(1, 30, REQUESTED + 6).wait, Duration::from_secs(5));
         assert_eq!(pod_at(1, 30, REQUESTED + 7).wait, Duration::ZERO);
         assert_eq!(pod_at(1, 2, REQUESTED + 4).wait, Duration::ZERO);
-        assert_eq!(pod_at(1, 30, REQUESTED - 10).wait, Duration::from_secs(5), "clocks differ");
+        assert_eq!(
+            pod_at(1, 30, REQUESTED - 10).wait,
+            Duration::from_secs(5),
+            "clocks differ"
+        );
     }
 
     #[test]
@@ -206,7 +245,10 @@ mod tests {
         assert!(!farewells.is_released("uid-1"), "one node is still at 7");
         assert!(!farewells.advance(&ending, &state(9, &[2, 3]), Some(Generation(7)), now));
         assert!(farewells.advance(&ending, &state(9, &[2, 3]), Some(Generation(8)), now));
-        assert!(farewells.is_released("uid-1"), "8 is where it left; 9 need not be waited for");
+        assert!(
+            farewells.is_released("uid-1"),
+            "8 is where it left; 9 need not be waited for"
+        );
     }
 
     #[test]

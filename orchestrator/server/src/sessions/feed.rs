@@ -24,7 +24,9 @@ pub(crate) struct Published {
 impl Published {
     /// The state's message, encoded when first asked for.
     pub(crate) fn snapshot(&self) -> Bytes {
-        self.snapshot.get_or_init(|| waggle_wire::encode_snapshot(&self.state)).clone()
+        self.snapshot
+            .get_or_init(|| waggle_wire::encode_snapshot(&self.state))
+            .clone()
     }
 }
 
@@ -57,9 +59,15 @@ impl Feed {
     /// Nothing published. The first state gets the generation after `before`, so that a server that starts with a
     /// number it has never used keeps the order across its own restarts.
     pub(crate) fn new(before: Generation) -> Self {
-        let state = NetworkState { generation: before, ..NetworkState::default() };
+        let state = NetworkState {
+            generation: before,
+            ..NetworkState::default()
+        };
         Self {
-            current: Arc::new(Published { state, snapshot: OnceLock::new() }),
+            current: Arc::new(Published {
+                state,
+                snapshot: OnceLock::new(),
+            }),
             steps: VecDeque::new(),
             bytes: 0,
         }
@@ -87,7 +95,10 @@ impl Feed {
         while self.steps.len() > KEPT_STEPS || self.bytes > KEPT_BYTES {
             self.bytes -= self.steps.pop_front().map_or(0, |step| step.bytes.len());
         }
-        self.current = Arc::new(Published { state: next, snapshot: OnceLock::new() });
+        self.current = Arc::new(Published {
+            state: next,
+            snapshot: OnceLock::new(),
+        });
         true
     }
 
@@ -97,7 +108,12 @@ impl Feed {
             return Catchup::Nothing;
         }
         match self.steps.iter().position(|step| step.from == at) {
-            Some(first) => Catchup::Steps(self.steps.range(first..).map(|step| step.bytes.clone()).collect()),
+            Some(first) => Catchup::Steps(
+                self.steps
+                    .range(first..)
+                    .map(|step| step.bytes.clone())
+                    .collect(),
+            ),
             None => Catchup::Snapshot(self.current.snapshot()),
         }
     }
@@ -114,8 +130,13 @@ mod tests {
             address: [172, 30, 0, index].into(),
             pod_cidr: "10.244.0.0/24".parse().unwrap(),
         };
-        let nodes = (0..nodes).map(|index| (format!("node{index}"), node(index))).collect();
-        NetworkState { nodes, ..NetworkState::default() }
+        let nodes = (0..nodes)
+            .map(|index| (format!("node{index}"), node(index)))
+            .collect();
+        NetworkState {
+            nodes,
+            ..NetworkState::default()
+        }
     }
 
     #[test]
@@ -133,7 +154,8 @@ mod tests {
                 Catchup::Nothing => {}
                 Catchup::Steps(steps) => {
                     for step in steps {
-                        node.apply(waggle_wire::decode_delta(step).unwrap()).unwrap();
+                        node.apply(waggle_wire::decode_delta(step).unwrap())
+                            .unwrap();
                     }
                 }
                 Catchup::Snapshot(_) => panic!("generation {} is kept", node.generation),
@@ -152,7 +174,10 @@ mod tests {
             panic!("generations 0 and 100 were never published")
         };
         assert_eq!(one.as_ptr(), two.as_ptr(), "encoded once");
-        assert_eq!(waggle_wire::decode_snapshot(one).unwrap(), feed.current().state);
+        assert_eq!(
+            waggle_wire::decode_snapshot(one).unwrap(),
+            feed.current().state
+        );
     }
 
     #[test]
@@ -164,6 +189,8 @@ mod tests {
         }
         assert!(matches!(feed.since(Generation(1)), Catchup::Snapshot(_)));
         let newest = feed.current().state.generation;
-        assert!(matches!(feed.since(Generation(newest.0 - 1)), Catchup::Steps(steps) if steps.len() == 1));
+        assert!(
+            matches!(feed.since(Generation(newest.0 - 1)), Catchup::Steps(steps) if steps.len() == 1)
+        );
     }
 }

@@ -60,7 +60,12 @@ impl Hub {
             pool: Pool::default(),
             refused: HashSet::new(),
         };
-        Self { state: Mutex::new(state), rounds: watch::Sender::new(0), nudge: Notify::new(), base }
+        Self {
+            state: Mutex::new(state),
+            rounds: watch::Sender::new(0),
+            nudge: Notify::new(),
+            base,
+        }
     }
 
     /// First number of this server's generations.
@@ -86,7 +91,9 @@ impl Hub {
     /// What brings a node at `at` to the newest network state; `None` before the first is published.
     pub(crate) fn network_since(&self, at: Generation) -> Option<(Catchup, Generation)> {
         let state = self.lock();
-        state.published.then(|| (state.feed.since(at), state.feed.current().state.generation))
+        state
+            .published
+            .then(|| (state.feed.since(at), state.feed.current().state.generation))
     }
 
     /// Whether a pod's node may be told that it is to end.
@@ -100,7 +107,9 @@ impl Hub {
 
     fn next_deadline(&self) -> Duration {
         let deadline = self.lock().farewells.next_deadline();
-        deadline.map_or(AGAIN, |due| due.saturating_duration_since(Instant::now()).min(AGAIN))
+        deadline.map_or(AGAIN, |due| {
+            due.saturating_duration_since(Instant::now()).min(AGAIN)
+        })
     }
 }
 
@@ -139,7 +148,9 @@ pub(super) async fn keep(inner: Arc<Inner>) {
 async fn settle(inner: &Inner) -> Result<(), Status> {
     let wanted = inner.view.read(Wanted::of);
     inner.numbers.provide(&wanted).await?;
-    let found = inner.view.read(|snapshot| inner.hub.lock().pool.reserve(snapshot));
+    let found = inner
+        .view
+        .read(|snapshot| inner.hub.lock().pool.reserve(snapshot));
     for (pod, error) in &found.refused {
         tell_refused(inner, pod, error);
     }
@@ -157,9 +168,17 @@ async fn write_addresses(inner: &Inner, new: &[(Arc<Pod>, IpAddr)]) -> Result<()
     let pods = kind("v1", "Pod")?;
     let mut writes = Vec::with_capacity(new.len());
     for (pod, address) in new {
-        let (namespace, name) = (pod.metadata.namespace.as_deref(), pod.metadata.name.as_deref());
-        let object = inner.objects.get(pods, namespace.unwrap_or_default(), name.unwrap_or_default());
-        let Some(object) = object.filter(|object| Some(&object.uid) == pod.metadata.uid.as_ref()) else {
+        let (namespace, name) = (
+            pod.metadata.namespace.as_deref(),
+            pod.metadata.name.as_deref(),
+        );
+        let object = inner.objects.get(
+            pods,
+            namespace.unwrap_or_default(),
+            name.unwrap_or_default(),
+        );
+        let Some(object) = object.filter(|object| Some(&object.uid) == pod.metadata.uid.as_ref())
+        else {
             continue;
         };
         let mut value = object.value.clone();
@@ -188,13 +207,22 @@ fn publish(inner: &Inner, snapshot: &Snapshot) {
         state.published = true;
     }
     let now = inner.objects.now();
-    let deleted = snapshot.pods.iter().filter(|pod| pod::node_name(pod).is_some());
+    let deleted = snapshot
+        .pods
+        .iter()
+        .filter(|pod| pod::node_name(pod).is_some());
     state.ending = deleted.filter_map(|pod| Ending::of(pod, now)).collect();
-    let pool_pods: HashSet<String> =
-        state.refused.iter().filter(|uid| snapshot.meta(uid).is_some()).cloned().collect();
+    let pool_pods: HashSet<String> = state
+        .refused
+        .iter()
+        .filter(|uid| snapshot.meta(uid).is_some())
+        .cloned()
+        .collect();
     state.refused = pool_pods;
     drop(state);
-    inner.links.retain(|node| snapshot.nodes.get("", node).is_some());
+    inner
+        .links
+        .retain(|node| snapshot.nodes.get("", node).is_some());
 }
 
 /// Passes on the ends that nobody needs to wait for any longer.
@@ -202,7 +230,12 @@ fn release(inner: &Inner) {
     let ready = |node: &str| inner.view.read(|snapshot| is_ready(snapshot, node));
     let acknowledged = inner.links.lowest_acknowledged(ready);
     let mut state = inner.hub.lock();
-    let State { feed, farewells, ending, .. } = &mut *state;
+    let State {
+        feed,
+        farewells,
+        ending,
+        ..
+    } = &mut *state;
     let released = farewells.advance(ending, &feed.current().state, acknowledged, Instant::now());
     drop(state);
     if released {
@@ -213,7 +246,10 @@ fn release(inner: &Inner) {
 fn is_ready(snapshot: &Snapshot, node: &str) -> bool {
     let node = snapshot.nodes.get("", node);
     let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());
-    conditions.into_iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True")
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|one| one.type_ == "Ready" && one.status == "True")
 }
 
 fn tell_refused(inner: &Inner, pod: &Pod, error: &IpamError) {

@@ -75,7 +75,10 @@ impl Links {
     pub(crate) fn close(&self, link: &Arc<Link>) {
         link.ended.cancel();
         let mut open = lock(&self.open);
-        if open.get(&link.node).is_some_and(|current| Arc::ptr_eq(current, link)) {
+        if open
+            .get(&link.node)
+            .is_some_and(|current| Arc::ptr_eq(current, link))
+        {
             open.remove(&link.node);
         }
     }
@@ -100,7 +103,10 @@ impl Links {
     /// The lowest generation acknowledged among the connected nodes that `counts`; `None` without any.
     pub(crate) fn lowest_acknowledged(&self, counts: impl Fn(&str) -> bool) -> Option<Generation> {
         let open = lock(&self.open);
-        open.values().filter(|link| counts(&link.node)).map(|link| link.acknowledged()).min()
+        open.values()
+            .filter(|link| counts(&link.node))
+            .map(|link| link.acknowledged())
+            .min()
     }
 
     /// What `node` was last told of its pods. `fresh` is the first generation for a node never seen.

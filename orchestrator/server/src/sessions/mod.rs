@@ -7,6 +7,8 @@ mod assignments;
 mod enrol;
 mod farewell;
 mod feed;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod hub;
 mod links;
 mod node;
@@ -57,7 +59,10 @@ pub struct Settings {
 impl Default for Settings {
     /// 10.244.0.0/16 for pods, a /24 a node; 10.96.0.0/16 for Services; a heartbeat each 3 seconds.
     fn default() -> Self {
-        let range = |text: &str| text.parse().unwrap_or_else(|_| unreachable!("{text} is an address range"));
+        let range = |text: &str| {
+            text.parse()
+                .unwrap_or_else(|_| unreachable!("{text} is an address range"))
+        };
         Self {
             domain: "cluster.local".into(),
             dns_vip: [10, 96, 0, 10].into(),
@@ -133,7 +138,9 @@ impl Sessions {
             rendezvous: rendezvous::Rendezvous::default(),
             registering: tokio::sync::Mutex::new(()),
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Keeps the network state and serves nodes on `listeners` until `stop`.
@@ -160,7 +167,10 @@ impl Sessions {
     /// The lowest network generation that every connected node has applied, and the newest one there is.
     pub fn network_progress(&self) -> (Option<u64>, u64) {
         let lowest = self.inner.links.lowest_acknowledged(|_| true);
-        (lowest.map(|generation| generation.0), self.inner.hub.generation().0)
+        (
+            lowest.map(|generation| generation.0),
+            self.inner.hub.generation().0,
+        )
     }
 
     /// Asks `node` for a stream and waits until its agent has opened it.
@@ -172,12 +182,18 @@ impl Sessions {
         node: &str,
         request: v1::open_stream::Request,
     ) -> Result<StreamEnds, OpenFault> {
-        self.inner.rendezvous.open(&self.inner.links, node, request).await
+        self.inner
+            .rendezvous
+            .open(&self.inner.links, node, request)
+            .await
     }
 }
 
 /// A kind's registry row.
 pub(crate) fn kind(api_version: &str, name: &str) -> Result<&'static Resource, Status> {
-    waggle_api::by_kind(api_version, name)
-        .ok_or_else(|| Status::internal(format!("kind {name} of {api_version} is not in the registry")))
+    waggle_api::by_kind(api_version, name).ok_or_else(|| {
+        Status::internal(format!(
+            "kind {name} of {api_version} is not in the registry"
+        ))
+    })
 }

@@ -28,10 +28,18 @@ pub(super) async fn register(inner: &Inner, hello: &v1::Hello) -> Result<Cidr, S
     let range = match known.as_ref().and_then(|node| range_of(node)) {
         Some(range) => range,
         None => {
-            let used: BTreeSet<Cidr> =
-                inner.objects.list(nodes, None).objects.iter().filter_map(|node| range_of(node)).collect();
-            assign_pod_cidr(inner.settings.pod_range, inner.settings.node_prefix, &used)
-                .map_err(|error| Status::internal(format!("no pod range for node {:?}: {error}", hello.node)))?
+            let used: BTreeSet<Cidr> = inner
+                .objects
+                .list(nodes, None)
+                .objects
+                .iter()
+                .filter_map(|node| range_of(node))
+                .collect();
+            assign_pod_cidr(inner.settings.pod_range, inner.settings.node_prefix, &used).map_err(
+                |error| {
+                    Status::internal(format!("no pod range for node {:?}: {error}", hello.node))
+                },
+            )?
         }
     };
     let options = WriteOptions::default();
@@ -44,9 +52,15 @@ pub(super) async fn register(inner: &Inner, hello: &v1::Hello) -> Result<Cidr, S
         }
     }
     let complete = |node: &Object| Ok(completed(node.value.clone(), hello, range));
-    inner.objects.modify(nodes, "", &hello.node, Part::Main, &options, complete).await?;
+    inner
+        .objects
+        .modify(nodes, "", &hello.node, Part::Main, &options, complete)
+        .await?;
     let locate = |node: &Object| Ok(located(node.value.clone(), hello));
-    inner.objects.modify(nodes, "", &hello.node, Part::Status, &options, locate).await?;
+    inner
+        .objects
+        .modify(nodes, "", &hello.node, Part::Status, &options, locate)
+        .await?;
     Ok(range)
 }
 
@@ -54,8 +68,11 @@ fn range_of(node: &Object) -> Option<Cidr> {
     node.value["spec"]["podCIDR"].as_str()?.parse().ok()
 }
 
-/// With the labels that every node has, and its range.
+/// With its operator's labels, those that every node has, and its range.
 fn completed(mut node: Value, hello: &v1::Hello, range: Cidr) -> Value {
+    for (label, text) in &hello.labels {
+        node["metadata"]["labels"][label] = json!(text);
+    }
     node["metadata"]["labels"]["kubernetes.io/hostname"] = json!(hello.node);
     if node["metadata"]["labels"]["kubernetes.io/os"].is_null() {
         node["metadata"]["labels"]["kubernetes.io/os"] = json!("linux");
@@ -89,9 +106,16 @@ pub(super) async fn heartbeat(inner: &Inner, node: &str, said: Value) -> Result<
         value["status"] = status_after(old, &said, now);
         Ok(value)
     };
-    inner.objects.modify(nodes, "", node, Part::Status, &options, status).await?;
+    inner
+        .objects
+        .modify(nodes, "", node, Part::Status, &options, status)
+        .await?;
     let label = |object: &Object| Ok(labelled(object.value.clone(), &said));
-    inner.objects.modify(nodes, "", node, Part::Main, &options, label).await.map(drop)
+    inner
+        .objects
+        .modify(nodes, "", node, Part::Main, &options, label)
+        .await
+        .map(drop)
 }
 
 async fn renew_lease(inner: &Inner, node: &str) -> Result<(), Status> {
@@ -109,7 +133,11 @@ async fn renew_lease(inner: &Inner, node: &str) -> Result<(), Status> {
         if let Some(owner) = owner {
             lease["metadata"]["ownerReferences"] = owner;
         }
-        return inner.objects.create(leases, lease, &options).await.map(drop);
+        return inner
+            .objects
+            .create(leases, lease, &options)
+            .await
+            .map(drop);
     }
     let renew = |lease: &Object| {
         let mut lease = lease.value.clone();
@@ -117,7 +145,11 @@ async fn renew_lease(inner: &Inner, node: &str) -> Result<(), Status> {
         lease["spec"]["renewTime"] = json!(now);
         Ok(lease)
     };
-    inner.objects.modify(leases, LEASES, node, Part::Main, &options, renew).await.map(drop)
+    inner
+        .objects
+        .modify(leases, LEASES, node, Part::Main, &options, renew)
+        .await
+        .map(drop)
 }
 
 /// As `metav1.MicroTime` prints it.
@@ -131,8 +163,14 @@ fn seconds(moment: Timestamp) -> String {
 
 /// The labels that follow from what the agent says of its machine.
 fn labelled(mut node: Value, said: &Value) -> Value {
-    for (label, field) in [("kubernetes.io/arch", "architecture"), ("kubernetes.io/os", "operatingSystem")] {
-        if let Some(text) = said["nodeInfo"][field].as_str().filter(|text| !text.is_empty()) {
+    for (label, field) in [
+        ("kubernetes.io/arch", "architecture"),
+        ("kubernetes.io/os", "operatingSystem"),
+    ] {
+        if let Some(text) = said["nodeInfo"][field]
+            .as_str()
+            .filter(|text| !text.is_empty())
+        {
             node["metadata"]["labels"][label] = json!(text);
         }
     }
@@ -151,7 +189,8 @@ fn status_after(old: Value, said: &Value, now: Timestamp) -> Value {
     let conditions = conditions(&old["conditions"], &said["conditions"], now);
     let fresh = written(&old).is_some_and(|at| now.as_second() - at.as_second() < STATUS_SECONDS);
     let told = told(&conditions) == told(&old["conditions"]);
-    let same = told && without_conditions(&new) == old.as_object().map(without_conditions).unwrap_or_default();
+    let same = told
+        && without_conditions(&new) == old.as_object().map(without_conditions).unwrap_or_default();
     if same && fresh {
         return old;
     }
@@ -166,13 +205,21 @@ fn conditions(old: &Value, said: &Value, now: Timestamp) -> Value {
     let of = |rows: &[Value], kind: &Value| rows.iter().find(|row| row["type"] == *kind).cloned();
     let (old, mut said) = (rows(old), rows(said));
     if of(&said, &json!("Ready")).is_none() {
-        said.push(json!({"type": "Ready", "status": "True", "reason": "AgentReady",
-                         "message": "the agent reports and is ready"}));
+        said.push(
+            json!({"type": "Ready", "status": "True", "reason": "AgentReady",
+                         "message": "the agent reports and is ready"}),
+        );
     }
-    let mut new: Vec<Value> = old.iter().filter(|row| of(&said, &row["type"]).is_none()).cloned().collect();
+    let mut new: Vec<Value> = old
+        .iter()
+        .filter(|row| of(&said, &row["type"]).is_none())
+        .cloned()
+        .collect();
     for mut row in said {
         let before = of(&old, &row["type"]).filter(|before| before["status"] == row["status"]);
-        let since = before.map(|before| before["lastTransitionTime"].clone()).filter(Value::is_string);
+        let since = before
+            .map(|before| before["lastTransitionTime"].clone())
+            .filter(Value::is_string);
         row["lastTransitionTime"] = since.unwrap_or_else(|| json!(seconds(now)));
         row["lastHeartbeatTime"] = json!(seconds(now));
         new.push(row);
@@ -183,7 +230,9 @@ fn conditions(old: &Value, said: &Value, now: Timestamp) -> Value {
 /// What conditions say, without when.
 fn told(conditions: &Value) -> Vec<Value> {
     let rows = conditions.as_array().into_iter().flatten();
-    let mut told: Vec<Value> = rows.map(|row| json!([row["type"], row["status"], row["reason"], row["message"]])).collect();
+    let mut told: Vec<Value> = rows
+        .map(|row| json!([row["type"], row["status"], row["reason"], row["message"]]))
+        .collect();
     told.sort_by_key(ToString::to_string);
     told
 }
@@ -196,7 +245,10 @@ fn without_conditions(status: &Map<String, Value>) -> Map<String, Value> {
 
 /// When the status was last written for a heartbeat.
 fn written(status: &Value) -> Option<Timestamp> {
-    let ready = status["conditions"].as_array()?.iter().find(|row| row["type"] == "Ready")?;
+    let ready = status["conditions"]
+        .as_array()?
+        .iter()
+        .find(|row| row["type"] == "Ready")?;
     ready["lastHeartbeatTime"].as_str()?.parse().ok()
 }
 
@@ -210,19 +262,29 @@ mod tests {
 
     fn ready(status: &Value) -> Value {
         let rows = status["conditions"].as_array().unwrap();
-        rows.iter().find(|row| row["type"] == "Ready").unwrap().clone()
+        rows.iter()
+            .find(|row| row["type"] == "Ready")
+            .unwrap()
+            .clone()
     }
 
     #[test]
     fn a_heartbeat_without_news_changes_nothing_for_five_minutes() {
         let said = json!({"capacity": {"cpu": "2"}});
-        let first = status_after(json!({"addresses": [{"type": "InternalIP", "address": "172.30.0.11"}]}), &said, at(1000));
+        let first = status_after(
+            json!({"addresses": [{"type": "InternalIP", "address": "172.30.0.11"}]}),
+            &said,
+            at(1000),
+        );
         assert_eq!(ready(&first)["status"], "True");
         assert_eq!(first["addresses"][0]["address"], "172.30.0.11");
         assert_eq!(status_after(first.clone(), &said, at(1299)), first);
         let later = status_after(first.clone(), &said, at(1300));
         assert_eq!(ready(&later)["lastHeartbeatTime"], "1970-01-01T00:21:40Z");
-        assert_eq!(ready(&later)["lastTransitionTime"], ready(&first)["lastTransitionTime"]);
+        assert_eq!(
+            ready(&later)["lastTransitionTime"],
+            ready(&first)["lastTransitionTime"]
+        );
         let news = status_after(first, &json!({"capacity": {"cpu": "4"}}), at(1001));
         assert_eq!(news["capacity"]["cpu"], "4");
     }
@@ -237,9 +299,17 @@ mod tests {
         let new = status_after(old, &json!({}), at(1020));
         assert_eq!(ready(&new)["status"], "True");
         assert_eq!(ready(&new)["lastTransitionTime"], "1970-01-01T00:17:00Z");
-        assert_eq!(new["conditions"].as_array().unwrap().len(), 2, "others' conditions stay");
-        let unready = json!({"conditions": [{"type": "Ready", "status": "False", "reason": "DiskFull"}]});
-        assert_eq!(ready(&status_after(new, &unready, at(1021)))["status"], "False");
+        assert_eq!(
+            new["conditions"].as_array().unwrap().len(),
+            2,
+            "others' conditions stay"
+        );
+        let unready =
+            json!({"conditions": [{"type": "Ready", "status": "False", "reason": "DiskFull"}]});
+        assert_eq!(
+            ready(&status_after(new, &unready, at(1021)))["status"],
+            "False"
+        );
     }
 
     #[test]

@@ -32,11 +32,16 @@ impl Numbers {
             Some(record) => {
                 let text = record.value["data"][FIELD].as_str().unwrap_or_default();
                 serde_json::from_str(text).map_err(|error| {
-                    Status::internal(format!("ConfigMap {NAMESPACE}/{NAME} holds no valid numbers: {error}"))
+                    Status::internal(format!(
+                        "ConfigMap {NAMESPACE}/{NAME} holds no valid numbers: {error}"
+                    ))
                 })?
             }
         };
-        Ok(Self { objects: Arc::clone(objects), registry: Arc::new(RwLock::new(Arc::new(registry))) })
+        Ok(Self {
+            objects: Arc::clone(objects),
+            registry: Arc::new(RwLock::new(Arc::new(registry))),
+        })
     }
 
     /// The numbers, now.
@@ -57,7 +62,10 @@ impl Numbers {
         next.apply(changes);
         let text = serde_json::to_string(&next).map_err(Status::internal)?;
         self.write(&text).await?;
-        *self.registry.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        *self
+            .registry
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         Ok(())
     }
 
@@ -76,7 +84,10 @@ impl Numbers {
             record["data"] = json!({FIELD: text});
             Ok(record)
         };
-        self.objects.modify(kind, NAMESPACE, NAME, Part::Main, options, change).await.map(drop)
+        self.objects
+            .modify(kind, NAMESPACE, NAME, Part::Main, options, change)
+            .await
+            .map(drop)
     }
 }
 

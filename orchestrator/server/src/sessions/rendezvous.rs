@@ -60,13 +60,27 @@ impl Rendezvous {
         node: &str,
         request: v1::open_stream::Request,
     ) -> Result<StreamEnds, OpenFault> {
-        let not_connected = || OpenFault::NotConnected { node: node.to_owned() };
+        let not_connected = || OpenFault::NotConnected {
+            node: node.to_owned(),
+        };
         let link = links.get(node).ok_or_else(not_connected)?;
         let stream = uuid::Uuid::new_v4().to_string();
         let (caller, opened) = oneshot::channel();
-        self.lock().insert(stream.clone(), Waiting { node: node.to_owned(), caller });
-        let withdraw = Withdraw { rendezvous: self, stream: &stream };
-        if !link.request(v1::OpenStream { stream: stream.clone(), request: Some(request) }) {
+        self.lock().insert(
+            stream.clone(),
+            Waiting {
+                node: node.to_owned(),
+                caller,
+            },
+        );
+        let withdraw = Withdraw {
+            rendezvous: self,
+            stream: &stream,
+        };
+        if !link.request(v1::OpenStream {
+            stream: stream.clone(),
+            request: Some(request),
+        }) {
             return Err(not_connected());
         }
         let opened = tokio::select! {
@@ -76,18 +90,29 @@ impl Rendezvous {
         drop(withdraw);
         match opened {
             Ok(Ok(ends)) => Ok(ends),
-            _ => Err(OpenFault::NoAnswer { node: node.to_owned() }),
+            _ => Err(OpenFault::NoAnswer {
+                node: node.to_owned(),
+            }),
         }
     }
 
     /// Brings a stream that the agent of `node` has opened to whoever asked for it.
-    pub(super) fn arrive(&self, node: &str, stream: &str, ends: StreamEnds) -> Result<(), tonic::Status> {
+    pub(super) fn arrive(
+        &self,
+        node: &str,
+        stream: &str,
+        ends: StreamEnds,
+    ) -> Result<(), tonic::Status> {
         let mut waiting = self.lock();
         let mine = waiting.get(stream).is_some_and(|one| one.node == node);
         let found = mine.then(|| waiting.remove(stream)).flatten();
         drop(waiting);
         let unknown = || tonic::Status::not_found(format!("nobody asked for stream {stream:?}"));
-        found.ok_or_else(unknown)?.caller.send(ends).map_err(|_| unknown())
+        found
+            .ok_or_else(unknown)?
+            .caller
+            .send(ends)
+            .map_err(|_| unknown())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {

@@ -32,6 +32,10 @@ pub(super) async fn serve(
     listeners: Vec<TcpListener>,
     stop: CancellationToken,
 ) -> Result<(), SessionsError> {
+    if listeners.is_empty() {
+        stop.cancelled().await;
+        return Ok(());
+    }
     let (own, authority) = (inner.pki.server(), inner.pki.ca_pem());
     // The authority goes along: an agent that joins knows it by its fingerprint only.
     let chain = format!("{}{authority}", own.certificate_pem);
@@ -42,7 +46,9 @@ pub(super) async fn serve(
     let mut incoming = Vec::new();
     for listener in listeners {
         listener.set_nonblocking(true)?;
-        incoming.push(TcpListenerStream::new(tokio::net::TcpListener::from_std(listener)?));
+        incoming.push(TcpListenerStream::new(tokio::net::TcpListener::from_std(
+            listener,
+        )?));
     }
     let node = NodeServer::new(Sill(Arc::clone(&inner))).max_decoding_message_size(LARGEST);
     let links = Arc::clone(&inner);
@@ -103,7 +109,14 @@ impl Node for Sill {
         tokio::spawn(async move {
             let refused = to_agent.clone();
             let arrived = match stream_name(&mut from_agent).await {
-                Ok(stream) => inner.rendezvous.arrive(&node, &stream, StreamEnds { to_agent, from_agent }),
+                Ok(stream) => inner.rendezvous.arrive(
+                    &node,
+                    &stream,
+                    StreamEnds {
+                        to_agent,
+                        from_agent,
+                    },
+                ),
                 Err(status) => Err(status),
             };
             if let Err(status) = arrived {

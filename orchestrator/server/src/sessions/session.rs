@@ -36,14 +36,20 @@ pub(super) async fn run(
         Ok(range) => range.to_string(),
         Err(status) => {
             tracing::warn!(node, error = %status, "a node can't be registered");
-            let refusal = Status::failed_precondition(format!("node {node:?} can't be registered: {status}"));
+            let refusal =
+                Status::failed_precondition(format!("node {node:?} can't be registered: {status}"));
             return drop(down.send(Err(refusal)).await);
         }
     };
     let mine = hello.epoch == inner.epoch;
     let acknowledged = Generation(if mine { hello.network_generation } else { 0 });
     let (link, requests) = inner.links.open(&node, acknowledged);
-    tracing::info!(node, version = hello.agent_version, resumes = mine, "node session");
+    tracing::info!(
+        node,
+        version = hello.agent_version,
+        resumes = mine,
+        "node session"
+    );
     tokio::select! {
         () = link.ended.cancelled() => {
             drop(down.try_send(Err(Status::aborted("the server ended this session"))));
@@ -135,7 +141,9 @@ async fn tell_pods(
 ) -> Result<(), HungUp> {
     let registry = inner.numbers.registry();
     let news = inner.view.read(|snapshot| {
-        told.news(node, snapshot, &inner.objects, &registry, |uid| inner.hub.may_end(uid))
+        told.news(node, snapshot, &inner.objects, &registry, |uid| {
+            inner.hub.may_end(uid)
+        })
     });
     let news = match news {
         Ok(news) if *whole || !news.is_empty() => news,
@@ -148,13 +156,28 @@ async fn tell_pods(
     told.generation += 1;
     let generation = told.generation;
     if std::mem::take(whole) {
-        send(down, Message::PodsSnapshot(v1::PodsSnapshot { generation, pods: news.upserts })).await
+        send(
+            down,
+            Message::PodsSnapshot(v1::PodsSnapshot {
+                generation,
+                pods: news.upserts,
+            }),
+        )
+        .await
     } else {
-        let delta = v1::PodsDelta { generation, upserts: news.upserts, removals: news.removals };
+        let delta = v1::PodsDelta {
+            generation,
+            upserts: news.upserts,
+            removals: news.removals,
+        };
         send(down, Message::PodsDelta(delta)).await
     }
 }
 
 async fn send(down: &Down, message: Message) -> Result<(), HungUp> {
-    down.send(Ok(v1::FromServer { message: Some(message) })).await.map_err(|_| HungUp)
+    down.send(Ok(v1::FromServer {
+        message: Some(message),
+    }))
+    .await
+    .map_err(|_| HungUp)
 }

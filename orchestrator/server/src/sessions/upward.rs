@@ -21,7 +21,14 @@ use crate::objects::{Object, WriteOptions};
 /// Messages that are worked on together.
 const BATCH: usize = 128;
 /// Status fields that the server sets, kept when an agent does not mention them.
-const SERVERS: [&str; 6] = ["hostIP", "hostIPs", "nominatedNodeName", "qosClass", "resourceClaimStatuses", "startTime"];
+const SERVERS: [&str; 6] = [
+    "hostIP",
+    "hostIPs",
+    "nominatedNodeName",
+    "qosClass",
+    "resourceClaimStatuses",
+    "startTime",
+];
 
 /// Takes in what a node says until it hangs up.
 pub(super) async fn listen(inner: &Inner, link: &Arc<Link>, mut inbound: Streaming<v1::FromAgent>) {
@@ -98,11 +105,23 @@ async fn take_in(inner: &Inner, link: &Arc<Link>, batch: Batch) {
     for event in batch.events {
         let parsed: Result<Value, _> = serde_json::from_slice(&event.event_json);
         let recorded = parsed.map_err(|error| error.to_string()).and_then(|event| {
-            inner.recorder.record_agent(&link.node, &event).map_err(str::to_owned)
+            inner
+                .recorder
+                .record_agent(&link.node, &event)
+                .map_err(str::to_owned)
         });
-        report(&link.node, "an event", recorded.map_err(Status::bad_request));
+        report(
+            &link.node,
+            "an event",
+            recorded.map_err(Status::bad_request),
+        );
     }
-    let pods = join_all(batch.pods.into_values().map(|about| about_pod(inner, &link.node, about)));
+    let pods = join_all(
+        batch
+            .pods
+            .into_values()
+            .map(|about| about_pod(inner, &link.node, about)),
+    );
     let heartbeat = async {
         if let Some(status) = batch.heartbeat {
             let outcome = match serde_json::from_slice(&status.status_json) {
@@ -118,7 +137,12 @@ async fn take_in(inner: &Inner, link: &Arc<Link>, batch: Batch) {
 fn acknowledge(inner: &Inner, link: &Link, ack: &v1::Ack) {
     if !ack.network_fault.is_empty() {
         let (generation, fault) = (ack.network_generation, &ack.network_fault);
-        tracing::warn!(node = link.node, generation, fault, "a node can't apply the network state");
+        tracing::warn!(
+            node = link.node,
+            generation,
+            fault,
+            "a node can't apply the network state"
+        );
     }
     if link.acknowledge(Generation(ack.network_generation)) {
         inner.hub.nudge();
@@ -127,7 +151,11 @@ fn acknowledge(inner: &Inner, link: &Link, ack: &v1::Ack) {
 
 async fn about_pod(inner: &Inner, node: &str, about: AboutPod) {
     if let Some(status) = about.status {
-        report(node, "a pod's status", pod_status(inner, node, &status).await);
+        report(
+            node,
+            "a pod's status",
+            pod_status(inner, node, &status).await,
+        );
     }
     if let Some(gone) = about.gone {
         report(node, "a pod's end", pod_gone(inner, node, &gone).await);
@@ -145,8 +173,12 @@ fn report(node: &str, what: &str, outcome: Result<(), Status>) {
 }
 
 async fn pod_status(inner: &Inner, node: &str, said: &v1::PodStatus) -> Result<(), Status> {
-    let status: Value = serde_json::from_slice(&said.status_json)
-        .map_err(|error| Status::bad_request(format!("status of pod {}/{}: {error}", said.namespace, said.name)))?;
+    let status: Value = serde_json::from_slice(&said.status_json).map_err(|error| {
+        Status::bad_request(format!(
+            "status of pod {}/{}: {error}",
+            said.namespace, said.name
+        ))
+    })?;
     let change = |pod: &Object| {
         check(pod, node, &said.uid)?;
         let mut value = pod.value.clone();
@@ -156,32 +188,64 @@ async fn pod_status(inner: &Inner, node: &str, said: &v1::PodStatus) -> Result<(
     };
     let pods = kind("v1", "Pod")?;
     let options = WriteOptions::default();
-    inner.objects.modify(pods, &said.namespace, &said.name, Part::Status, &options, change).await.map(drop)
+    inner
+        .objects
+        .modify(
+            pods,
+            &said.namespace,
+            &said.name,
+            Part::Status,
+            &options,
+            change,
+        )
+        .await
+        .map(drop)
 }
 
 async fn pod_gone(inner: &Inner, node: &str, said: &v1::PodGone) -> Result<(), Status> {
     let pods = kind("v1", "Pod")?;
-    let Some(pod) = inner.objects.get(pods, &said.namespace, &said.name) else { return Ok(()) };
+    let Some(pod) = inner.objects.get(pods, &said.namespace, &said.name) else {
+        return Ok(());
+    };
     check(&pod, node, &said.uid)?;
     if pod.value["metadata"].get("deletionTimestamp").is_none() {
-        return Err(Status::conflict(pods, &said.name, "its node says that it is gone, but nobody deleted it"));
+        return Err(Status::conflict(
+            pods,
+            &said.name,
+            "its node says that it is gone, but nobody deleted it",
+        ));
     }
-    let this_one = Preconditions { uid: Some(said.uid.clone()), resource_version: None };
+    let this_one = Preconditions {
+        uid: Some(said.uid.clone()),
+        resource_version: None,
+    };
     let options = DeleteOptions {
         grace_period_seconds: Some(0),
         preconditions: Some(this_one),
         ..DeleteOptions::default()
     };
-    inner.objects.delete(pods, &said.namespace, &said.name, &options).await.map(drop)
+    inner
+        .objects
+        .delete(pods, &said.namespace, &said.name, &options)
+        .await
+        .map(drop)
 }
 
 /// The pod is the one that is meant, and the node's.
 fn check(pod: &Object, node: &str, uid: &str) -> Result<(), Status> {
     if pod.uid != uid {
-        return Err(Status::conflict(pod.resource, &pod.name, "it is another pod of the same name by now"));
+        return Err(Status::conflict(
+            pod.resource,
+            &pod.name,
+            "it is another pod of the same name by now",
+        ));
     }
     if pod.value["spec"]["nodeName"] != node {
-        return Err(Status::forbidden(pod.resource, &pod.name, &format!("it does not run on node {node:?}")));
+        return Err(Status::forbidden(
+            pod.resource,
+            &pod.name,
+            &format!("it does not run on node {node:?}"),
+        ));
     }
     Ok(())
 }
@@ -216,8 +280,13 @@ fn conditions(old: &Value, said: &Value) -> Value {
     let (old, said) = (rows(old), rows(said));
     let mut new = said.clone();
     for row in &mut new {
-        let before = old.iter().find(|before| before["type"] == row["type"] && before["status"] == row["status"]);
-        if let Some(since) = before.map(|before| &before["lastTransitionTime"]).filter(|since| since.is_string()) {
+        let before = old
+            .iter()
+            .find(|before| before["type"] == row["type"] && before["status"] == row["status"]);
+        if let Some(since) = before
+            .map(|before| &before["lastTransitionTime"])
+            .filter(|since| since.is_string())
+        {
             row["lastTransitionTime"] = since.clone();
         }
     }
@@ -250,8 +319,15 @@ mod tests {
         assert!(new.get("reason").is_none(), "the agent's to clear");
         assert_eq!(new["conditions"][0]["type"], "PodScheduled");
         assert_eq!(new["conditions"][1]["lastTransitionTime"], "then");
-        assert_eq!(merged(&new, &said, false), new, "saying it again changes nothing");
-        assert_eq!(merged(&json!({}), &json!({"podIP": "172.30.0.11"}), true)["podIP"], "172.30.0.11");
+        assert_eq!(
+            merged(&new, &said, false),
+            new,
+            "saying it again changes nothing"
+        );
+        assert_eq!(
+            merged(&json!({}), &json!({"podIP": "172.30.0.11"}), true)["podIP"],
+            "172.30.0.11"
+        );
     }
 
     #[test]

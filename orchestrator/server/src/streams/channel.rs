@@ -56,7 +56,10 @@ pub(super) fn said(message: Message) -> Said {
     match bytes.first() {
         Some(&STDIN) if bytes.len() > 1 => Said::Stdin(bytes.slice(1..)),
         Some(&RESIZE) => match serde_json::from_slice::<Size>(&bytes[1..]) {
-            Ok(size) => Said::Resize(v1::Resize { width: size.width, height: size.height }),
+            Ok(size) => Said::Resize(v1::Resize {
+                width: size.width,
+                height: size.height,
+            }),
             Err(_) => Said::Nothing,
         },
         Some(&CLOSE) if bytes.get(1) == Some(&STDIN) => Said::StdinClosed,
@@ -91,13 +94,23 @@ mod tests {
     use super::*;
 
     fn check(bytes: &[u8], expect: Said) {
-        assert_eq!(said(Message::Binary(Bytes::copy_from_slice(bytes))), expect, "{bytes:?}");
+        assert_eq!(
+            said(Message::Binary(Bytes::copy_from_slice(bytes))),
+            expect,
+            "{bytes:?}"
+        );
     }
 
     #[test]
     fn messages_are_told_apart_by_their_first_byte() {
         check(b"\x00hi", Said::Stdin(Bytes::from_static(b"hi")));
-        check(b"\x04{\"Width\":80,\"Height\":24}", Said::Resize(v1::Resize { width: 80, height: 24 }));
+        check(
+            b"\x04{\"Width\":80,\"Height\":24}",
+            Said::Resize(v1::Resize {
+                width: 80,
+                height: 24,
+            }),
+        );
         check(b"\x04nonsense", Said::Nothing);
         check(&[255, 0], Said::StdinClosed);
         check(&[255, 1], Said::Nothing);
@@ -108,10 +121,15 @@ mod tests {
 
     #[test]
     fn an_exit_code_is_told_as_kubernetes_tells_it() {
-        let Message::Binary(bytes) = ended(&Ok(3)) else { panic!("binary") };
+        let Message::Binary(bytes) = ended(&Ok(3)) else {
+            panic!("binary")
+        };
         assert_eq!(bytes[0], ERROR);
         let status: Value = serde_json::from_slice(&bytes[1..]).unwrap();
-        assert_eq!(status["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
+        assert_eq!(
+            status["details"]["causes"][0],
+            json!({"reason": "ExitCode", "message": "3"})
+        );
         assert_eq!(status["reason"], "NonZeroExitCode");
     }
 }

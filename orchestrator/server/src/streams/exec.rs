@@ -1,6 +1,8 @@
 //! `pods/{name}/exec`: a WebSocket on one side, the agent's stream on the other.
 
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
+use axum::extract::ws::{
+    Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection,
+};
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use waggle_api::Status;
@@ -22,8 +24,12 @@ pub(super) async fn serve(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     let opened = match upgrade {
-        Ok(upgrade) => open(&streams, &namespace, &name, &pairs).await.map(|ends| (upgrade, ends)),
-        Err(rejection) => Err(Status::bad_request(format!("exec needs a WebSocket upgrade: {rejection}"))),
+        Ok(upgrade) => open(&streams, &namespace, &name, &pairs)
+            .await
+            .map(|ends| (upgrade, ends)),
+        Err(rejection) => Err(Status::bad_request(format!(
+            "exec needs a WebSocket upgrade: {rejection}"
+        ))),
     };
     match opened {
         Ok((upgrade, ends)) => upgrade
@@ -40,16 +46,28 @@ async fn open(
     pairs: &[(String, String)],
 ) -> Result<StreamEnds, Status> {
     let target = Target::find(streams, namespace, name)?;
-    let one = |key: &str| pairs.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    let one = |key: &str| {
+        pairs
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
+    };
     let is = |key: &str| matches!(one(key), Some("true" | "1" | "True" | "TRUE" | "t" | "T"));
-    let command: Vec<String> =
-        pairs.iter().filter(|(name, _)| name == "command").map(|(_, value)| value.clone()).collect();
+    let command: Vec<String> = pairs
+        .iter()
+        .filter(|(name, _)| name == "command")
+        .map(|(_, value)| value.clone())
+        .collect();
     if command.iter().all(String::is_empty) {
-        return Err(Status::bad_request("you must specify at least 1 command for the exec"));
+        return Err(Status::bad_request(
+            "you must specify at least 1 command for the exec",
+        ));
     }
     let (stdin, stdout, stderr, tty) = (is("stdin"), is("stdout"), is("stderr"), is("tty"));
     if !stdin && !stdout && !stderr {
-        return Err(Status::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
+        return Err(Status::bad_request(
+            "you must specify at least 1 of stdin, stdout, stderr",
+        ));
     }
     let request = v1::ExecRequest {
         container: target.container(one("container").unwrap_or_default())?,
@@ -92,7 +110,10 @@ async fn bridge(mut socket: WebSocket, mut ends: StreamEnds) {
         }
     };
     if socket.send(channel::ended(&outcome)).await.is_ok() {
-        let close = axum::extract::ws::CloseFrame { code: 1000, reason: "".into() };
+        let close = axum::extract::ws::CloseFrame {
+            code: 1000,
+            reason: "".into(),
+        };
         drop(socket.send(Message::Close(Some(close))).await);
     }
 }
@@ -122,7 +143,9 @@ fn heard(message: Result<Option<v1::StreamFrame>, tonic::Status>) -> Heard {
             _ => Heard::Nothing,
         },
         Ok(Some(_)) => Heard::Nothing,
-        Ok(None) => Heard::End(Err(Status::internal("the node ended the command's stream early"))),
+        Ok(None) => Heard::End(Err(Status::internal(
+            "the node ended the command's stream early",
+        ))),
         Err(status) => Heard::End(Err(Status::internal(status.message()))),
     }
 }

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
+use axum::extract::ws::{
+    Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection,
+};
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use bytes::Bytes;
@@ -30,13 +32,17 @@ pub(super) async fn serve(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     let opened = match upgrade {
-        Ok(upgrade) => open(&streams, &namespace, &name, &pairs).await.map(|ends| (upgrade, ends)),
-        Err(rejection) => Err(Status::bad_request(format!("port-forward needs a WebSocket upgrade: {rejection}"))),
+        Ok(upgrade) => open(&streams, &namespace, &name, &pairs)
+            .await
+            .map(|ends| (upgrade, ends)),
+        Err(rejection) => Err(Status::bad_request(format!(
+            "port-forward needs a WebSocket upgrade: {rejection}"
+        ))),
     };
     match opened {
-        Ok((upgrade, ports)) => {
-            upgrade.protocols([channel::V5, channel::V4]).on_upgrade(move |socket| bridge(socket, ports))
-        }
+        Ok((upgrade, ports)) => upgrade
+            .protocols([channel::V5, channel::V4])
+            .on_upgrade(move |socket| bridge(socket, ports)),
         Err(status) => refusal(&status),
     }
 }
@@ -50,23 +56,38 @@ async fn open(
     let target = Target::find(streams, namespace, name)?;
     let mut opened = Vec::new();
     for port in ports(pairs)? {
-        let request = v1::PortForwardRequest { pod: Some(target.pod.clone()), port: port.into() };
-        opened.push((port, target.open(streams, Request::PortForward(request)).await?));
+        let request = v1::PortForwardRequest {
+            pod: Some(target.pod.clone()),
+            port: port.into(),
+        };
+        opened.push((
+            port,
+            target.open(streams, Request::PortForward(request)).await?,
+        ));
     }
     Ok(opened)
 }
 
 fn ports(pairs: &[(String, String)]) -> Result<Vec<u16>, Status> {
-    let texts = pairs.iter().filter(|(key, _)| key == "ports").flat_map(|(_, value)| value.split(','));
+    let texts = pairs
+        .iter()
+        .filter(|(key, _)| key == "ports")
+        .flat_map(|(_, value)| value.split(','));
     let ports = texts.map(|text| match text.trim().parse() {
         Ok(port) if port != 0 => Ok(port),
-        _ => Err(Status::bad_request(format!("ports: {text:?} is not a port (1 to 65535)"))),
+        _ => Err(Status::bad_request(format!(
+            "ports: {text:?} is not a port (1 to 65535)"
+        ))),
     });
     let ports: Vec<u16> = ports.collect::<Result<_, _>>()?;
     match ports.len() {
-        0 => Err(Status::bad_request("at least 1 port must be specified (ports)")),
+        0 => Err(Status::bad_request(
+            "at least 1 port must be specified (ports)",
+        )),
         1..=MOST_PORTS => Ok(ports),
-        many => Err(Status::bad_request(format!("{many} ports are more than the {MOST_PORTS} that are served at once"))),
+        many => Err(Status::bad_request(format!(
+            "{many} ports are more than the {MOST_PORTS} that are served at once"
+        ))),
     }
 }
 
@@ -75,10 +96,16 @@ async fn bridge(mut socket: WebSocket, ports: Vec<(u16, StreamEnds)>) {
     let (out, mut messages) = mpsc::channel::<Message>(32);
     let mut inputs = HashMap::new();
     for (index, (port, ends)) in ports.into_iter().enumerate() {
-        let Ok(index) = u8::try_from(index) else { break };
+        let Ok(index) = u8::try_from(index) else {
+            break;
+        };
         let data = index * 2;
         for channel in [data, data + 1] {
-            if socket.send(channel::message(channel, &port.to_le_bytes())).await.is_err() {
+            if socket
+                .send(channel::message(channel, &port.to_le_bytes()))
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -109,33 +136,53 @@ async fn bridge(mut socket: WebSocket, ports: Vec<(u16, StreamEnds)>) {
 type Inputs = HashMap<u8, mpsc::Sender<Result<v1::StreamFrame, tonic::Status>>>;
 
 async fn carry_in(inputs: &mut Inputs, bytes: Bytes) {
-    let Some(&channel) = bytes.first() else { return };
+    let Some(&channel) = bytes.first() else {
+        return;
+    };
     if channel == 255 {
         let closed = bytes.get(1).and_then(|closed| inputs.remove(closed));
         if let Some(input) = closed {
-            let frame = v1::StreamFrame { frame: Some(Frame::StdinClosed(true)) };
+            let frame = v1::StreamFrame {
+                frame: Some(Frame::StdinClosed(true)),
+            };
             drop(input.send(Ok(frame)).await);
         }
     } else if let Some(input) = inputs.get(&channel) {
-        let frame = v1::StreamFrame { frame: Some(Frame::Stdin(bytes.slice(1..))) };
+        let frame = v1::StreamFrame {
+            frame: Some(Frame::Stdin(bytes.slice(1..))),
+        };
         drop(input.send(Ok(frame)).await);
     }
 }
 
-async fn carry_out(data: u8, mut from_agent: tonic::Streaming<v1::StreamFrame>, out: mpsc::Sender<Message>) {
+async fn carry_out(
+    data: u8,
+    mut from_agent: tonic::Streaming<v1::StreamFrame>,
+    out: mpsc::Sender<Message>,
+) {
     loop {
         let message = match from_agent.message().await {
-            Ok(Some(v1::StreamFrame { frame: Some(Frame::Stdout(bytes)) })) => channel::message(data, &bytes),
-            Ok(Some(v1::StreamFrame { frame: Some(Frame::End(end)) })) => {
+            Ok(Some(v1::StreamFrame {
+                frame: Some(Frame::Stdout(bytes)),
+            })) => channel::message(data, &bytes),
+            Ok(Some(v1::StreamFrame {
+                frame: Some(Frame::End(end)),
+            })) => {
                 if let Some(status) = fault(&end) {
-                    drop(out.send(channel::message(data + 1, status.message.as_bytes())).await);
+                    drop(
+                        out.send(channel::message(data + 1, status.message.as_bytes()))
+                            .await,
+                    );
                 }
                 return;
             }
             Ok(Some(_)) => continue,
             Ok(None) => return,
             Err(status) => {
-                drop(out.send(channel::message(data + 1, status.message().as_bytes())).await);
+                drop(
+                    out.send(channel::message(data + 1, status.message().as_bytes()))
+                        .await,
+                );
                 return;
             }
         };
@@ -150,7 +197,10 @@ mod tests {
     use super::*;
 
     fn check(values: &[&str], expect: Result<&[u16], &str>) {
-        let pairs: Vec<_> = values.iter().map(|value| ("ports".to_owned(), (*value).to_owned())).collect();
+        let pairs: Vec<_> = values
+            .iter()
+            .map(|value| ("ports".to_owned(), (*value).to_owned()))
+            .collect();
         let found = ports(&pairs).map_err(|status| status.message);
         assert_eq!(found.as_deref().map_err(String::as_str), expect);
     }

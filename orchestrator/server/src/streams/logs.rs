@@ -45,7 +45,9 @@ pub(super) fn flag<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<
     match text.as_str() {
         "true" | "True" | "TRUE" | "1" | "t" | "T" | "" => Ok(true),
         "false" | "False" | "FALSE" | "0" | "f" | "F" => Ok(false),
-        _ => Err(serde::de::Error::custom(format!("{text:?} is neither true nor false"))),
+        _ => Err(serde::de::Error::custom(format!(
+            "{text:?} is neither true nor false"
+        ))),
     }
 }
 
@@ -64,7 +66,12 @@ pub(super) async fn serve(
     }
 }
 
-async fn open(streams: &Streams, namespace: &str, name: &str, options: LogOptions) -> Result<Body, Status> {
+async fn open(
+    streams: &Streams,
+    namespace: &str,
+    name: &str,
+    options: LogOptions,
+) -> Result<Body, Status> {
     let target = Target::find(streams, namespace, name)?;
     let container = target.container(&options.container)?;
     let request = request(&target, container, &options, streams.objects.now())?;
@@ -86,12 +93,14 @@ fn request(
     now: jiff::Timestamp,
 ) -> Result<v1::LogsRequest, Status> {
     let positive = |field: &str, value: Option<i64>, least: i64| match value {
-        Some(value) if value < least => {
-            Err(Status::bad_request(format!("{field} must be {least} or more, not {value}")))
-        }
+        Some(value) if value < least => Err(Status::bad_request(format!(
+            "{field} must be {least} or more, not {value}"
+        ))),
         other => Ok(other),
     };
-    let since_time = options.since_time.map(|time| (now.as_second() - time.as_second()).max(1));
+    let since_time = options
+        .since_time
+        .map(|time| (now.as_second() - time.as_second()).max(1));
     let since = positive("sinceSeconds", options.since_seconds, 1)?.or(since_time);
     Ok(v1::LogsRequest {
         pod: Some(target.pod.clone()),
@@ -114,20 +123,29 @@ enum Piece {
 async fn next(ends: &mut StreamEnds) -> Piece {
     loop {
         match ends.from_agent.message().await {
-            Ok(Some(v1::StreamFrame { frame: Some(Frame::Stdout(bytes) | Frame::Stderr(bytes)) })) => {
+            Ok(Some(v1::StreamFrame {
+                frame: Some(Frame::Stdout(bytes) | Frame::Stderr(bytes)),
+            })) => {
                 return Piece::Bytes(bytes);
             }
-            Ok(Some(v1::StreamFrame { frame: Some(Frame::End(end)) })) => {
+            Ok(Some(v1::StreamFrame {
+                frame: Some(Frame::End(end)),
+            })) => {
                 return fault(&end).map_or(Piece::End, Piece::Fault);
             }
             Ok(Some(_)) => {}
-            Ok(None) => return Piece::Fault(Status::internal("the node ended the log stream early")),
+            Ok(None) => {
+                return Piece::Fault(Status::internal("the node ended the log stream early"));
+            }
             Err(status) => return Piece::Fault(Status::internal(status.message())),
         }
     }
 }
 
-fn body(first: Option<Bytes>, ends: StreamEnds) -> impl Stream<Item = Result<Bytes, Status>> + Send {
+fn body(
+    first: Option<Bytes>,
+    ends: StreamEnds,
+) -> impl Stream<Item = Result<Bytes, Status>> + Send {
     unfold((first, Some(ends)), async |(first, ends)| {
         let mut ends = ends?;
         if let Some(first) = first {

@@ -39,17 +39,28 @@ pub fn router(streams: Streams) -> Router {
     Router::new()
         .route(&format!("{POD}/log"), get(logs::serve))
         .route(&format!("{POD}/exec"), get(exec::serve).post(spdy))
-        .route(&format!("{POD}/portforward"), get(forward::serve).post(spdy))
+        .route(
+            &format!("{POD}/portforward"),
+            get(forward::serve).post(spdy),
+        )
         .route(&format!("{POD}/attach"), get(attach).post(attach))
         .route(&format!("{POD}/binding"), post(bind))
-        .route("/api/v1/namespaces/{namespace}/bindings", post(bind_by_body))
+        .route(
+            "/api/v1/namespaces/{namespace}/bindings",
+            post(bind_by_body),
+        )
         .with_state(streams)
 }
 
 /// A [`Status`] as a response.
 pub(crate) fn refusal(status: &Status) -> Response {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (code, [(header::CONTENT_TYPE, "application/json")], status.to_value().to_string()).into_response()
+    (
+        code,
+        [(header::CONTENT_TYPE, "application/json")],
+        status.to_value().to_string(),
+    )
+        .into_response()
 }
 
 /// Clients up to kubectl 1.29 ask for SPDY with a POST.
@@ -85,7 +96,10 @@ async fn bind_by_body(
 ) -> Response {
     match body {
         Ok(Json(body)) => {
-            let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let name = body["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
             bound(&streams, &namespace, &name, &body).await
         }
         Err(rejection) => refusal(&Status::bad_request(rejection.body_text())),
@@ -96,7 +110,9 @@ async fn bound(streams: &Streams, namespace: &str, name: &str, body: &Value) -> 
     let node = body["target"]["name"].as_str().unwrap_or_default();
     let kind = body["target"]["kind"].as_str().unwrap_or("Node");
     if node.is_empty() || !matches!(kind, "" | "Node") {
-        return refusal(&Status::bad_request("a Binding's target must be a Node with a name (target.name)"));
+        return refusal(&Status::bad_request(
+            "a Binding's target must be a Node with a name (target.name)",
+        ));
     }
     let uid = body["metadata"]["uid"].as_str().unwrap_or_default();
     match streams.objects.bind(namespace, name, uid, node).await {

@@ -23,11 +23,20 @@ impl Target {
     /// Finds the pod and its node.
     pub(super) fn find(streams: &Streams, namespace: &str, name: &str) -> Result<Self, Status> {
         let pods = kind("v1", "Pod")?;
-        let object = streams.objects.get(pods, namespace, name).ok_or_else(|| Status::not_found(pods, name))?;
+        let object = streams
+            .objects
+            .get(pods, namespace, name)
+            .ok_or_else(|| Status::not_found(pods, name))?;
         let typed = Pod::deserialize(&object.value).map_err(Status::internal)?;
         let node = waggle_plan::pod::node_name(&typed).map(str::to_owned);
-        let node = node.ok_or_else(|| Status::bad_request(format!("pod {name} does not have a host assigned")))?;
-        let pod = v1::PodRef { namespace: namespace.into(), name: name.into(), uid: object.uid.clone() };
+        let node = node.ok_or_else(|| {
+            Status::bad_request(format!("pod {name} does not have a host assigned"))
+        })?;
+        let pod = v1::PodRef {
+            namespace: namespace.into(),
+            name: name.into(),
+            uid: object.uid.clone(),
+        };
         Ok(Self { pod, node, typed })
     }
 
@@ -44,7 +53,10 @@ impl Target {
     ) -> Result<StreamEnds, Status> {
         let opened = streams.sessions.open(&self.node, request).await;
         opened.map_err(|fault| {
-            let message = format!("pod {}/{} can't be reached: {fault}", self.pod.namespace, self.pod.name);
+            let message = format!(
+                "pod {}/{} can't be reached: {fault}",
+                self.pod.namespace, self.pod.name
+            );
             match fault {
                 OpenFault::NotConnected { .. } => Status::unavailable(message),
                 OpenFault::NoAnswer { .. } => Status::timeout(message),
@@ -56,20 +68,38 @@ impl Target {
 fn container(pod: &Pod, named: &str) -> Result<String, Status> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let spec = pod.spec.as_ref();
-    let main: Vec<&str> = spec.into_iter().flat_map(|spec| &spec.containers).map(|one| one.name.as_str()).collect();
-    let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
-    let ephemeral = spec.and_then(|spec| spec.ephemeral_containers.as_ref()).into_iter().flatten();
-    let others: Vec<&str> =
-        init.map(|one| one.name.as_str()).chain(ephemeral.map(|one| one.name.as_str())).collect();
+    let main: Vec<&str> = spec
+        .into_iter()
+        .flat_map(|spec| &spec.containers)
+        .map(|one| one.name.as_str())
+        .collect();
+    let init = spec
+        .and_then(|spec| spec.init_containers.as_ref())
+        .into_iter()
+        .flatten();
+    let ephemeral = spec
+        .and_then(|spec| spec.ephemeral_containers.as_ref())
+        .into_iter()
+        .flatten();
+    let others: Vec<&str> = init
+        .map(|one| one.name.as_str())
+        .chain(ephemeral.map(|one| one.name.as_str()))
+        .collect();
     if !named.is_empty() {
         let known = main.iter().chain(&others).any(|one| *one == named);
         return if known {
             Ok(named.to_owned())
         } else {
-            Err(Status::bad_request(format!("container {named} is not valid for pod {name}")))
+            Err(Status::bad_request(format!(
+                "container {named} is not valid for pod {name}"
+            )))
         };
     }
-    let default = pod.metadata.annotations.as_ref().and_then(|all| all.get(DEFAULT_CONTAINER));
+    let default = pod
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get(DEFAULT_CONTAINER));
     if let Some(default) = default.filter(|default| main.contains(&default.as_str())) {
         return Ok(default.clone());
     }
@@ -77,9 +107,16 @@ fn container(pod: &Pod, named: &str) -> Result<String, Status> {
         return Ok((*only).to_owned());
     }
     let choice = main.join(" ");
-    let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
+    let init = spec
+        .and_then(|spec| spec.init_containers.as_ref())
+        .into_iter()
+        .flatten();
     let init: Vec<&str> = init.map(|one| one.name.as_str()).collect();
-    let init = if init.is_empty() { String::new() } else { format!(" or one of the init containers: [{}]", init.join(" ")) };
+    let init = if init.is_empty() {
+        String::new()
+    } else {
+        format!(" or one of the init containers: [{}]", init.join(" "))
+    };
     Err(Status::bad_request(format!(
         "a container name must be specified for pod {name}, choose one of: [{choice}]{init}"
     )))
@@ -121,7 +158,9 @@ mod tests {
         check(
             None,
             "",
-            Err("a container name must be specified for pod web, choose one of: [a b] or one of the init containers: [i]"),
+            Err(
+                "a container name must be specified for pod web, choose one of: [a b] or one of the init containers: [i]",
+            ),
         );
     }
 }
