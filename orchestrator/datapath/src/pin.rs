@@ -76,7 +76,10 @@ impl Pins {
         let entries = fs::read_dir(&self.root).map_err(file_error("list", &self.root))?;
         for entry in entries.flatten() {
             let path = entry.path();
-            if path != self.abi && path != self.links() {
+            // The kernel keeps files of its own in there, and somebody may have put a folder.
+            let name = entry.file_name();
+            let of_abi = name.len() == 16 && name.to_string_lossy().bytes().all(|b| b.is_ascii_hexdigit());
+            if of_abi && path != self.abi {
                 fs::remove_dir_all(&path).map_err(file_error("remove", &path))?;
             }
         }

@@ -9,7 +9,7 @@
 )]
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
+use aya_ebpf::bindings::{BPF_ANY, bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
@@ -258,18 +258,28 @@ fn show_vip(ctx: &SockAddrContext, family: Family) -> i32 {
 /// The row of a connected socket; those of unconnected ones age out of the table.
 #[inline(always)]
 fn forget(ctx: &SockContext) {
-    // SAFETY: the context is the kernel's; these fields are readable at this hook.
-    let (family, v4, v6, port) = unsafe {
-        let sock = &*ctx.sock;
-        (sock.family, sock.dst_ip4, sock.dst_ip6, sock.dst_port)
-    };
     const AF_INET6: u32 = 10;
+    let sock: *const bpf_sock = ctx.sock;
+    // SAFETY: the context is the kernel's; these fields are readable at this hook. Volatile and before any branch,
+    // because it only permits words at fixed offsets.
+    let (family, v4, v6, port) = unsafe {
+        let words = (&raw const (*sock).dst_ip6).cast::<u32>();
+        let v6 = [
+            words.read_volatile(),
+            words.add(1).read_volatile(),
+            words.add(2).read_volatile(),
+            words.add(3).read_volatile(),
+        ];
+        let family = (&raw const (*sock).family).read_volatile();
+        let v4 = (&raw const (*sock).dst_ip4).read_volatile();
+        (family, v4, v6, (&raw const (*sock).dst_port).read_volatile())
+    };
     let addr = if family == AF_INET6 {
         Addr { words: v6 }
     } else {
         Addr::v4(v4)
     };
-    let _ = SOCK_VIP.remove(socket_key(cookie(ctx.as_ptr()), addr, port as u16));
+    let _ = SOCK_VIP.remove(socket_key(cookie(ctx.as_ptr()), addr, port));
 }
 
 #[inline(always)]
