@@ -238,3 +238,84 @@ impl Numbers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn wanted(names: &BTreeSet<u8>) -> Wanted {
+        let text = |number: &u8| format!("n{number}");
+        Wanted {
+            tenants: names
+                .iter()
+                .map(|n| format!("t{}", n % 4))
+                .chain([SYSTEM_TENANT.to_owned()])
+                .collect(),
+            namespaces: names
+                .iter()
+                .map(|n| (format!("t{}", n % 4), text(n)))
+                .collect(),
+            services: names.iter().map(text).collect(),
+        }
+    }
+
+    #[test]
+    fn the_system_and_the_host_have_their_own_numbers() {
+        let mut registry = Registry::default();
+        registry.apply(assign(&registry, &wanted(&[1, 2].into())));
+        assert_eq!(registry.tenant(SYSTEM_TENANT), Some(TenantId::SYSTEM));
+        assert!(
+            registry
+                .tenant("t1")
+                .is_some_and(|id| id.0 > TenantId::SYSTEM.0)
+        );
+        assert!(
+            registry
+                .identity("t1", "n1")
+                .is_some_and(|id| id.0 > IdentityId::HOST.0)
+        );
+        assert!(registry.service("n1").is_some_and(|id| id.0 > 0));
+        let text = serde_json::to_string(&registry).unwrap();
+        assert_eq!(serde_json::from_str::<Registry>(&text).unwrap(), registry);
+    }
+
+    #[test]
+    fn a_number_that_was_given_back_is_not_the_next() {
+        let mut registry = Registry::default();
+        registry.apply(assign(&registry, &wanted(&[1].into())));
+        let first = registry.service("n1").unwrap();
+        registry.apply(assign(&registry, &wanted(&[].into())));
+        assert_eq!(registry.service("n1"), None);
+        registry.apply(assign(&registry, &wanted(&[2].into())));
+        assert_ne!(registry.service("n2"), Some(first));
+    }
+
+    #[test]
+    fn numbers_go_around_without_touching_the_reserved_or_used() {
+        let mut numbers = Numbers::new([u32::MAX, 2].into_iter(), u32::MAX, 1);
+        assert_eq!((numbers.take(), numbers.take()), (3, 4));
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_are_unique_and_stable(rounds in proptest::collection::vec(proptest::collection::btree_set(0u8..20, 0..10), 1..8)) {
+            let mut registry = Registry::default();
+            for names in rounds {
+                let before = registry.clone();
+                let wanted = wanted(&names);
+                registry.apply(assign(&registry, &wanted));
+                prop_assert!(assign(&registry, &wanted).is_empty());
+                prop_assert_eq!(registry.tenants.keys().cloned().collect::<BTreeSet<_>>(), wanted.tenants.clone());
+                prop_assert_eq!(registry.services.keys().cloned().collect::<BTreeSet<_>>(), wanted.services.clone());
+                for (uid, id) in &registry.services {
+                    prop_assert!(before.service(uid).is_none_or(|old| old == *id));
+                }
+                let numbers: BTreeSet<_> = registry.services.values().collect();
+                prop_assert_eq!(numbers.len(), registry.services.len());
+                let rows: Vec<_> = registry.identities.values().flat_map(BTreeMap::values).collect();
+                prop_assert_eq!(rows.iter().collect::<BTreeSet<_>>().len(), rows.len());
+            }
+        }
+    }
+}

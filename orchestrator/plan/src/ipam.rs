@@ -194,3 +194,114 @@ impl Addresses {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn range(text: &str) -> Cidr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn nodes_get_the_first_free_range() {
+        let cluster = range("10.244.0.0/22");
+        let mut used = BTreeSet::new();
+        for expect in [
+            "10.244.0.0/24",
+            "10.244.1.0/24",
+            "10.244.2.0/24",
+            "10.244.3.0/24",
+        ] {
+            let given = assign_pod_cidr(cluster, 24, &used).unwrap();
+            assert_eq!(given.to_string(), expect);
+            used.insert(given);
+        }
+        assert_eq!(
+            assign_pod_cidr(cluster, 24, &used),
+            Err(IpamError::Exhausted {
+                range: cluster,
+                used: 4
+            })
+        );
+        used.remove(&range("10.244.1.0/24"));
+        assert_eq!(
+            assign_pod_cidr(cluster, 24, &used).unwrap().to_string(),
+            "10.244.1.0/24"
+        );
+        let wide = BTreeSet::from([range("10.244.0.0/23")]);
+        assert_eq!(
+            assign_pod_cidr(cluster, 24, &wide).unwrap().to_string(),
+            "10.244.2.0/24"
+        );
+    }
+
+    #[test]
+    fn an_address_rests_before_it_is_given_again() {
+        let mut addresses = Addresses::new(range("10.244.1.0/29"));
+        let given: Vec<String> = (0..5)
+            .map(|n| addresses.assign(&format!("p{n}")).unwrap().to_string())
+            .collect();
+        assert_eq!(
+            given,
+            [
+                "10.244.1.2",
+                "10.244.1.3",
+                "10.244.1.4",
+                "10.244.1.5",
+                "10.244.1.6"
+            ]
+        );
+        assert!(matches!(
+            addresses.assign("more"),
+            Err(IpamError::Exhausted { used: 5, .. })
+        ));
+        addresses.release("p3");
+        addresses.release("p0");
+        assert_eq!(addresses.assign("q").unwrap().to_string(), "10.244.1.2");
+        assert_eq!(addresses.assign("r").unwrap().to_string(), "10.244.1.5");
+    }
+
+    #[test]
+    fn what_was_asked_for_is_respected() {
+        let mut services = ServiceAddresses::new(range("10.96.0.0/16"));
+        let dns: IpAddr = "10.96.0.10".parse().unwrap();
+        services.claim("dns", dns).unwrap();
+        services.claim("dns", dns).unwrap();
+        services.claim("api", "10.96.0.1".parse().unwrap()).unwrap();
+        assert_eq!(
+            services.claim("x", dns),
+            Err(IpamError::Taken {
+                address: dns,
+                owner: "dns".into()
+            })
+        );
+        for text in ["10.97.0.1", "10.96.0.0", "10.96.255.255", "fd00::1"] {
+            let refused = services.claim("x", text.parse().unwrap());
+            assert!(matches!(refused, Err(IpamError::Outside { .. })), "{text}");
+        }
+        assert_eq!(services.of("x"), None);
+        assert_eq!(services.owner(dns), Some("dns"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_address_is_given_twice(steps in proptest::collection::vec((0u8..12, any::<bool>()), 0..80)) {
+            let mut addresses = Addresses::new(range("10.244.1.0/28"));
+            for (owner, release) in steps {
+                let owner = format!("p{owner}");
+                if release {
+                    addresses.release(&owner);
+                } else {
+                    let given = addresses.assign(&owner).unwrap();
+                    prop_assert_eq!(addresses.of(&owner), Some(given));
+                }
+                let all: Vec<IpAddr> = addresses.iter().map(|(_, address)| address).collect();
+                prop_assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+                let usable = |address: &IpAddr| addresses.range().contains(*address) && addresses.owner(*address).is_some();
+                prop_assert!(all.iter().all(usable));
+            }
+        }
+    }
+}

@@ -17,6 +17,8 @@ pub mod pod;
 pub mod pod_gc;
 pub mod replica_set;
 pub mod resources;
+#[cfg(test)]
+mod scenario;
 pub mod scheduler;
 pub mod selector;
 pub mod snapshot;

@@ -1,26 +1,318 @@
-//! The network state that every node's datapath and DNS are made from.
+//! The network state that every node's datapath and DNS are made from: Services with the backends to use now, the
+//! owner of every pod address, and the nodes.
+//!
+//! A pod that is being deleted stops being a backend in the very snapshot that shows its deletion, whether or not its
+//! EndpointSlice was rewritten yet: the server waits for that state before the pod is told to end.
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use waggle_model::Generation;
-use waggle_model::network::NetworkState;
+use k8s_openapi::api::core::v1::{Node, Pod, Service as ServiceObject, ServicePort as PortObject};
+use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
+use waggle_model::network::{
+    Backend, Endpoint, Export, NetworkState, NodeNetwork, Protocol, Service, ServicePort,
+};
+use waggle_model::{EXPORT_ANNOTATION, Generation, IdentityId, TenantId};
 
-use crate::Snapshot;
 use crate::identity::Registry;
+use crate::{Snapshot, pod, tenant};
 
 /// Addresses that were reserved for pods, by pod uid; they may not be in the pods' status yet.
 pub type Reserved = BTreeMap<String, IpAddr>;
 
 /// The network state of the cluster. Keep the old generation when the rest is equal to what was sent last.
+///
+/// Tenants and identities without a number become number 0, nobody, which nothing may reach or be reached from.
 pub fn network_state(
-    _snapshot: &Snapshot,
-    _registry: &Registry,
-    _reserved: &Reserved,
+    snapshot: &Snapshot,
+    registry: &Registry,
+    reserved: &Reserved,
     generation: Generation,
 ) -> NetworkState {
+    let services = snapshot
+        .services
+        .iter()
+        .filter_map(|one| service(snapshot, registry, one));
     NetworkState {
         generation,
-        ..NetworkState::default()
+        services: services.map(|service| (service.id, service)).collect(),
+        endpoints: endpoints(snapshot, registry, reserved),
+        nodes: snapshot
+            .nodes
+            .iter()
+            .filter_map(|one| node(one))
+            .map(|node| (node.name.clone(), node))
+            .collect(),
     }
+}
+
+/// A Service; `None` for one that is an alias (ExternalName) or has no number yet.
+fn service(snapshot: &Snapshot, registry: &Registry, object: &ServiceObject) -> Option<Service> {
+    let spec = object.spec.as_ref()?;
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return None;
+    }
+    let id = registry.service(object.metadata.uid.as_deref()?)?;
+    let namespace = object.metadata.namespace.clone().unwrap_or_default();
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let owner = tenant::of_namespace(
+        &namespace,
+        snapshot.namespaces.get("", &namespace).map(AsRef::as_ref),
+    );
+    let owner = tenant::of_service(&namespace, &name, owner);
+    let slices: Vec<&EndpointSlice> = snapshot
+        .slices_of(&namespace, &name)
+        .map(AsRef::as_ref)
+        .collect();
+    let vips = vips(object);
+    let ports = match spec.ports.as_deref().unwrap_or_default() {
+        // DNS names the pods of a headless Service even if it has no ports.
+        [] if vips.is_empty() => vec![service_port(
+            snapshot,
+            &slices,
+            &PortObject::default(),
+            Protocol::Tcp,
+        )],
+        ports => ports
+            .iter()
+            .filter_map(|port| {
+                Some(service_port(
+                    snapshot,
+                    &slices,
+                    port,
+                    protocol(port.protocol.as_deref())?,
+                ))
+            })
+            .collect(),
+    };
+    Some(Service {
+        id,
+        tenant: registry.tenant(owner).unwrap_or(TenantId(0)),
+        namespace,
+        name,
+        vips,
+        ports,
+        export: export(registry, object),
+    })
+}
+
+fn vips(object: &ServiceObject) -> Vec<IpAddr> {
+    let Some(spec) = &object.spec else {
+        return Vec::new();
+    };
+    let all = spec
+        .cluster_ip
+        .iter()
+        .chain(spec.cluster_ips.iter().flatten());
+    let mut vips: Vec<IpAddr> = all.filter_map(|text| text.parse().ok()).collect();
+    vips.sort_unstable();
+    vips.dedup();
+    vips
+}
+
+fn protocol(text: Option<&str>) -> Option<Protocol> {
+    match text.unwrap_or("TCP") {
+        "TCP" => Some(Protocol::Tcp),
+        "UDP" => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
+fn export(registry: &Registry, object: &ServiceObject) -> Export {
+    let annotations = object.metadata.annotations.as_ref();
+    let text = annotations
+        .and_then(|all| all.get(EXPORT_ANNOTATION))
+        .map(String::as_str)
+        .unwrap_or_default();
+    let names = || {
+        text.split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+    };
+    if names().any(|name| name == "*") {
+        return Export::Everyone;
+    }
+    Export::To(names().filter_map(|name| registry.tenant(name)).collect())
+}
+
+/// How an endpoint may be used.
+#[derive(PartialEq)]
+enum Use {
+    /// Ready and staying.
+    Now,
+    /// About to end, but still answering: better than nobody.
+    IfNobodyElse,
+    Never,
+}
+
+fn service_port(
+    snapshot: &Snapshot,
+    slices: &[&EndpointSlice],
+    port: &PortObject,
+    protocol: Protocol,
+) -> ServicePort {
+    let name = port.name.clone().unwrap_or_default();
+    let (mut ready, mut last) = (BTreeSet::new(), BTreeSet::new());
+    for slice in slices {
+        let Some(number) = slice_port(slice, &name, protocol, port.port) else {
+            continue;
+        };
+        for endpoint in slice.endpoints.iter().flatten() {
+            let rows = match usefulness(snapshot, endpoint) {
+                Use::Now => &mut ready,
+                Use::IfNobodyElse => &mut last,
+                Use::Never => continue,
+            };
+            rows.extend(backend(endpoint, number));
+        }
+    }
+    let backends = if ready.is_empty() { last } else { ready };
+    ServicePort {
+        name,
+        protocol,
+        port: u16::try_from(port.port).unwrap_or(0),
+        backends: backends.into_iter().collect(),
+    }
+}
+
+/// The number at which a slice's endpoints serve a Service port; `None` when they don't.
+fn slice_port(slice: &EndpointSlice, name: &str, wanted: Protocol, default: i32) -> Option<u16> {
+    let ports = slice.ports.as_deref().unwrap_or_default();
+    if ports.is_empty() && default == 0 {
+        return Some(0);
+    }
+    let found = ports.iter().find(|port| {
+        port.name.as_deref().unwrap_or_default() == name
+            && protocol(port.protocol.as_deref()) == Some(wanted)
+    })?;
+    u16::try_from(found.port.unwrap_or(default)).ok()
+}
+
+fn usefulness(snapshot: &Snapshot, endpoint: &SliceEndpoint) -> Use {
+    let conditions = endpoint.conditions.as_ref();
+    let ready = conditions.and_then(|one| one.ready).unwrap_or(true);
+    let serving = conditions.and_then(|one| one.serving).unwrap_or(ready);
+    let mut terminating = conditions.and_then(|one| one.terminating).unwrap_or(false);
+    let target = endpoint
+        .target_ref
+        .as_ref()
+        .filter(|target| target.kind.as_deref() == Some("Pod"));
+    if let Some(target) = target {
+        let namespace = target.namespace.as_deref().unwrap_or_default();
+        let found = snapshot
+            .pods
+            .get(namespace, target.name.as_deref().unwrap_or_default());
+        match found.filter(|pod| target.uid.is_none() || pod.metadata.uid == target.uid) {
+            Some(pod) if pod::is_terminated(pod) => return Use::Never,
+            Some(pod) => terminating |= pod::is_deleted(pod),
+            None => return Use::Never,
+        }
+    }
+    match (terminating, ready, serving) {
+        (false, true, _) => Use::Now,
+        (true, _, true) => Use::IfNobodyElse,
+        _ => Use::Never,
+    }
+}
+
+fn backend(endpoint: &SliceEndpoint, port: u16) -> Option<Backend> {
+    // Only the first address means anything: KEP-752.
+    let address = endpoint.addresses.first()?.parse().ok()?;
+    Some(Backend {
+        address,
+        port,
+        node: endpoint.node_name.clone().unwrap_or_default(),
+        hostname: endpoint.hostname.clone().unwrap_or_default(),
+    })
+}
+
+/// Every address of a pod that is bound, has not ended and does not use its node's network.
+fn endpoints(
+    snapshot: &Snapshot,
+    registry: &Registry,
+    reserved: &Reserved,
+) -> BTreeMap<IpAddr, Endpoint> {
+    let mut found: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
+    let mut namespace = (String::new(), TenantId(0), IdentityId(0));
+    for pod in snapshot.pods.iter().filter(|pod| has_own_network(pod)) {
+        let Some(node) = pod::node_name(pod) else {
+            continue;
+        };
+        let object = pod::reference(pod);
+        if namespace.0 != object.namespace {
+            namespace = numbers(snapshot, registry, object.namespace.clone());
+        }
+        for address in addresses(pod, reserved.get(&object.uid)) {
+            let row = Endpoint {
+                address,
+                identity: namespace.2,
+                tenant: namespace.1,
+                node: node.to_owned(),
+                namespace: object.namespace.clone(),
+                pod: object.name.clone(),
+            };
+            found.entry(address).or_insert(row);
+        }
+    }
+    found
+}
+
+fn has_own_network(pod: &Pod) -> bool {
+    let on_host = pod
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.host_network == Some(true));
+    !on_host && !pod::is_terminated(pod)
+}
+
+/// A namespace with the numbers of its tenant and of its identity.
+fn numbers(
+    snapshot: &Snapshot,
+    registry: &Registry,
+    namespace: String,
+) -> (String, TenantId, IdentityId) {
+    let Some(object) = snapshot.namespaces.get("", &namespace) else {
+        return (namespace, TenantId(0), IdentityId(0));
+    };
+    let tenant = tenant::of_namespace(&namespace, Some(object));
+    let identity = registry
+        .identity(tenant, &namespace)
+        .unwrap_or(IdentityId(0));
+    let tenant = registry.tenant(tenant).unwrap_or(TenantId(0));
+    (namespace, tenant, identity)
+}
+
+fn addresses(pod: &Pod, reserved: Option<&IpAddr>) -> BTreeSet<IpAddr> {
+    let status = pod.status.as_ref();
+    let listed = status
+        .into_iter()
+        .flat_map(|status| status.pod_ips.iter().flatten())
+        .map(|one| one.ip.as_str());
+    let own = status.and_then(|status| status.pod_ip.as_deref());
+    let known = own
+        .into_iter()
+        .chain(listed)
+        .filter_map(|text| text.parse().ok());
+    known.chain(reserved.copied()).collect()
+}
+
+/// A node's place in the network; `None` until it has an address and a range.
+fn node(node: &Node) -> Option<NodeNetwork> {
+    let addresses = node
+        .status
+        .as_ref()?
+        .addresses
+        .as_deref()
+        .unwrap_or_default();
+    let internal = addresses
+        .iter()
+        .find(|address| address.type_ == "InternalIP")?;
+    Some(NodeNetwork {
+        name: node.metadata.name.clone()?,
+        address: internal.address.parse().ok()?,
+        pod_cidr: node.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok()?,
+    })
 }

@@ -1,16 +1,51 @@
 //! What happens to a node that does not report any more, and to its pods.
+//!
+//! A node whose Lease was not renewed in time is Unknown and gets the taints of an unreachable one; its pods are not
+//! ready any more, so Services leave them. Once they have been there for as long as they tolerate, they are deleted:
+//! their owners make others at once, while they themselves stay, terminating, until their node reports that they are
+//! gone or the node is removed (`pod_gc`). When no node at all reports, the fault is nearer, and nobody is evicted.
+
+#[cfg(test)]
+mod tests;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Node, NodeCondition, NodeSpec, Pod, PodCondition, PodStatus, Taint, Toleration,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::{Plan, Snapshot};
+use crate::ownership::{delete, json};
+use crate::write::{EventDraft, Propagation};
+use crate::{Plan, Snapshot, Write, pod, taint};
+
+/// Namespace of the nodes' Leases, each named as its node.
+pub const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// Reason of a pod that is not ready because its node does not report.
+pub const NODE_LOST: &str = "NodeLost";
+
+const COMPONENT: &str = "node-controller";
+/// What an admission plugin gives to pods that say nothing of unreachable nodes, seconds.
+const DEFAULTED_TOLERATION: i64 = 300;
+/// Conditions that are Unknown when a node does not report.
+const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+/// Conditions that put a taint on a node while they are True.
+const PRESSURES: [(&str, &str); 4] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    (
+        "NetworkUnavailable",
+        "node.kubernetes.io/network-unavailable",
+    ),
+];
 
 /// How patient the controller is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Seconds without a heartbeat after which a node's Ready is Unknown.
+    /// Seconds without a heartbeat after which a node's Ready is Unknown. Kubernetes' default is 40.
     pub grace_seconds: u64,
-    /// Seconds a pod without a toleration for it stays on an unreachable node before it is evicted, for pods whose
-    /// tolerationSeconds was only defaulted.
+    /// Seconds that a pod stays on an unready or unreachable node if it does not say itself for how long; also for
+    /// pods whose toleration is the one that Kubernetes gives by default (300 seconds).
     pub eviction_delay_seconds: u64,
 }
 
@@ -24,6 +59,269 @@ impl Default for Settings {
 }
 
 /// Judges every node by its Lease and its pods by that.
-pub fn plan(_snapshot: &Snapshot, _now: Timestamp, _settings: &Settings) -> Plan {
-    Plan::default()
+pub fn plan(snapshot: &Snapshot, now: Timestamp, settings: &Settings) -> Plan {
+    let mut plan = Plan::default();
+    let nobody_reports = snapshot
+        .nodes
+        .iter()
+        .all(|node| ready(node) != Some("True"));
+    for node in snapshot
+        .nodes
+        .iter()
+        .filter(|node| node.metadata.deletion_timestamp.is_none())
+    {
+        judge(snapshot, node, nobody_reports, now, settings, &mut plan);
+    }
+    plan
+}
+
+fn judge(
+    snapshot: &Snapshot,
+    node: &Node,
+    nobody_reports: bool,
+    now: Timestamp,
+    settings: &Settings,
+    plan: &mut Plan,
+) {
+    let due = pod::after(heartbeat(snapshot, node), seconds(settings.grace_seconds));
+    let lost = due < now;
+    if lost && mark_unknown(node, now, plan) {
+        // Taints follow from the conditions, once those are committed.
+        return;
+    }
+    if !lost {
+        plan.again_at(due, now);
+    }
+    let taints = wanted_taints(node, nobody_reports, now);
+    if taints != taint::of(node) {
+        let spec = NodeSpec {
+            taints: Some(taints),
+            ..node.spec.clone().unwrap_or_default()
+        };
+        plan.writes.push(Write::Update(json(&Node {
+            spec: Some(spec),
+            ..Node::clone(node)
+        })));
+    }
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    for one in snapshot
+        .pods_on(name)
+        .filter(|one| !pod::is_terminated(one))
+    {
+        level_readiness(one, ready(node), now, plan);
+        if !pod::is_deleted(one) && !nobody_reports {
+            evict(one, taint::of(node), now, settings, plan);
+        }
+    }
+}
+
+fn seconds(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The last sign of life: the Lease, or what the node itself says when it has none.
+fn heartbeat(snapshot: &Snapshot, node: &Node) -> Timestamp {
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    let lease = snapshot.leases.get(LEASE_NAMESPACE, name);
+    let renewed =
+        lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0));
+    let reported = condition(node, "Ready")
+        .and_then(|one| one.last_heartbeat_time.as_ref())
+        .map(|time| time.0);
+    let created = node.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    renewed.max(reported).or(created).unwrap_or(Timestamp::MIN)
+}
+
+fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
+    node.status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|one| one.type_ == kind)
+}
+
+/// Status of the Ready condition.
+fn ready(node: &Node) -> Option<&str> {
+    condition(node, "Ready").map(|one| one.status.as_str())
+}
+
+/// Makes every condition that the node should report Unknown. False when they are already.
+fn mark_unknown(node: &Node, now: Timestamp, plan: &mut Plan) -> bool {
+    if REPORTED
+        .iter()
+        .all(|kind| condition(node, kind).is_some_and(|one| one.status == "Unknown"))
+    {
+        return false;
+    }
+    let mut status = node.status.clone().unwrap_or_default();
+    let rows = status.conditions.get_or_insert_default();
+    for kind in REPORTED {
+        let before = rows.iter().position(|one| one.type_ == kind);
+        let since = before
+            .map(|index| &rows[index])
+            .filter(|one| one.status == "Unknown");
+        let row = NodeCondition {
+            type_: kind.to_owned(),
+            status: "Unknown".to_owned(),
+            reason: Some("NodeStatusUnknown".to_owned()),
+            message: Some("The node's agent stopped reporting.".to_owned()),
+            last_transition_time: since
+                .and_then(|one| one.last_transition_time.clone())
+                .or(Some(Time(now))),
+            last_heartbeat_time: before.and_then(|index| rows[index].last_heartbeat_time.clone()),
+        };
+        match before {
+            Some(index) => rows[index] = row,
+            None => rows.push(row),
+        }
+    }
+    let object = pod::object("v1", "Node", &node.metadata);
+    plan.events.push(EventDraft {
+        message: format!("Node {} status is now: NodeNotReady", object.name),
+        object,
+        warning: false,
+        reason: "NodeNotReady",
+        component: COMPONENT,
+    });
+    plan.writes.push(Write::UpdateStatus(json(&Node {
+        status: Some(status),
+        ..node.clone()
+    })));
+    true
+}
+
+/// A node's taints as they should be: those of others stay, those that follow from its state come and go.
+fn wanted_taints(node: &Node, nobody_reports: bool, now: Timestamp) -> Vec<Taint> {
+    let mut wanted: Vec<(&str, &str)> = Vec::new();
+    let key = match ready(node) {
+        Some("False") => Some(taint::NOT_READY),
+        Some("Unknown") => Some(taint::UNREACHABLE),
+        _ => None,
+    };
+    if let Some(key) = key {
+        wanted.push((key, "NoSchedule"));
+        if !nobody_reports {
+            wanted.push((key, "NoExecute"));
+        }
+    }
+    let pressed = PRESSURES
+        .iter()
+        .filter(|(kind, _)| condition(node, kind).is_some_and(|one| one.status == "True"));
+    wanted.extend(pressed.map(|(_, key)| (*key, "NoSchedule")));
+    if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
+        wanted.push((taint::UNSCHEDULABLE, "NoSchedule"));
+    }
+    let is = |one: &Taint, wanted: &(&str, &str)| one.key == wanted.0 && one.effect == wanted.1;
+    let before = taint::of(node).iter();
+    let mut taints: Vec<Taint> = before
+        .filter(|one| !is_ours(one) || wanted.iter().any(|pair| is(one, pair)))
+        .cloned()
+        .collect();
+    for pair in wanted {
+        if !taints.iter().any(|one| is(one, &pair)) {
+            taints.push(Taint {
+                time_added: Some(Time(now)),
+                ..taint::taint(pair.0, pair.1)
+            });
+        }
+    }
+    taints
+}
+
+/// Whether this controller puts such a taint on nodes.
+fn is_ours(one: &Taint) -> bool {
+    let by_state = matches!(one.effect.as_str(), "NoSchedule" | "NoExecute")
+        && (one.key == taint::NOT_READY || one.key == taint::UNREACHABLE);
+    let by_condition = one.effect == "NoSchedule"
+        && (one.key == taint::UNSCHEDULABLE || PRESSURES.iter().any(|(_, key)| *key == one.key));
+    by_state || by_condition
+}
+
+/// A pod of a silent node is not ready; it is again when the node is, unless the node said otherwise meanwhile.
+fn level_readiness(one: &Pod, node_ready: Option<&str>, now: Timestamp, plan: &mut Plan) {
+    let Some(before) = pod::condition(one, "Ready") else {
+        return;
+    };
+    let containers = pod::condition(one, "ContainersReady").is_some_and(|row| row.status == "True");
+    let lost = before.reason.as_deref() == Some(NODE_LOST);
+    let after = match node_ready {
+        Some("Unknown") if before.status == "True" => PodCondition {
+            status: "False".to_owned(),
+            reason: Some(NODE_LOST.to_owned()),
+            message: Some("The pod's node stopped reporting.".to_owned()),
+            last_transition_time: Some(Time(now)),
+            ..before.clone()
+        },
+        Some("True") if lost && containers => PodCondition {
+            status: "True".to_owned(),
+            reason: None,
+            message: None,
+            last_transition_time: Some(Time(now)),
+            ..before.clone()
+        },
+        _ => return,
+    };
+    let mut status: PodStatus = one.status.clone().unwrap_or_default();
+    let rows = status.conditions.iter_mut().flatten();
+    rows.filter(|row| row.type_ == "Ready")
+        .for_each(|row| *row = after.clone());
+    plan.writes.push(Write::UpdateStatus(json(&Pod {
+        status: Some(status),
+        ..one.clone()
+    })));
+}
+
+/// Deletes a pod that does not tolerate a NoExecute taint, or no longer.
+fn evict(one: &Pod, taints: &[Taint], now: Timestamp, settings: &Settings, plan: &mut Plan) {
+    let tolerations = taint::tolerations(one);
+    let due = taints
+        .iter()
+        .filter(|taint| taint.effect == "NoExecute")
+        .filter_map(|taint| {
+            let patience = patience(taint, tolerations, settings)?;
+            Some(pod::after(
+                taint.time_added.as_ref().map_or(now, |time| time.0),
+                patience,
+            ))
+        });
+    let Some(due) = due.min() else { return };
+    if due > now {
+        return plan.again_at(due, now);
+    }
+    let object = pod::reference(one);
+    plan.events.push(EventDraft {
+        message: format!(
+            "Marking for deletion Pod {}/{}",
+            object.namespace, object.name
+        ),
+        object: object.clone(),
+        warning: false,
+        reason: "TaintManagerEviction",
+        component: COMPONENT,
+    });
+    plan.writes
+        .push(delete(object, None, Propagation::Background));
+}
+
+/// Seconds for which a pod tolerates a taint; `None` for ever.
+fn patience(one: &Taint, tolerations: &[Toleration], settings: &Settings) -> Option<i64> {
+    let by_state = one.key == taint::NOT_READY || one.key == taint::UNREACHABLE;
+    let delay = seconds(settings.eviction_delay_seconds);
+    let mut matching = tolerations
+        .iter()
+        .filter(|toleration| taint::tolerates(toleration, one))
+        .peekable();
+    if matching.peek().is_none() {
+        return Some(if by_state { delay } else { 0 });
+    }
+    let given = matching.filter_map(|toleration| {
+        let seconds = toleration.toleration_seconds?;
+        let defaulted = by_state
+            && seconds == DEFAULTED_TOLERATION
+            && toleration.key.as_ref() == Some(&one.key)
+            && toleration.effect.as_deref() == Some("NoExecute");
+        Some(if defaulted { delay } else { seconds.max(0) })
+    });
+    given.min()
 }

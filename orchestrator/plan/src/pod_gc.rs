@@ -1,28 +1,149 @@
-//! Removal of pods that nobody will finish.
+//! Removal of pods that nobody will finish: too many ended ones, those of nodes that don't exist, deleted ones that
+//! were never bound, and deleted ones on nodes that were declared out of service.
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod};
 
-use crate::{Plan, Snapshot};
+use crate::ownership::delete;
+use crate::write::Propagation;
+use crate::{Plan, Snapshot, pod, taint};
 
 /// Bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// How many ended pods are kept, the youngest.
     pub terminated_kept: usize,
-    /// Seconds a pod's node must have been missing.
-    pub missing_node_seconds: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             terminated_kept: 12_500,
-            missing_node_seconds: 40,
         }
     }
 }
 
-/// Removes ended pods beyond the kept ones, pods of missing nodes, and deleted pods that were never bound.
-pub fn plan(_snapshot: &Snapshot, _now: Timestamp, _settings: &Settings) -> Plan {
-    Plan::default()
+/// Removes ended pods beyond the kept ones, pods of missing nodes, and deleted pods that no node will report as gone.
+pub fn plan(snapshot: &Snapshot, _now: Timestamp, settings: &Settings) -> Plan {
+    let mut plan = Plan::default();
+    for node in snapshot.occupied_nodes() {
+        let found = snapshot.nodes.get("", node);
+        for one in snapshot.pods_on(node) {
+            let lost = found.is_none_or(|node| pod::is_deleted(one) && is_out_of_service(node));
+            if lost {
+                force(one, &mut plan);
+            }
+        }
+    }
+    snapshot
+        .unbound_pods()
+        .filter(|one| pod::is_deleted(one))
+        .for_each(|one| force(one, &mut plan));
+    let mut ended: Vec<&Pod> = snapshot
+        .pods
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|one| pod::is_terminated(one) && !pod::is_deleted(one))
+        .filter(|one| pod::node_name(one).is_none_or(|node| snapshot.nodes.get("", node).is_some()))
+        .collect();
+    if ended.len() > settings.terminated_kept {
+        ended.sort_by_key(|one| one.metadata.creation_timestamp.clone());
+        let surplus = ended.len() - settings.terminated_kept;
+        ended
+            .into_iter()
+            .take(surplus)
+            .for_each(|one| force(one, &mut plan));
+    }
+    plan
+}
+
+fn force(pod: &Pod, plan: &mut Plan) {
+    // What still has a finalizer stays until that is taken; asking again would change nothing.
+    let held = pod
+        .metadata
+        .finalizers
+        .as_ref()
+        .is_some_and(|all| !all.is_empty());
+    if held && pod::is_deleted(pod) && pod.metadata.deletion_grace_period_seconds == Some(0) {
+        return;
+    }
+    plan.writes.push(delete(
+        pod::reference(pod),
+        Some(0),
+        Propagation::Background,
+    ));
+}
+
+fn is_out_of_service(node: &Node) -> bool {
+    taint::of(node)
+        .iter()
+        .any(|one| one.key == taint::OUT_OF_SERVICE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::{World, node, running};
+    use serde_json::{Value, json};
+
+    fn bound(name: &str, node: &str) -> Value {
+        let mut value = crate::world::pod(name, "0", "0");
+        value["spec"]["nodeName"] = json!(node);
+        value["status"] = running("10.244.0.2", "2026-01-01T00:00:00Z".parse().unwrap());
+        value
+    }
+
+    fn settle(world: &mut World, kept: usize) -> Vec<String> {
+        let settings = Settings {
+            terminated_kept: kept,
+        };
+        world.settle(|world| plan(&world.snapshot, world.now, &settings));
+        world
+            .all("Pod")
+            .iter()
+            .map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn pods_of_missing_nodes_go_at_once() {
+        let mut world = World::new();
+        world.put(node("here", "1", "1Gi"));
+        world.put(bound("a", "here"));
+        world.put(bound("b", "gone"));
+        world.put(bound("c", "gone"));
+        world.delete("Pod", "shop", "c");
+        assert_eq!(settle(&mut world, 10), ["a"]);
+    }
+
+    #[test]
+    fn deleted_pods_without_a_node_and_out_of_service_go() {
+        let mut world = World::new();
+        let mut dead = node("dead", "1", "1Gi");
+        dead["spec"]["taints"] = json!([{"key": taint::OUT_OF_SERVICE, "effect": "NoExecute"}]);
+        world.put(dead);
+        let mut waiting = crate::world::pod("a", "0", "0");
+        waiting["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        world.put(waiting);
+        world.put(bound("b", "dead"));
+        world.delete("Pod", "shop", "b");
+        world.put(bound("c", "dead"));
+        assert_eq!(settle(&mut world, 10), ["c"]);
+    }
+
+    #[test]
+    fn the_oldest_ended_pods_go_first() {
+        let mut world = World::new();
+        world.put(node("here", "1", "1Gi"));
+        for name in ["a", "b", "c", "d"] {
+            world.put(bound(name, "here"));
+            world.pass(1);
+        }
+        for name in ["a", "b", "c"] {
+            world.edit("Pod", "shop", name, |pod| {
+                pod["status"]["phase"] = json!("Succeeded")
+            });
+        }
+        assert_eq!(settle(&mut world, 1), ["c", "d"]);
+    }
 }

@@ -1,34 +1,16 @@
 //! Which tenant a namespace or a Service belongs to, and the status of Tenant objects.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::{Deserialize, Serialize};
 use waggle_model::{DEFAULT_TENANT, SYSTEM_TENANT, TENANT_LABEL};
 
+pub use waggle_api::tenant::{Tenant, TenantStatus};
+
 use crate::identity::Registry;
-use crate::{Plan, Snapshot};
-
-/// A waggle.dev/v1 Tenant, as far as planners read it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Tenant {
-    /// Metadata.
-    pub metadata: ObjectMeta,
-    /// Status.
-    #[serde(default)]
-    pub status: TenantStatus,
-}
-
-/// Status of a Tenant.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TenantStatus {
-    /// Its number in the kernel's tables.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<u32>,
-    /// How many namespaces belong to it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespaces: Option<u32>,
-}
+use crate::ownership::json;
+use crate::{Plan, Snapshot, Write};
 
 /// Tenant of a namespace, given its name and its object.
 pub fn of_namespace<'a>(name: &str, namespace: Option<&'a Namespace>) -> &'a str {
@@ -50,7 +32,79 @@ pub fn of_service<'a>(namespace: &str, name: &str, of_namespace: &'a str) -> &'a
     }
 }
 
-/// Brings the status of every Tenant up to date.
-pub fn plan(_snapshot: &Snapshot, _registry: &Registry, _now: Timestamp) -> Plan {
-    Plan::default()
+/// Brings the status of every Tenant up to date: its number and how many namespaces it has. The time decides nothing
+/// here.
+pub fn plan(snapshot: &Snapshot, registry: &Registry, _now: Timestamp) -> Plan {
+    let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+    for namespace in snapshot.namespaces.iter() {
+        let name = namespace.metadata.name.as_deref().unwrap_or_default();
+        *counts
+            .entry(of_namespace(name, Some(namespace)))
+            .or_default() += 1;
+    }
+    let mut plan = Plan::default();
+    for tenant in snapshot.tenants.iter() {
+        let name = tenant.metadata.name.as_deref().unwrap_or_default();
+        let before = tenant.status.clone().unwrap_or_default();
+        let status = TenantStatus {
+            id: registry.tenant(name).map(|id| id.0),
+            namespaces: Some(counts.get(name).copied().unwrap_or(0)),
+            ..before.clone()
+        };
+        if status != before {
+            let tenant = Tenant {
+                api_version: "waggle.dev/v1".to_owned(),
+                kind: "Tenant".to_owned(),
+                status: Some(status),
+                ..Tenant::clone(tenant)
+            };
+            plan.writes.push(Write::UpdateStatus(json(&tenant)));
+        }
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{Wanted, assign};
+    use crate::world::World;
+    use serde_json::json;
+
+    #[test]
+    fn the_status_counts_namespaces_and_keeps_what_others_wrote() {
+        let mut world = World::new();
+        world.put(
+            json!({"apiVersion": "waggle.dev/v1", "kind": "Tenant", "metadata": {"name": "shop"},
+            "status": {"enforcingNodes": 3}}),
+        );
+        for (name, labels) in [
+            ("front", json!({TENANT_LABEL: "shop"})),
+            ("back", json!({TENANT_LABEL: "shop"})),
+            ("x", json!({})),
+        ] {
+            let metadata = json!({"name": name, "labels": labels});
+            world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}));
+        }
+        let mut registry = Registry::default();
+        registry.apply(assign(&registry, &Wanted::of(&world.snapshot)));
+        world.settle(|world| plan(&world.snapshot, &registry, world.now));
+        let id = registry.tenant("shop").unwrap().0;
+        let status = &world.get("Tenant", "", "shop").unwrap()["status"];
+        assert_eq!(
+            *status,
+            json!({"id": id, "namespaces": 2, "enforcingNodes": 3})
+        );
+    }
+
+    #[test]
+    fn the_clusters_own_namespaces_and_service_are_the_systems() {
+        assert_eq!(of_namespace("kube-system", None), SYSTEM_TENANT);
+        assert_eq!(of_namespace("shop", None), DEFAULT_TENANT);
+        assert_eq!(
+            of_service("default", "kubernetes", DEFAULT_TENANT),
+            SYSTEM_TENANT
+        );
+        assert_eq!(of_service("default", "web", DEFAULT_TENANT), DEFAULT_TENANT);
+    }
 }

@@ -164,12 +164,23 @@ impl World {
 
     /// Lets agents catch up: bound pods run and are ready, deleted ones are gone.
     pub(crate) fn agents(&mut self) {
+        self.agents_but(&[]);
+    }
+
+    /// The same, while these nodes are out of reach.
+    pub(crate) fn agents_but(&mut self, silent: &[&str]) {
         let pods: Vec<Value> = self.all("Pod").into_iter().cloned().collect();
         for (index, pod) in pods.into_iter().enumerate() {
             let key = key_of(&pod);
+            if pod["spec"]["nodeName"]
+                .as_str()
+                .is_none_or(|node| silent.contains(&node))
+            {
+                continue;
+            }
             if !pod["metadata"]["deletionTimestamp"].is_null() {
                 self.forget(&key);
-            } else if pod["spec"]["nodeName"].is_string() && pod["status"]["phase"] != "Running" {
+            } else if pod["status"]["phase"] != "Running" || lost(&pod) {
                 let address = format!("10.244.{}.{}", self.revision / 200 % 200, index % 200 + 2);
                 let mut pod = pod;
                 pod["status"] = running(&address, self.now);
@@ -332,6 +343,15 @@ fn key_of(value: &Value) -> Key {
         object.namespace,
         object.name,
     )
+}
+
+/// Was marked as not ready while its node was out of reach.
+fn lost(pod: &Value) -> bool {
+    let rows = pod["status"]["conditions"].as_array();
+    rows.is_some_and(|rows| {
+        rows.iter()
+            .any(|row| row["type"] == "Ready" && row["status"] == "False")
+    })
 }
 
 /// Status of a pod that runs and is ready since `since`.

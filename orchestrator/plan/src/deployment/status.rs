@@ -88,11 +88,12 @@ impl Rollout<'_> {
             .as_ref()
             .and_then(|row| row.message.clone())
             .unwrap_or_default();
-        let subject = self.subject();
         if let Some(saying) = self.pause_change(&reason) {
             return self.say(status, saying);
         }
-        let about_other = self.new.is_some() && !message.contains(&subject);
+        let Some(new) = &self.new else { return };
+        let subject = format!("{:?}", new.name());
+        let about_other = !message.contains(&subject);
         if reason == DONE && !about_other && status.replicas == status.updated_replicas {
             return;
         }
@@ -122,16 +123,6 @@ impl Rollout<'_> {
         } else {
             plan.again_at(due, self.now);
         }
-    }
-
-    /// The new set, quoted; the Deployment when it has none.
-    fn subject(&self) -> String {
-        format!(
-            "{:?}",
-            self.new
-                .as_ref()
-                .map_or(self.owner.name.as_str(), Set::name)
-        )
     }
 
     fn pause_change(&self, reason: &str) -> Option<Saying> {

@@ -5,11 +5,6 @@ use serde_json::Value;
 
 use crate::write::ObjectRef;
 
-/// Finalizer of an object that waits for what it owns.
-pub(crate) const FOREGROUND: &str = "foregroundDeletion";
-/// Finalizer of an object that leaves behind what it owns.
-pub(crate) const ORPHAN: &str = "orphan";
-
 /// An owner reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {

@@ -1,0 +1,174 @@
+//! The EndpointSlice controller: where each Service with a selector is served. How endpoints are spread over slices is
+//! in `slices`; who uses them is decided in `network`.
+
+mod slices;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::{Plan, Snapshot, pod, selector};
+
+/// Label of a slice that names its Service.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// Label of a slice that names who writes it.
+pub const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY_LABEL`] on the slices of this controller.
+pub const MANAGER: &str = "endpointslice-controller.k8s.io";
+
+/// Slices of one kind: address type, and the ports of which every endpoint has all.
+type GroupKey = (&'static str, Ports);
+
+/// Resolved ports: name, protocol, number, application protocol.
+type Ports = Vec<(String, String, i32, Option<String>)>;
+
+/// Endpoints by the uid of their pod.
+type Group = BTreeMap<String, Endpoint>;
+
+/// Keeps the slices of every Service with a selector. The time decides nothing here.
+pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    for service in snapshot
+        .services
+        .iter()
+        .filter(|one| one.metadata.deletion_timestamp.is_none())
+    {
+        let wanted = endpoints(snapshot, service);
+        slices::reconcile(snapshot, service, wanted, &mut plan);
+    }
+    plan
+}
+
+/// Every endpoint of a Service; `None` when this controller has no say in them.
+fn endpoints(snapshot: &Snapshot, service: &Service) -> Option<BTreeMap<GroupKey, Group>> {
+    let spec = service.spec.as_ref()?;
+    let wanted = spec.selector.as_ref().filter(|labels| !labels.is_empty())?;
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return None;
+    }
+    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+    let mut groups: BTreeMap<GroupKey, Group> = BTreeMap::new();
+    for pod in snapshot.pods_labelled(namespace, Some(wanted)) {
+        if !selector::contains(pod.metadata.labels.as_ref(), wanted) || pod::is_terminated(pod) {
+            continue;
+        }
+        let ports = resolve(spec.ports.as_deref().unwrap_or_default(), pod);
+        for address in addresses(pod) {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            let group = groups.entry((family, ports.clone())).or_default();
+            group.insert(uid, endpoint(service, pod, address));
+        }
+    }
+    Some(groups)
+}
+
+/// A pod's addresses, one a family.
+fn addresses(pod: &Pod) -> Vec<IpAddr> {
+    let Some(status) = &pod.status else {
+        return Vec::new();
+    };
+    let listed = status.pod_ips.iter().flatten().map(|one| one.ip.as_str());
+    let texts = status.pod_ip.as_deref().into_iter().chain(listed);
+    let mut found: Vec<IpAddr> = Vec::new();
+    for address in texts.filter_map(|text| text.parse::<IpAddr>().ok()) {
+        if !found.iter().any(|one| one.is_ipv4() == address.is_ipv4()) {
+            found.push(address);
+        }
+    }
+    found
+}
+
+fn endpoint(service: &Service, pod: &Pod, address: IpAddr) -> Endpoint {
+    let spec = service.spec.as_ref();
+    let unready_too = spec
+        .and_then(|spec| spec.publish_not_ready_addresses)
+        .unwrap_or(false);
+    let (serving, terminating) = (pod::is_ready(pod), pod::is_deleted(pod));
+    let object = pod::reference(pod);
+    let pod_spec = pod.spec.as_ref();
+    let subdomain = pod_spec.and_then(|spec| spec.subdomain.as_ref());
+    let hostname = pod_spec
+        .and_then(|spec| spec.hostname.clone())
+        .filter(|name| !name.is_empty());
+    Endpoint {
+        addresses: vec![address.to_string()],
+        conditions: Some(EndpointConditions {
+            ready: Some(unready_too || (serving && !terminating)),
+            serving: Some(serving),
+            terminating: Some(terminating),
+        }),
+        hostname: hostname
+            .filter(|_| subdomain.is_some() && subdomain == service.metadata.name.as_ref()),
+        node_name: pod::node_name(pod).map(str::to_owned),
+        target_ref: Some(ObjectReference {
+            kind: Some("Pod".to_owned()),
+            namespace: Some(object.namespace),
+            name: Some(object.name),
+            uid: Some(object.uid),
+            ..ObjectReference::default()
+        }),
+        ..Endpoint::default()
+    }
+}
+
+/// A Service's ports as this pod has them. A named port that the pod lacks is left out.
+fn resolve(ports: &[ServicePort], pod: &Pod) -> Ports {
+    let mut resolved: Ports = ports
+        .iter()
+        .filter_map(|port| {
+            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+            let number = target(port, &protocol, pod)?;
+            Some((
+                port.name.clone().unwrap_or_default(),
+                protocol,
+                number,
+                port.app_protocol.clone(),
+            ))
+        })
+        .collect();
+    resolved.sort();
+    resolved
+}
+
+fn target(port: &ServicePort, protocol: &str, pod: &Pod) -> Option<i32> {
+    match &port.target_port {
+        None | Some(IntOrString::Int(0)) => Some(port.port),
+        Some(IntOrString::Int(number)) => Some(*number),
+        Some(IntOrString::String(name)) if name.is_empty() => Some(port.port),
+        Some(IntOrString::String(name)) => {
+            let spec = pod.spec.as_ref()?;
+            let sidecars = spec.init_containers.iter().flatten();
+            let sidecars = sidecars.filter(|one| one.restart_policy.as_deref() == Some("Always"));
+            let mut all = spec
+                .containers
+                .iter()
+                .chain(sidecars)
+                .flat_map(|one| one.ports.iter().flatten());
+            let found = all.find(|one| {
+                one.name.as_ref() == Some(name)
+                    && one.protocol.as_deref().unwrap_or("TCP") == protocol
+            });
+            found.map(|one| one.container_port)
+        }
+    }
+}
+
+/// Ports as a slice has them.
+fn slice_ports(ports: &Ports) -> Vec<EndpointPort> {
+    let rows = ports
+        .iter()
+        .map(|(name, protocol, number, application)| EndpointPort {
+            name: Some(name.clone()),
+            protocol: Some(protocol.clone()),
+            port: Some(*number),
+            app_protocol: application.clone(),
+        });
+    rows.collect()
+}

@@ -1,0 +1,242 @@
+//! Objects in, network state out.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::identity::{Wanted, assign};
+use crate::world::{World, running};
+
+fn namespace(name: &str, tenant: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": name, "labels": {"waggle.dev/tenant": tenant}}})
+}
+
+fn service(name: &str, address: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": name, "namespace": "shop", "uid": format!("svc-{name}")},
+        "spec": {"selector": {"app": "web"}, "clusterIP": address, "ports": [
+            {"name": "http", "port": 80, "targetPort": 8080}, {"name": "dns", "port": 53, "protocol": "UDP"},
+            {"name": "sctp", "port": 99, "protocol": "SCTP"},
+        ]},
+    })
+}
+
+fn pod(name: &str, address: &str) -> Value {
+    let mut value = crate::world::pod(name, "0", "0");
+    value["metadata"]["uid"] = json!(format!("pod-{name}"));
+    value["spec"]["nodeName"] = json!("node1");
+    value["status"] = running(address, "2026-01-01T00:00:00Z".parse().unwrap());
+    value
+}
+
+fn shop() -> World {
+    let mut world = World::new();
+    world.put(namespace("shop", "shop"));
+    world.put(namespace("billing", "billing"));
+    let mut node = crate::world::node("node1", "4", "4Gi");
+    node["spec"]["podCIDR"] = json!("10.244.0.0/24");
+    world.put(node);
+    world.put(service("web", "10.96.0.20"));
+    world.put(pod("a", "10.244.0.2"));
+    world.put(pod("b", "10.244.0.3"));
+    slices(&mut world);
+    world
+}
+
+fn slices(world: &mut World) {
+    world.settle(|world| crate::endpoint_slice::plan(&world.snapshot, world.now));
+}
+
+fn registry(world: &World) -> Registry {
+    let mut registry = Registry::default();
+    registry.apply(assign(&registry, &Wanted::of(&world.snapshot)));
+    registry
+}
+
+fn state(world: &World) -> NetworkState {
+    network_state(
+        &world.snapshot,
+        &registry(world),
+        &Reserved::new(),
+        Generation(7),
+    )
+}
+
+fn backends(world: &World, port: usize) -> Vec<String> {
+    let state = state(world);
+    let service = state
+        .services
+        .values()
+        .find(|one| one.name == "web")
+        .unwrap();
+    service.ports[port]
+        .backends
+        .iter()
+        .map(|one| format!("{}:{}", one.address, one.port))
+        .collect()
+}
+
+#[test]
+fn services_endpoints_and_nodes_are_there() {
+    let world = shop();
+    let (state, registry) = (state(&world), registry(&world));
+    assert_eq!(state.generation, Generation(7));
+    let service = &state.services[&registry.service("svc-web").unwrap()];
+    assert_eq!(service.tenant, registry.tenant("shop").unwrap());
+    assert_eq!(service.vips, [IpAddr::from([10, 96, 0, 20])]);
+    let ports: Vec<_> = service
+        .ports
+        .iter()
+        .map(|port| (port.name.as_str(), port.protocol, port.port))
+        .collect();
+    assert_eq!(
+        ports,
+        [("http", Protocol::Tcp, 80), ("dns", Protocol::Udp, 53)]
+    );
+    assert_eq!(backends(&world, 0), ["10.244.0.2:8080", "10.244.0.3:8080"]);
+    assert_eq!(backends(&world, 1), ["10.244.0.2:53", "10.244.0.3:53"]);
+    let endpoint = &state.endpoints[&IpAddr::from([10, 244, 0, 2])];
+    assert_eq!(
+        (endpoint.pod.as_str(), endpoint.node.as_str()),
+        ("a", "node1")
+    );
+    assert_eq!(endpoint.tenant, registry.tenant("shop").unwrap());
+    assert_eq!(
+        endpoint.identity,
+        registry.identity("shop", "shop").unwrap()
+    );
+    assert_eq!(state.nodes["node1"].pod_cidr.to_string(), "10.244.0.0/24");
+}
+
+#[test]
+fn a_deleted_pod_leaves_before_its_slice_is_rewritten() {
+    let mut world = shop();
+    world.delete("Pod", "shop", "a");
+    assert_eq!(backends(&world, 0), ["10.244.0.3:8080"]);
+    assert!(
+        state(&world)
+            .endpoints
+            .contains_key(&IpAddr::from([10, 244, 0, 2])),
+        "it still sends and answers"
+    );
+    slices(&mut world);
+    assert_eq!(backends(&world, 0), ["10.244.0.3:8080"]);
+    world.delete("Pod", "shop", "b");
+    assert_eq!(
+        backends(&world, 0),
+        ["10.244.0.2:8080", "10.244.0.3:8080"],
+        "better than nobody"
+    );
+    world.remove("Pod", "shop", "a");
+    assert_eq!(backends(&world, 0), ["10.244.0.3:8080"]);
+    assert_eq!(state(&world).endpoints.len(), 1);
+}
+
+#[test]
+fn unready_and_ended_pods_and_namesakes_are_no_backends() {
+    let mut world = shop();
+    world.edit("Pod", "shop", "a", |pod| {
+        pod["status"]["phase"] = json!("Failed")
+    });
+    assert_eq!(backends(&world, 0), ["10.244.0.3:8080"]);
+    assert_eq!(state(&world).endpoints.len(), 1);
+    world.remove("Pod", "shop", "b");
+    let mut namesake = pod("b", "10.244.0.9");
+    namesake["metadata"]["uid"] = json!("another");
+    namesake["status"]["conditions"] = json!([]);
+    world.put(namesake);
+    assert_eq!(backends(&world, 0), Vec::<String>::new());
+    slices(&mut world);
+    assert_eq!(backends(&world, 0), Vec::<String>::new());
+}
+
+#[test]
+fn exports_name_tenants_that_exist() {
+    for (text, expect) in [
+        (json!(""), Some(vec![])),
+        (json!("billing"), Some(vec!["billing"])),
+        (json!(" billing , nobody,"), Some(vec!["billing"])),
+        (json!("billing,*"), None),
+    ] {
+        let mut world = shop();
+        world.edit("Service", "shop", "web", |one| {
+            one["metadata"]["annotations"] = json!({EXPORT_ANNOTATION: text})
+        });
+        let (state, registry) = (state(&world), registry(&world));
+        let expect = expect.map_or(Export::Everyone, |names| {
+            Export::To(
+                names
+                    .iter()
+                    .map(|name| registry.tenant(name).unwrap())
+                    .collect(),
+            )
+        });
+        assert_eq!(
+            state.services.values().next().unwrap().export,
+            expect,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn host_network_pods_have_no_endpoint_and_reserved_addresses_do() {
+    let mut world = shop();
+    world.edit("Pod", "shop", "a", |pod| {
+        pod["spec"]["hostNetwork"] = json!(true)
+    });
+    let mut early = crate::world::pod("early", "0", "0");
+    early["metadata"]["uid"] = json!("pod-early");
+    early["spec"]["nodeName"] = json!("node1");
+    world.put(early);
+    let address = IpAddr::from([10, 244, 0, 77]);
+    let reserved = Reserved::from([("pod-early".to_owned(), address)]);
+    let state = network_state(&world.snapshot, &registry(&world), &reserved, Generation(1));
+    let names: Vec<&str> = state
+        .endpoints
+        .values()
+        .map(|one| one.pod.as_str())
+        .collect();
+    assert_eq!(names, ["b", "early"]);
+    assert_eq!(state.endpoints[&address].namespace, "shop");
+}
+
+#[test]
+fn a_headless_service_has_backends_without_ports_too() {
+    let mut world = shop();
+    world.edit("Service", "shop", "web", |one| {
+        one["spec"]["clusterIP"] = json!("None");
+        one["spec"]["ports"] = json!([]);
+    });
+    slices(&mut world);
+    let state = state(&world);
+    let service = state.services.values().next().unwrap();
+    assert!(service.vips.is_empty());
+    assert_eq!(backends(&world, 0), ["10.244.0.2:0", "10.244.0.3:0"]);
+}
+
+#[test]
+fn the_cluster_api_belongs_to_the_system_and_has_a_hand_made_slice() {
+    let mut world = shop();
+    world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}));
+    world.put(json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "uid": "svc-api"},
+        "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443, "targetPort": 6443}]}}));
+    world.put(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "endpoints": [{"addresses": ["172.30.0.1"]}], "ports": [{"name": "https", "port": 6443}]}));
+    let (state, registry) = (state(&world), registry(&world));
+    let service = &state.services[&registry.service("svc-api").unwrap()];
+    assert_eq!(service.tenant, TenantId::SYSTEM);
+    assert_eq!(service.ports[0].backends[0].port, 6443);
+}
+
+#[test]
+fn aliases_have_no_network() {
+    let mut world = shop();
+    world.edit("Service", "shop", "web", |one| {
+        one["spec"]["type"] = json!("ExternalName")
+    });
+    assert!(state(&world).services.is_empty());
+}
