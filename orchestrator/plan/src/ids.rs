@@ -16,7 +16,7 @@ impl Ids {
     }
 
     /// The next number, evenly spread (SplitMix64: Steele, Lea, Flood 2014).
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,7 +26,7 @@ impl Ids {
 
     /// Five characters for the end of a name, `x7k2p`.
     pub fn suffix(&mut self) -> String {
-        let mut number = self.next();
+        let mut number = self.number();
         (0..5)
             .map(|_| char::from(ALPHABET[take(&mut number)]))
             .collect()

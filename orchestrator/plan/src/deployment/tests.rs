@@ -393,7 +393,7 @@ fn a_set_of_the_same_labels_is_adopted() {
 
 #[test]
 fn a_taken_name_is_avoided() {
-    let mut world = started(1);
+    let world = started(1);
     let name = world.all("ReplicaSet")[0]["metadata"]["name"]
         .as_str()
         .unwrap()

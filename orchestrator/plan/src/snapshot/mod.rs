@@ -75,8 +75,11 @@ pub struct Snapshot {
     unbound: PodGroup,
     sets_by_owner: HashMap<String, BTreeMap<String, Arc<ReplicaSet>>>,
     slices_by_service: HashMap<(String, String), BTreeMap<String, Arc<EndpointSlice>>>,
-    pods_by_label: HashMap<String, HashMap<(String, String), BTreeMap<String, Arc<Pod>>>>,
+    pods_by_label: HashMap<String, LabelGroups>,
 }
+
+/// Pods of one namespace by (label, value), then by name.
+type LabelGroups = HashMap<(String, String), BTreeMap<String, Arc<Pod>>>;
 
 type MetaKey = (String, String, String, String);
 
