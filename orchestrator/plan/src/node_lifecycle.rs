@@ -148,7 +148,12 @@ fn ready(node: &Node) -> Option<&str> {
 
 /// Makes every condition that the node should report Unknown. False when they are already.
 fn mark_unknown(node: &Node, now: Timestamp, plan: &mut Plan) -> bool {
-    if REPORTED
+    // What a node never reported is not unknown now.
+    let kinds: Vec<&str> = REPORTED
+        .into_iter()
+        .filter(|&kind| kind == "Ready" || condition(node, kind).is_some())
+        .collect();
+    if kinds
         .iter()
         .all(|kind| condition(node, kind).is_some_and(|one| one.status == "Unknown"))
     {
@@ -156,7 +161,7 @@ fn mark_unknown(node: &Node, now: Timestamp, plan: &mut Plan) -> bool {
     }
     let mut status = node.status.clone().unwrap_or_default();
     let rows = status.conditions.get_or_insert_default();
-    for kind in REPORTED {
+    for kind in kinds {
         let before = rows.iter().position(|one| one.type_ == kind);
         let since = before
             .map(|index| &rows[index])

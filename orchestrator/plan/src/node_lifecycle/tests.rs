@@ -82,6 +82,11 @@ fn a_silent_node_is_unknown_tainted_and_its_pods_are_unready_and_then_replaced()
     let mut world = after_silence(13, |_| ());
     let node = world.get("Node", "", "a").unwrap();
     assert_eq!(node["status"]["conditions"][0]["status"], "Unknown");
+    assert_eq!(
+        node["status"]["conditions"].as_array().unwrap().len(),
+        1,
+        "only what it used to report"
+    );
     let unreachable = |effect: &str| (taint::UNREACHABLE.to_owned(), effect.to_owned());
     assert_eq!(
         taints(&world, "a"),
