@@ -101,7 +101,7 @@ pub fn prepare_create(
 ///
 /// # Errors
 /// 409 when `wanted` carries another resourceVersion or uid than `old`, 400 for another name or namespace, 422 with
-/// every fault of the result.
+/// every fault of the result (a status is only the server's and the nodes' to write, and is taken as it is).
 pub fn prepare_update(
     resource: &Resource,
     old: &Value,
@@ -122,15 +122,13 @@ pub fn prepare_update(
         );
         return Err(Status::conflict(resource, name, &why));
     }
-    let mut value = match part {
-        Part::Main => main_part(resource, old, wanted),
-        Part::Status => status_part(old, wanted),
-    };
-    if part == Part::Main {
-        (resource.defaults)(&mut value);
+    if part == Part::Status {
+        return Ok(status_part(old, &wanted));
     }
+    let mut value = main_part(resource, old, wanted);
+    (resource.defaults)(&mut value);
     refuse(resource, &value, (resource.validate)(&value, Some(old)))?;
-    if part == Part::Main && counts_generations(resource) {
+    if counts_generations(resource) {
         let before = number(old, &["metadata", "generation"]).unwrap_or(1);
         let step = i64::from(without_life(old) != without_life(&value));
         set(&mut value, &["metadata"], "generation", before + step);
@@ -244,9 +242,9 @@ fn keep_addresses(old: &Value, value: &mut Value) {
     }
 }
 
-fn status_part(old: &Value, wanted: Value) -> Value {
+fn status_part(old: &Value, wanted: &Value) -> Value {
     let mut value = old.clone();
-    carry(&wanted, &mut value, &[], "status");
+    carry(wanted, &mut value, &[], "status");
     value
 }
 

@@ -22,6 +22,13 @@ pub(crate) fn list<'a>(value: &'a Value, path: &[&str]) -> &'a [Value] {
     at(value, path).as_array().map_or(&[], Vec::as_slice)
 }
 
+/// The value at `path` for change, if it is there.
+pub(crate) fn at_mut<'a>(value: &'a mut Value, path: &[&str]) -> Option<&'a mut Value> {
+    path.iter()
+        .try_fold(value, |value, step| value.get_mut(*step))
+        .filter(|value| !value.is_null())
+}
+
 /// The list at `path` for change, empty when missing.
 pub(crate) fn list_mut<'a>(value: &'a mut Value, path: &[&str]) -> &'a mut [Value] {
     let found = path

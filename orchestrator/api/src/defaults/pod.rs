@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::walk::{at, default, has, list, list_mut, set, text};
+use crate::walk::{at, at_mut, default, has, list, list_mut, set, text};
 
 const GROUPS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
@@ -90,8 +90,8 @@ fn container(one: &mut Value) {
         }
     }
     for hook in ["postStart", "preStop"] {
-        if has(one, &["lifecycle", hook, "httpGet"]) {
-            http_get(&mut one["lifecycle"][hook]["httpGet"]);
+        if let Some(action) = at_mut(one, &["lifecycle", hook, "httpGet"]) {
+            http_get(action);
         }
     }
 }
@@ -129,8 +129,8 @@ fn probe(probe: &mut Value) {
         }
         default(probe, &[], field, fallback);
     }
-    if has(probe, &["httpGet"]) {
-        http_get(&mut probe["httpGet"]);
+    if let Some(action) = at_mut(probe, &["httpGet"]) {
+        http_get(action);
     }
     if has(probe, &["grpc"]) {
         default(probe, &["grpc"], "service", "");
@@ -200,7 +200,7 @@ fn tolerate_node_trouble(pod: &mut Value) {
             continue;
         }
         default(pod, &["spec"], "tolerations", json!([]));
-        if let Some(all) = pod["spec"]["tolerations"].as_array_mut() {
+        if let Some(all) = at_mut(pod, &["spec", "tolerations"]).and_then(Value::as_array_mut) {
             all.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": PATIENCE}));
         }
     }

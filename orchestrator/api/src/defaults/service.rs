@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::walk::{default, has, list_mut, text};
+use crate::walk::{default, has, list_mut, set, text};
 
 pub(crate) fn service(value: &mut Value) {
     default(value, &["spec"], "type", "ClusterIP");
@@ -29,7 +29,7 @@ pub(crate) fn service(value: &mut Value) {
         default(port, &[], "protocol", "TCP");
         let number = port["port"].clone();
         if !has(port, &["targetPort"]) || port["targetPort"] == 0 || port["targetPort"] == "" {
-            port["targetPort"] = number;
+            set(port, &[], "targetPort", number);
         }
     }
     default(value, &["status"], "loadBalancer", serde_json::json!({}));

@@ -1,51 +1,62 @@
-//! Validation.
-use crate::Fault;
+//! What is wrong with an object, all of it at once. Objects come decoded and defaulted; whatever comes, nothing here
+//! panics.
+
+mod cluster;
+mod config;
+mod container;
+mod meta;
+mod names;
+mod network;
+mod placement;
+mod pod;
+mod probe;
+mod resources;
+mod volume;
+mod workload;
+
 use serde_json::Value;
-pub(crate) fn name(_kind: &str, _name: &str) -> Vec<Fault> {
-    Vec::new()
+
+use crate::Fault;
+
+pub(crate) use cluster::{event, lease, namespace, node, tenant};
+pub(crate) use config::{config_map, secret, service_account};
+pub(crate) use meta::name;
+pub(crate) use names::{label_value, qualified_name};
+pub(crate) use network::{endpoint_slice, service};
+pub(crate) use pod::pod;
+pub(crate) use workload::{deployment, replica_set};
+
+/// A fault when a number that is given is less than `least`.
+fn at_least(value: &Value, least: i64, path: &str, out: &mut Vec<Fault>) {
+    if value.as_i64().is_some_and(|number| number < least) {
+        let detail = format!("must be greater than or equal to {least}");
+        out.push(Fault::invalid(path, value.clone(), detail));
+    }
 }
-pub(crate) fn config_map(_: &Value, _: Option<&Value>) -> Vec<Fault> {
-    Vec::new()
+
+/// A fault when a text that is given is none of `supported`.
+fn one_of(value: &Value, supported: &[&str], path: &str, out: &mut Vec<Fault>) {
+    if value
+        .as_str()
+        .is_some_and(|text| !supported.contains(&text))
+    {
+        out.push(Fault::not_supported(path, value.clone(), supported));
+    }
 }
-pub(crate) fn event(_: &Value, _: Option<&Value>) -> Vec<Fault> {
-    Vec::new()
+
+/// A fault unless `value` is a port's number.
+fn port_number(value: &Value, path: &str, out: &mut Vec<Fault>) {
+    if !value
+        .as_i64()
+        .is_some_and(|port| (1..=65_535).contains(&port))
+    {
+        out.push(Fault::invalid(
+            path,
+            value.clone(),
+            "must be between 1 and 65535, inclusive",
+        ));
+    }
 }
-pub(crate) fn namespace(_: &Value, _: Option<&Value>) -> Vec<Fault> {
-    Vec::new()
-}
-pub(crate) fn node(_: &Value, _: Option<&Value>) -> Vec<Fault> {
-    Vec::new()
-}
-pub(crate) fn pod(_: &Value, _: Option<&Value>) -> Vec<Fault> {
-    Vec::new()
-}
-pub(crate) fn secret(_: &Value, _: Option<&Value>) -> Vec<Fault> {
-    Vec::new()
-}
-pub(crate) fn service_account(_: &Value, _: Option<&Value>) -> Vec<Fault> {
-    Vec::new()
-}
-pub(crate) fn service(_: &Value, _: Option<&Value>) -> Vec<Fault> {
-    Vec::new()
-}
-pub(crate) fn deployment(_: &Value, _: Option<&Value>) -> Vec<Fault> {
-    Vec::new()
-}
-pub(crate) fn replica_set(_: &Value, _: Option<&Value>) -> Vec<Fault> {
-    Vec::new()
-}
-pub(crate) fn lease(_: &Value, _: Option<&Value>) -> Vec<Fault> {
-    Vec::new()
-}
-pub(crate) fn endpoint_slice(_: &Value, _: Option<&Value>) -> Vec<Fault> {
-    Vec::new()
-}
-pub(crate) fn tenant(_: &Value, _: Option<&Value>) -> Vec<Fault> {
-    Vec::new()
-}
-pub(crate) fn qualified_name(_key: &str) -> Option<&'static str> {
-    None
-}
-pub(crate) fn label_value(_value: &str) -> Option<&'static str> {
-    None
-}
+
+#[cfg(test)]
+mod tests;
