@@ -161,6 +161,22 @@ impl Cgroups {
     }
 }
 
+impl Cgroups {
+    /// Like [`remove`](Self::remove), for a cgroup whose processes have ended but may not have left yet: a zombie keeps
+    /// its place until it is reaped. Waits up to 2 seconds.
+    pub fn remove_settled(&self, cgroup: &str) -> Vec<io::Error> {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        loop {
+            let errors = self.remove(cgroup);
+            if errors.is_empty() || std::time::Instant::now() > deadline {
+                return errors;
+            }
+            // The kernel has no event for an empty v1 cgroup.
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
 /// Removes a cgroup folder from the leaves up; files in it vanish with it.
 fn remove_tree(folder: &Path, errors: &mut Vec<io::Error>) {
     let Ok(entries) = fs::read_dir(folder) else {

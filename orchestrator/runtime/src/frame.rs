@@ -76,6 +76,16 @@ impl Outgoing {
     }
 }
 
+/// Receives one descriptor that comes without a frame.
+pub(crate) fn receive_fd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut incoming = Incoming::default();
+    incoming.receive(socket)?;
+    incoming
+        .fds
+        .pop_front()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no descriptor came"))
+}
+
 /// Puts frames together again.
 #[derive(Debug, Default)]
 pub(crate) struct Incoming {

@@ -11,10 +11,14 @@ pub mod logs;
 pub mod spec;
 pub mod supervisor;
 pub mod users;
+pub mod worker;
 
 mod cri;
 mod frame;
+mod oci;
 mod protocol;
+mod seccomp;
+mod sys;
 
 pub use client::{Client, ExecSession};
 pub use error::{FaultKind, RuntimeError};

@@ -130,30 +130,40 @@ impl Fault {
     }
 }
 
+/// The first frame that a worker gets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct WorkerSetup {
+    /// Where libcontainer keeps its state.
+    pub(crate) oci: PathBuf,
+    /// Mounts below this folder have no business in the worker's mount namespace.
+    pub(crate) hide: PathBuf,
+    /// Soft and hard limit of open files that containers get.
+    pub(crate) open_files: (u64, u64),
+}
+
 /// One piece of work for a worker, which holds no state between jobs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Job {
     /// Descriptor: the supervisor's mount namespace.
-    CreateSandbox {
-        spec: SandboxSpec,
-        dir: PathBuf,
-    },
-    /// Descriptors: the namespaces of `namespaces` in their order, then one detached mount for each of `mounts` that
-    /// says so, then stdin, stdout and stderr unless the container has a terminal.
+    CreateSandbox { spec: SandboxSpec, dir: PathBuf },
+    /// Descriptors: the namespaces of `namespaces` in their order, then a detached mount for each of `binds`, then
+    /// stdin, stdout and stderr unless the container has a terminal.
     CreateContainer(Box<CreateJob>),
-    StartContainer {
-        id: String,
-    },
+    /// Lets it run.
+    StartContainer { id: String },
     /// Descriptors without a terminal: stdin, stdout, stderr.
     Exec {
         id: String,
+        dir: PathBuf,
         unified: Option<PathBuf>,
+        container: Box<ContainerSpec>,
         spec: ExecSpec,
     },
     /// Removes what a container left, whether it was ever complete or not.
     DeleteContainer {
         id: String,
         dir: PathBuf,
+        cgroup: String,
     },
 }
 
@@ -167,7 +177,7 @@ pub(crate) struct CreateJob {
     /// Folder in the unified hierarchy to be in while creating; hybrid hosts only.
     pub(crate) unified: Option<PathBuf>,
     pub(crate) namespaces: Vec<NamespaceKind>,
-    pub(crate) mounts: Vec<JobMount>,
+    pub(crate) binds: Vec<JobBind>,
     pub(crate) spec: ContainerSpec,
 }
 
@@ -181,7 +191,7 @@ pub(crate) enum NamespaceKind {
 
 /// A mount whose source comes as a descriptor of a detached mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct JobMount {
+pub(crate) struct JobBind {
     pub(crate) target: String,
     pub(crate) read_only: bool,
     /// The source is a folder, otherwise a file.

@@ -11,14 +11,29 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::cgroup::Cgroups;
 use crate::error::{Result, RuntimeError};
 use crate::frame::{Incoming, Outgoing};
 use crate::protocol::{Answer, Body, Call, Request, SOCKET};
 
+mod containers;
+mod core;
+mod execs;
+mod keeper;
+mod logs;
+mod peer;
+mod pool;
+mod record;
+mod sandboxes;
+
+/// Environment variable that tells the two processes apart.
+const ROLE: &str = "WAGGLE_SUPERVISOR_ROLE";
 /// How long a supervisor may take until it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a supervisor may take to answer a ping before it counts as absent.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long ending all containers of a node may take.
+const DESTROY_TIMEOUT: Duration = Duration::from_secs(120);
 /// A log of the supervisor itself that is larger than this starts afresh, bytes.
 const LOG_LIMIT: u64 = 8 << 20;
 
@@ -137,31 +152,82 @@ fn spawn(options: &SupervisorOptions) -> io::Result<Ended> {
     Ok(receiver)
 }
 
+/// The `supervisor` subcommand of the binary. Returns when the supervisor was shut down, or another one is at work.
+pub fn main(options: &SupervisorOptions) -> Result<()> {
+    if std::env::var_os(ROLE).is_some_and(|role| role == "core") {
+        core::run(options)
+    } else {
+        keeper::run(options)
+    }
+}
+
+/// Takes a node's runtime away for good: ends every container, and removes sandboxes, mounts, state and cgroups. A
+/// supervisor is started if none answers, because what a dead one left must go too. Logs and images stay. Blocks.
+pub fn destroy(options: &SupervisorOptions) -> Result<()> {
+    ensure_running(options)?;
+    let failed =
+        |e: io::Error| RuntimeError::io("shut down the supervisor of", options.data.display(), e);
+    match ask(&options.socket(), Request::Shutdown, DESTROY_TIMEOUT).map_err(failed)? {
+        Body::Done => {}
+        Body::Failed(fault) => {
+            return Err(fault.into_error("shut down the supervisor of", &options.cgroup));
+        }
+        other => {
+            return Err(RuntimeError::Protocol(format!(
+                "unexpected answer {other:?}"
+            )));
+        }
+    }
+    // Held for as long as it lives.
+    drop(
+        lock(
+            &options.data.join("supervisor.lock"),
+            FlockArg::LockExclusive,
+        )
+        .map_err(failed)?,
+    );
+    let errors = Cgroups::detect()
+        .map_err(failed)?
+        .remove_settled(&format!("{}/supervisor", options.cgroup));
+    if let Some(error) = errors.into_iter().next() {
+        return Err(failed(error));
+    }
+    for folder in ["sandboxes", "containers", "oci"] {
+        match std::fs::remove_dir_all(options.data.join(folder)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Asks a supervisor whether it is there.
 fn ping(socket: &Path) -> io::Result<()> {
+    match ask(socket, Request::Ping, PING_TIMEOUT)? {
+        Body::Pong { .. } => Ok(()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// One question on a connection of its own.
+fn ask(socket: &Path, request: Request, timeout: Duration) -> io::Result<Body> {
     let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PING_TIMEOUT))?;
-    stream.set_write_timeout(Some(PING_TIMEOUT))?;
-    Outgoing::new(
-        &Call {
-            id: 0,
-            request: Request::Ping,
-        },
-        Vec::new(),
-    )?
-    .send(stream.as_fd())?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    Outgoing::new(&Call { id: 0, request }, Vec::new())?.send(stream.as_fd())?;
     let mut incoming = Incoming::default();
     loop {
         if incoming.receive(stream.as_fd())? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if let Some((answer, _)) = incoming.next::<Answer>()? {
-            return match answer.body {
-                Body::Pong { .. } => Ok(()),
-                _ => Err(io::ErrorKind::InvalidData.into()),
-            };
+            return Ok(answer.body);
         }
     }
+}
+
+fn now_ns() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
 /// Takes a lock file, which ends with the process that holds it.

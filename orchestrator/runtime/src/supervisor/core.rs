@@ -1,0 +1,676 @@
+//! The supervisor proper: one thread, one event loop that owns the containers of a node. What the requests do:
+//! `sandboxes`, `containers`, `execs`; who does the work: `pool`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::FlockArg;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use super::containers::{Container, Created};
+use super::execs::Exec;
+use super::keeper::{CoreWord, Exit, KeeperWord};
+use super::peer::Peer;
+use super::pool::{self, Finished, Pool};
+use super::record::{self, Folders};
+use super::sandboxes::SandboxEntry;
+use super::{SupervisorOptions, lock};
+use crate::cgroup::Cgroups;
+use crate::cri::Stream;
+use crate::error::{FaultKind, Result, RuntimeError};
+use crate::protocol::{Answer, Body, Call, Fault, JobResult, Request};
+use crate::spec::{ContainerKey, ContainerState};
+use crate::sys::{self, Children, Ending};
+
+/// The longest that the loop sleeps.
+const TICK: Duration = Duration::from_secs(2);
+/// How often it looks while something has no event of its own.
+const SHORT_TICK: Duration = Duration::from_millis(20);
+/// Open files that containers get at most, soft and hard, whatever this host would permit.
+const OPEN_FILES: (u64, u64) = (65_536, 1 << 20);
+/// How long an unknown child's end is remembered; the worker that made it answers sooner.
+const STRAY_AGE: Duration = Duration::from_secs(90);
+
+/// What an event is about.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    Listener,
+    Signals,
+    Keeper,
+    Client,
+    Worker,
+    WorkerProcess,
+    Container(ContainerKey),
+    Output(ContainerKey, Stream),
+    Exec,
+}
+
+/// Where an answer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) client: u64,
+    pub(super) call: u64,
+}
+
+/// What follows a job.
+#[derive(Debug)]
+pub(super) enum Then {
+    Sandbox { pod: String },
+    Created(Created),
+    Started { key: ContainerKey, reply: Reply },
+    Deleted { key: ContainerKey },
+    Exec { reply: Reply },
+}
+
+struct Client {
+    peer: Peer,
+    /// The call under which it hears of changes.
+    subscribed: Option<u64>,
+}
+
+pub(super) struct Core {
+    pub(super) options: SupervisorOptions,
+    pub(super) cgroups: Cgroups,
+    pub(super) folders: Folders,
+    pub(super) boot: String,
+    pub(super) pool: Pool<Then>,
+    pub(super) sandboxes: BTreeMap<String, SandboxEntry>,
+    pub(super) containers: BTreeMap<ContainerKey, Container>,
+    pub(super) execs: HashMap<u64, Exec>,
+    pub(super) keeper_pid: i32,
+    epoll: Epoll,
+    sources: HashMap<u64, Source>,
+    next_token: u64,
+    listener: UnixListener,
+    signals: SignalFd,
+    clients: HashMap<u64, Client>,
+    keeper: Option<Peer>,
+    /// Children that ended before anybody told us of them.
+    strays: HashMap<i32, (Ending, Instant)>,
+    sweep: bool,
+    shutdown: Option<Reply>,
+}
+
+pub(super) fn run(options: &SupervisorOptions) -> Result<()> {
+    let failed = |e: io::Error| RuntimeError::io("supervise", options.data.display(), e);
+    // A predecessor without a keeper may be at its last steps.
+    let _lock = lock(&options.data.join("core.lock"), FlockArg::LockExclusive).map_err(failed)?;
+    let mut core = Core::new(options).map_err(failed)?;
+    core.run().map_err(failed)
+}
+
+impl Core {
+    fn new(options: &SupervisorOptions) -> io::Result<Self> {
+        set_child_subreaper(true)?;
+        let open_files = raise_open_files()?;
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block()?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let folders = Folders::new(&options.data)?;
+        let keeper = Peer::new(io::stdin().as_fd().try_clone_to_owned()?)?;
+        nix::unistd::dup2_stdin(&std::fs::File::open("/dev/null")?)?;
+        let listener = listen(options)?;
+        let mut core = Core {
+            options: options.clone(),
+            cgroups: Cgroups::detect()?,
+            pool: Pool::new(pool::setup(folders.oci(), folders.sandboxes(), open_files)),
+            folders,
+            boot: record::boot(),
+            sandboxes: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            execs: HashMap::new(),
+            keeper_pid: nix::unistd::getppid().as_raw(),
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            sources: HashMap::new(),
+            next_token: 1,
+            listener,
+            signals,
+            clients: HashMap::new(),
+            keeper: Some(keeper),
+            strays: HashMap::new(),
+            sweep: true,
+            shutdown: None,
+        };
+        let (kept, exits) = core.hear_keeper_out()?;
+        core.load_sandboxes()?;
+        core.load_containers(kept, &exits)?;
+        let token = core.token(Source::Listener);
+        core.epoll
+            .add(&core.listener, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        let token = core.token(Source::Signals);
+        core.epoll
+            .add(&core.signals, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        let token = core.token(Source::Keeper);
+        if let Some(keeper) = &core.keeper {
+            core.epoll
+                .add(keeper, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        }
+        Ok(core)
+    }
+
+    /// What the keeper has from before; it says all of it at once.
+    fn hear_keeper_out(&mut self) -> io::Result<(BTreeMap<String, OwnedFd>, Vec<Exit>)> {
+        let (mut kept, mut exits) = (BTreeMap::new(), Vec::new());
+        let Some(keeper) = &mut self.keeper else {
+            return Ok((kept, exits));
+        };
+        loop {
+            while let Some((word, fds)) = keeper.next::<KeeperWord>()? {
+                match word {
+                    KeeperWord::Kept { name } => {
+                        kept.extend(fds.into_iter().next().map(|fd| (name, fd)))
+                    }
+                    KeeperWord::Exit(exit) => exits.push(exit),
+                    KeeperWord::Ready => return Ok((kept, exits)),
+                }
+            }
+            let mut poll = [nix::poll::PollFd::new(
+                keeper.as_fd(),
+                nix::poll::PollFlags::POLLIN,
+            )];
+            nix::poll::poll(&mut poll, 10_000_u16)?;
+            if !keeper.fill()? {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the keeper went away",
+                ));
+            }
+        }
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); 128];
+        loop {
+            let timeout = self.timeout();
+            let ready = match self.epoll.wait(&mut events, timeout) {
+                Ok(n) => n,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(errno) => return Err(errno.into()),
+            };
+            for event in &events[..ready] {
+                self.event(event.data(), event.events())?;
+            }
+            self.tick()?;
+            self.dispatch();
+            if self.finish_shutdown() {
+                return Ok(());
+            }
+            self.flush();
+        }
+    }
+
+    fn timeout(&mut self) -> EpollTimeout {
+        let short = !self.pool.flush() || self.containers.values().any(|c| c.lost.is_some());
+        EpollTimeout::try_from(if short { SHORT_TICK } else { TICK }).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn event(&mut self, token: u64, flags: EpollFlags) -> io::Result<()> {
+        let Some(source) = self.sources.get(&token).cloned() else {
+            return Ok(());
+        };
+        match source {
+            Source::Listener => self.accept(),
+            Source::Signals => {
+                while self.signals.read_signal()?.is_some() {}
+                self.sweep = true;
+            }
+            Source::Keeper => self.hear_keeper(),
+            Source::Client => self.hear_client(token),
+            Source::Worker => {
+                let finished = self.pool.readable(token);
+                self.finished(finished);
+                if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+                    self.sources.remove(&token);
+                }
+            }
+            Source::WorkerProcess => {
+                self.sources.remove(&token);
+                self.sweep = true;
+                let finished = self.pool.died(token);
+                self.finished(finished);
+            }
+            Source::Container(key) => self.container_ended(&key),
+            Source::Output(key, stream) => self.output(&key, stream),
+            Source::Exec => self.exec_ended(token),
+        }
+        Ok(())
+    }
+
+    /// What no event brings.
+    fn tick(&mut self) -> io::Result<()> {
+        self.pool.kill_late();
+        self.find_lost();
+        if std::mem::take(&mut self.sweep) {
+            self.sweep()?;
+        }
+        self.strays
+            .retain(|_, (_, since)| since.elapsed() < STRAY_AGE);
+        Ok(())
+    }
+
+    fn dispatch(&mut self) {
+        let Core {
+            pool,
+            epoll,
+            sources,
+            next_token,
+            ..
+        } = self;
+        let mut register = |source, fd: std::os::fd::BorrowedFd<'_>| -> io::Result<u64> {
+            let token = *next_token;
+            *next_token += 1;
+            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+            sources.insert(token, source);
+            Ok(token)
+        };
+        let failed = pool.dispatch(|peer, pidfd| {
+            Ok((
+                register(Source::Worker, peer.as_fd())?,
+                register(Source::WorkerProcess, pidfd.as_fd())?,
+            ))
+        });
+        self.finished(failed);
+    }
+
+    fn finished(&mut self, finished: impl IntoIterator<Item = Finished<Then>>) {
+        for Finished { then, result, fds } in finished {
+            // Each creation leaves an unknown child or two.
+            self.sweep = true;
+            match then {
+                Then::Sandbox { pod } => self.sandbox_created(&pod, result),
+                Then::Created(created) => self.container_created(&created, result, fds),
+                Then::Started { key, reply } => self.container_started(&key, reply, result),
+                Then::Deleted { key } => self.container_deleted(&key, result),
+                Then::Exec { reply } => self.exec_started(reply, result, fds),
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            let root = getsockopt(&stream, PeerCredentials).is_ok_and(|c| c.uid() == 0);
+            if !root {
+                tracing::warn!("a user other than root is turned away");
+                continue;
+            }
+            let token = self.token(Source::Client);
+            let added = Peer::new(stream.into()).and_then(|peer| {
+                self.epoll
+                    .add(&peer, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+                Ok(peer)
+            });
+            match added {
+                Ok(peer) => drop(self.clients.insert(
+                    token,
+                    Client {
+                        peer,
+                        subscribed: None,
+                    },
+                )),
+                Err(error) => tracing::warn!(%error, "a client can't be taken"),
+            }
+        }
+    }
+
+    fn hear_client(&mut self, token: u64) {
+        let Some(client) = self.clients.get_mut(&token) else {
+            return;
+        };
+        let open = client.peer.fill().unwrap_or(false);
+        loop {
+            let Some(client) = self.clients.get_mut(&token) else {
+                return;
+            };
+            match client.peer.next::<Call>() {
+                Ok(Some((call, fds))) => self.request(
+                    Reply {
+                        client: token,
+                        call: call.id,
+                    },
+                    call.request,
+                    fds,
+                ),
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "a client says what can't be understood");
+                    self.drop_client(token);
+                    return;
+                }
+            }
+        }
+        if !open {
+            self.drop_client(token);
+        }
+    }
+
+    fn drop_client(&mut self, token: u64) {
+        self.clients.remove(&token);
+        self.sources.remove(&token);
+    }
+
+    fn request(&mut self, reply: Reply, request: Request, fds: Vec<OwnedFd>) {
+        let closing = self.shutdown.is_some();
+        let result = match request {
+            Request::Ping => Ok(Some(Body::Pong {
+                pid: std::process::id(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                cgroup: self.options.cgroup.clone(),
+            })),
+            Request::List => Ok(Some(self.list())),
+            Request::Subscribe => {
+                self.subscribe(reply);
+                Ok(None)
+            }
+            Request::Shutdown => {
+                self.begin_shutdown(reply);
+                Ok(None)
+            }
+            Request::RemoveSandbox { pod } => self.remove_sandbox(&pod).map(|()| Some(Body::Done)),
+            Request::RemoveContainer(key) => Ok(self
+                .remove_container(&key, Some(reply))
+                .then_some(Body::Done)),
+            Request::SignalContainer { key, signal } => self
+                .signal_container(&key, signal)
+                .map(|()| Some(Body::Done)),
+            Request::SignalExec { exec, signal } => self
+                .signal_exec(reply.client, exec, signal)
+                .map(|()| Some(Body::Done)),
+            _ if closing => Err(Fault::new(
+                FaultKind::InvalidState,
+                "the supervisor is shutting down",
+            )),
+            Request::CreateSandbox(spec) => self.create_sandbox(spec, reply),
+            Request::CreateContainer(spec) => self.create_container(*spec, reply).map(|()| None),
+            Request::StartContainer(key) => self.start_container(&key, reply).map(|()| None),
+            Request::Exec(spec) => self.exec(spec, fds, reply).map(|()| None),
+        };
+        match result {
+            Ok(Some(body)) => self.answer(reply, body),
+            Ok(None) => {}
+            Err(fault) => self.answer(reply, Body::Failed(fault)),
+        }
+    }
+
+    fn list(&self) -> Body {
+        Body::List {
+            sandboxes: self
+                .sandboxes
+                .values()
+                .filter_map(SandboxEntry::ready)
+                .cloned()
+                .collect(),
+            containers: self
+                .containers
+                .values()
+                .filter_map(Container::visible)
+                .collect(),
+        }
+    }
+
+    fn subscribe(&mut self, reply: Reply) {
+        if let Some(client) = self.clients.get_mut(&reply.client) {
+            client.subscribed = Some(reply.call);
+        }
+        self.answer(reply, Body::Done);
+        let all: Vec<ContainerState> = self
+            .containers
+            .values()
+            .filter_map(Container::visible)
+            .collect();
+        for state in all {
+            self.answer(reply, Body::Container(Box::new(state)));
+        }
+    }
+
+    pub(super) fn answer(&mut self, reply: Reply, body: Body) {
+        self.answer_with(reply, body, Vec::new());
+    }
+
+    pub(super) fn answer_with(&mut self, reply: Reply, body: Body, fds: Vec<OwnedFd>) {
+        // A client that has gone needs no answer.
+        let Some(client) = self.clients.get_mut(&reply.client) else {
+            return;
+        };
+        if let Err(error) = client.peer.send(
+            &Answer {
+                id: reply.call,
+                body,
+            },
+            fds,
+        ) {
+            tracing::warn!(%error, "a client is given up");
+            self.drop_client(reply.client);
+        }
+    }
+
+    /// Tells every subscriber.
+    pub(super) fn tell(&mut self, state: &ContainerState) {
+        let subscribers: Vec<Reply> = self
+            .clients
+            .iter()
+            .filter_map(|(client, c)| {
+                c.subscribed.map(|call| Reply {
+                    client: *client,
+                    call,
+                })
+            })
+            .collect();
+        for reply in subscribers {
+            self.answer(reply, Body::Container(Box::new(state.clone())));
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut gone = Vec::new();
+        for (token, client) in &mut self.clients {
+            match client.peer.flush() {
+                Ok(done) => {
+                    if client.peer.wants_room == done {
+                        client.peer.wants_room = !done;
+                        let mut flags = EpollFlags::EPOLLIN;
+                        flags.set(EpollFlags::EPOLLOUT, !done);
+                        let mut event = EpollEvent::new(flags, *token);
+                        if self.epoll.modify(&client.peer, &mut event).is_err() {
+                            gone.push(*token);
+                        }
+                    }
+                }
+                Err(_) => gone.push(*token),
+            }
+        }
+        for token in gone {
+            self.drop_client(token);
+        }
+        if let Some(keeper) = &mut self.keeper
+            && keeper.flush().is_err()
+        {
+            self.keeper_gone();
+        }
+    }
+
+    /// The keeper keeps a stream's descriptor for our successor.
+    pub(super) fn keep(&mut self, name: String, fd: &OwnedFd) {
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        let sent = fd
+            .try_clone()
+            .and_then(|fd| keeper.send(&CoreWord::Keep { name }, vec![fd]));
+        if let Err(error) = sent {
+            tracing::warn!(%error, "a stream would not survive this supervisor");
+        }
+    }
+
+    pub(super) fn tell_keeper(&mut self, word: &CoreWord) {
+        if let Some(keeper) = &mut self.keeper
+            && let Err(error) = keeper.send(word, Vec::new())
+        {
+            tracing::warn!(%error, "the keeper can't be told");
+        }
+    }
+
+    fn hear_keeper(&mut self) {
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        let open = keeper.fill().unwrap_or(false);
+        let mut exits = Vec::new();
+        while let Ok(Some((word, _))) = keeper.next::<KeeperWord>() {
+            if let KeeperWord::Exit(exit) = word {
+                exits.push(exit);
+            }
+        }
+        for exit in exits {
+            self.keeper_saw(exit);
+        }
+        if !open {
+            self.keeper_gone();
+        }
+    }
+
+    fn keeper_gone(&mut self) {
+        if self.keeper.take().is_some() {
+            tracing::error!(
+                "the keeper died; containers go on, but nobody starts this supervisor again"
+            );
+            self.watch_keepers_containers();
+        }
+    }
+
+    /// Reaps children that no descriptor of ours tells about: what creations leave, and strays.
+    fn sweep(&mut self) -> io::Result<()> {
+        while let Some((pid, ending)) = sys::wait(Children::Peek)? {
+            let container = self
+                .containers
+                .iter()
+                .find(|(_, c)| c.record.pid == Some(pid))
+                .map(|(key, _)| key.clone());
+            let exec = self
+                .execs
+                .iter()
+                .find(|(_, e)| e.pid == pid)
+                .map(|(token, _)| *token);
+            if let Some(key) = container {
+                self.container_ended(&key);
+            } else if let Some(token) = exec {
+                self.exec_ended(token);
+            } else if self.pool.has(pid) {
+                // Its own event is on its way, but it would hide all the others until then.
+                return Ok(());
+            }
+            // Nothing happens when it was reaped just now.
+            if sys::wait(Children::Peek)?.is_some_and(|(next, _)| next == pid) {
+                sys::wait(Children::Pid(pid))?;
+                self.strays.insert(pid, (ending, Instant::now()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of a child that was reaped before we knew it.
+    pub(super) fn take_stray(&mut self, pid: i32) -> Option<Ending> {
+        self.strays.remove(&pid).map(|(ending, _)| ending)
+    }
+
+    /// Tells the event loop to watch a descriptor.
+    pub(super) fn watch(&mut self, fd: impl AsFd, source: Source) -> io::Result<u64> {
+        let token = self.token(source);
+        self.epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        Ok(token)
+    }
+
+    /// Before the descriptor is closed: another process may still hold it.
+    pub(super) fn unwatch(&mut self, fd: impl AsFd, token: u64) {
+        self.sources.remove(&token);
+        // It may not be watched any more.
+        let _ = self.epoll.delete(fd);
+    }
+
+    fn token(&mut self, source: Source) -> u64 {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.sources.insert(token, source);
+        token
+    }
+
+    fn begin_shutdown(&mut self, reply: Reply) {
+        self.shutdown = Some(reply);
+        let keys: Vec<ContainerKey> = self.containers.keys().cloned().collect();
+        for key in keys {
+            self.remove_container(&key, None);
+        }
+    }
+
+    /// `true` when all is gone and the client knows.
+    fn finish_shutdown(&mut self) -> bool {
+        let Some(reply) = self.shutdown else {
+            return false;
+        };
+        if !self.containers.is_empty() || !self.pool.is_idle() {
+            return false;
+        }
+        let mut errors = Vec::new();
+        let pods: Vec<String> = self.sandboxes.keys().cloned().collect();
+        for pod in pods {
+            if let Err(fault) = self.remove_sandbox(&pod) {
+                errors.push(format!("sandbox {pod}: {}", fault.message));
+            }
+        }
+        let pods = format!("{}/pods", self.options.cgroup);
+        errors.extend(
+            self.cgroups
+                .remove_settled(&pods)
+                .iter()
+                .map(io::Error::to_string),
+        );
+        let body = if errors.is_empty() {
+            Body::Done
+        } else {
+            Body::Failed(Fault::internal(errors.join("; ")))
+        };
+        self.answer(reply, body);
+        self.flush();
+        if let Err(error) = std::fs::remove_file(self.options.socket()) {
+            tracing::warn!(%error, "the socket can't be removed");
+        }
+        true
+    }
+}
+
+fn listen(options: &SupervisorOptions) -> io::Result<UnixListener> {
+    let path = options.socket();
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Takes all descriptors that we may have; gives what containers get.
+fn raise_open_files() -> io::Result<(u64, u64)> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok((OPEN_FILES.0.min(hard), OPEN_FILES.1.min(hard)))
+}
+
+/// A job's result as the process that it made.
+pub(super) fn process_of(result: JobResult) -> std::result::Result<(i32, Vec<String>), Fault> {
+    match result {
+        JobResult::Process { pid, notes } => Ok((pid, notes)),
+        JobResult::Failed(fault) => Err(fault),
+        JobResult::Done => Err(Fault::internal("the worker made no process")),
+    }
+}

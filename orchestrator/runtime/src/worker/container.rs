@@ -1,0 +1,343 @@
+//! Creates and starts a container with libcontainer: overlay and volumes are mounted here, in the worker's own mount
+//! namespace, just long enough for the container to take its copy.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::{
+    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespaceType,
+};
+use libcontainer::syscall::syscall::SyscallType;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
+
+use super::program::Program;
+use super::terminal::Console;
+use super::{Outcome, Worker};
+use crate::error::FaultKind;
+use crate::oci::{self, Bind, Ready};
+use crate::protocol::{CreateJob, Fault, JobResult, NamespaceKind};
+use crate::sys;
+
+impl Worker {
+    pub(super) fn create(&self, job: &CreateJob, fds: Vec<OwnedFd>) -> Outcome {
+        let mut scene = Scene {
+            mounted: Vec::new(),
+        };
+        let outcome = self.create_on(&mut scene, job, fds);
+        scene.clear();
+        outcome
+    }
+
+    fn create_on(&self, scene: &mut Scene, job: &CreateJob, fds: Vec<OwnedFd>) -> Outcome {
+        let mut fds = fds.into_iter();
+        let namespaces: Vec<OwnedFd> = fds.by_ref().take(job.namespaces.len()).collect();
+        let trees: Vec<OwnedFd> = fds.by_ref().take(job.binds.len()).collect();
+        enter_unified(job.unified.as_deref())?;
+        let rootfs = scene.overlay(&job.dir, &job.spec.layers)?;
+        make_working_folder(&rootfs, &job.spec.cwd)?;
+        let binds = scene.binds(job, &trees)?;
+        let ready = Ready {
+            rootfs,
+            namespaces: job
+                .namespaces
+                .iter()
+                .zip(&namespaces)
+                .map(|(kind, fd)| joined(*kind, fd))
+                .collect(),
+            binds,
+            cgroup: job.cgroup.clone(),
+            available: available_capabilities()?,
+            oom_score_adj: self.set_oom_score_adj(job.spec.oom_score_adj),
+            open_files: self.setup.open_files,
+            devices: if job.spec.privileged {
+                host_devices()
+            } else {
+                Vec::new()
+            },
+        };
+        let (spec, notes) = oci::build(&job.spec, &ready).map_err(Fault::internal)?;
+        spec.save(job.dir.join("config.json"))
+            .map_err(Fault::internal)?;
+        let mut builder = ContainerBuilder::new(job.id.clone(), SyscallType::default())
+            .with_root_path(&self.setup.oci)
+            .map_err(Fault::internal)?
+            .with_executor(Program::init());
+        let console = if job.spec.tty {
+            Some(Console::listen(&job.dir)?)
+        } else {
+            None
+        };
+        if let Some(console) = &console {
+            builder = builder.with_console_socket(Some(console.path()));
+        } else {
+            let mut stdio = || {
+                fds.next()
+                    .ok_or_else(|| Fault::internal("a stream of the container is missing"))
+            };
+            builder = builder
+                .with_stdin(stdio()?)
+                .with_stdout(stdio()?)
+                .with_stderr(stdio()?);
+        }
+        let container = builder
+            .as_init(&job.dir)
+            .with_systemd(false)
+            .with_detach(true)
+            .as_sibling(true)
+            .build()
+            .map_err(|e| Fault::new(FaultKind::Invalid, chain(&e)))?;
+        let pid = container
+            .pid()
+            .ok_or_else(|| Fault::internal("a created container has no process"))?
+            .as_raw();
+        let master = console.map(Console::accept).transpose()?;
+        Ok((
+            JobResult::Process { pid, notes },
+            master.into_iter().collect(),
+        ))
+    }
+
+    pub(super) fn start(&self, id: &str) -> Result<(), Fault> {
+        let mut container =
+            Container::load(self.setup.oci.join(id)).map_err(|e| Fault::internal(chain(&e)))?;
+        container.start().map_err(|e| Fault::internal(chain(&e)))
+    }
+}
+
+/// What is mounted for one creation.
+struct Scene {
+    mounted: Vec<PathBuf>,
+}
+
+impl Scene {
+    fn overlay(&mut self, dir: &Path, layers: &[PathBuf]) -> Result<PathBuf, Fault> {
+        if layers.is_empty() {
+            return Err(Fault::new(FaultKind::Invalid, "the image has no layers"));
+        }
+        let [rootfs, upper, work] = ["rootfs", "upper", "work"].map(|name| dir.join(name));
+        for folder in [&rootfs, &upper, &work] {
+            fs::create_dir_all(folder)
+                .map_err(|e| Fault::internal(format!("create {}: {e}", folder.display())))?;
+        }
+        let lower: Vec<&Path> = layers.iter().map(PathBuf::as_path).collect();
+        if let Some(missing) = lower.iter().find(|l| !l.is_dir()) {
+            return Err(Fault::new(
+                FaultKind::Invalid,
+                format!("layer {} is missing", missing.display()),
+            ));
+        }
+        let mounted = match sys::mount_overlay(&lower, &upper, &work, &rootfs) {
+            // A kernel before 6.7 takes all layers in one string only.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+                mount_by_string(&lower, &upper, &work, &rootfs)
+            }
+            other => other,
+        };
+        mounted.map_err(|e| Fault::internal(format!("mount the root file system: {e}")))?;
+        self.mounted.push(rootfs.clone());
+        Ok(rootfs)
+    }
+
+    /// Attaches the detached sources where libcontainer can name them.
+    fn binds(&mut self, job: &CreateJob, trees: &[OwnedFd]) -> Result<Vec<Bind>, Fault> {
+        let stage = job.dir.join("stage");
+        let mut binds = Vec::new();
+        for (number, (bind, tree)) in job.binds.iter().zip(trees).enumerate() {
+            let place = stage.join(number.to_string());
+            let made = fs::create_dir_all(if bind.folder { &place } else { &stage })
+                .and_then(|()| {
+                    if bind.folder {
+                        Ok(())
+                    } else {
+                        fs::File::create(&place).map(drop)
+                    }
+                })
+                .and_then(|()| sys::move_mount(tree.as_fd(), &place));
+            made.map_err(|e| {
+                Fault::internal(format!("attach the source of {}: {e}", bind.target))
+            })?;
+            self.mounted.push(place.clone());
+            binds.push(Bind {
+                source: place,
+                target: bind.target.clone(),
+                read_only: bind.read_only,
+            });
+        }
+        Ok(binds)
+    }
+
+    fn clear(&mut self) {
+        for place in self.mounted.drain(..).rev() {
+            if let Err(error) = umount2(&place, MntFlags::MNT_DETACH) {
+                tracing::warn!(place = %place.display(), %error, "a mount of a creation stays until the worker ends");
+            }
+        }
+    }
+}
+
+/// The old way: at most a page of options, so layers are named relative to their common folder.
+fn mount_by_string(layers: &[&Path], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+    let common = layers[0].parent().unwrap_or(Path::new("/"));
+    let short = |layer: &&Path| {
+        layer
+            .strip_prefix(common)
+            .unwrap_or(layer)
+            .display()
+            .to_string()
+    };
+    let lower: Vec<String> = layers.iter().rev().map(|l| short(l)).collect();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lower.join(":"),
+        upper.display(),
+        work.display()
+    );
+    std::env::set_current_dir(common)?;
+    let mounted = mount(
+        Some("overlay"),
+        target,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    );
+    std::env::set_current_dir("/")?;
+    mounted.map_err(io::Error::from)
+}
+
+/// Our children inherit the place in the unified hierarchy, and with it the programs that are attached above.
+pub(super) fn enter_unified(folder: Option<&Path>) -> Result<(), Fault> {
+    let Some(folder) = folder else { return Ok(()) };
+    fs::write(folder.join("cgroup.procs"), "0")
+        .map_err(|e| Fault::internal(format!("enter cgroup {}: {e}", folder.display())))
+}
+
+fn joined(kind: NamespaceKind, fd: &OwnedFd) -> (LinuxNamespaceType, PathBuf) {
+    let kind = match kind {
+        NamespaceKind::Network => LinuxNamespaceType::Network,
+        NamespaceKind::Ipc => LinuxNamespaceType::Ipc,
+        NamespaceKind::Uts => LinuxNamespaceType::Uts,
+    };
+    (kind, format!("/proc/self/fd/{}", fd.as_raw_fd()).into())
+}
+
+/// Images name working directories that they don't have; every engine makes them.
+fn make_working_folder(rootfs: &Path, cwd: &str) -> Result<(), Fault> {
+    let make = || -> io::Result<()> {
+        let root = fs::File::open(rootfs)?;
+        let how = |flags| {
+            OpenHow::new()
+                .flags(flags | OFlag::O_CLOEXEC)
+                .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS)
+        };
+        let mut sofar = PathBuf::from(".");
+        for part in Path::new(cwd)
+            .components()
+            .filter(|c| matches!(c, std::path::Component::Normal(_)))
+        {
+            let next = sofar.join(part);
+            match openat2(&root, &next, how(OFlag::O_PATH)) {
+                Ok(_) => {}
+                Err(nix::errno::Errno::ENOENT) => {
+                    let above = openat2(&root, &sofar, how(OFlag::O_PATH | OFlag::O_DIRECTORY))?;
+                    nix::sys::stat::mkdirat(
+                        &above,
+                        part.as_os_str(),
+                        Mode::from_bits_truncate(0o755),
+                    )?;
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+            sofar = next;
+        }
+        Ok(())
+    };
+    make().map_err(|e| Fault::new(FaultKind::Invalid, format!("working directory {cwd}: {e}")))
+}
+
+/// Names of our effective capabilities, which is what we can give.
+pub(super) fn available_capabilities() -> Result<Vec<String>, Fault> {
+    let status = fs::read_to_string("/proc/self/status").map_err(Fault::internal)?;
+    let mask = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .ok_or_else(|| Fault::internal("our capabilities can't be read"))?;
+    Ok(CAPABILITIES
+        .split_whitespace()
+        .enumerate()
+        .filter(|(bit, _)| mask & (1 << bit) != 0)
+        .map(|(_, name)| format!("CAP_{name}"))
+        .collect())
+}
+
+/// In the order of their numbers, linux/capability.h.
+const CAPABILITIES: &str = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP \
+    LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT \
+    SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE \
+    AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF \
+    CHECKPOINT_RESTORE";
+
+/// Devices of the host's /dev and /dev/net, but for terminals and those that every container has.
+fn host_devices() -> Vec<LinuxDevice> {
+    let own = [
+        "null", "zero", "full", "random", "urandom", "tty", "console", "ptmx",
+    ];
+    let mut devices = Vec::new();
+    for folder in ["/dev", "/dev/net", "/dev/mapper"] {
+        let Ok(entries) = fs::read_dir(folder) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            let kind = metadata.file_type();
+            let kind = match (kind.is_char_device(), kind.is_block_device()) {
+                (true, _) => LinuxDeviceType::C,
+                (_, true) => LinuxDeviceType::B,
+                _ => continue,
+            };
+            if own.iter().any(|name| entry.file_name() == *name) {
+                continue;
+            }
+            devices.extend(device(&entry.path(), &metadata, kind));
+        }
+    }
+    devices
+}
+
+fn device(path: &Path, metadata: &fs::Metadata, kind: LinuxDeviceType) -> Option<LinuxDevice> {
+    use std::os::unix::fs::MetadataExt;
+    let number = metadata.rdev();
+    LinuxDeviceBuilder::default()
+        .path(path)
+        .typ(kind)
+        .major(i64::try_from(nix::sys::stat::major(number)).ok()?)
+        .minor(i64::try_from(nix::sys::stat::minor(number)).ok()?)
+        .file_mode(metadata.mode() & 0o777)
+        .uid(metadata.uid())
+        .gid(metadata.gid())
+        .build()
+        .ok()
+}
+
+/// An error with its causes: libcontainer's own texts name the step only.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,200 @@
+//! A worker: a small process without threads and without state that does with libcontainer what one job says. It lives
+//! in a mount namespace of its own, so that what it mounts to create a container burdens nobody else; the containers
+//! become children of the supervisor. It ends with its supervisor, and is replaced after each failure.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::error::{Result, RuntimeError};
+use crate::frame::{Incoming, Outgoing};
+use crate::protocol::{Fault, Job, JobResult, WorkerSetup};
+
+mod container;
+mod delete;
+mod exec;
+mod program;
+mod sandbox;
+mod terminal;
+
+/// What a job gives back.
+type Outcome = std::result::Result<(JobResult, Vec<OwnedFd>), Fault>;
+
+/// The `worker` subcommand of the binary: does jobs that arrive on stdin, a socket, until its end.
+pub fn main() -> Result<()> {
+    let failed = |what: &'static str| move |e: io::Error| RuntimeError::io(what, "worker", e);
+    let socket = take_stdin().map_err(failed("take the socket of"))?;
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+        .map_err(|e| RuntimeError::io("bind the life of", "worker", e))?;
+    let mut incoming = Incoming::default();
+    let Some((setup, _)) = next::<WorkerSetup>(&mut incoming, &socket).map_err(failed("set up"))?
+    else {
+        return Ok(());
+    };
+    separate(&setup.hide).map_err(failed("make a mount namespace for"))?;
+    let worker = Worker {
+        setup,
+        oom_score_adj: read_oom_score_adj(),
+    };
+    while let Some((job, fds)) =
+        next::<Job>(&mut incoming, &socket).map_err(failed("read a job of"))?
+    {
+        let (result, fds) = worker
+            .run(job, fds)
+            .unwrap_or_else(|fault| (JobResult::Failed(fault), Vec::new()));
+        let mut frame = Outgoing::new(&result, fds).map_err(failed("answer a job of"))?;
+        frame
+            .send(socket.as_fd())
+            .map_err(failed("answer a job of"))?;
+    }
+    Ok(())
+}
+
+struct Worker {
+    setup: WorkerSetup,
+    /// Our own, before any container's.
+    oom_score_adj: i32,
+}
+
+impl Worker {
+    fn run(&self, job: Job, fds: Vec<OwnedFd>) -> Outcome {
+        match job {
+            Job::CreateSandbox { spec, dir } => {
+                sandbox::create(&spec, &dir, fds).map(|()| (JobResult::Done, Vec::new()))
+            }
+            Job::CreateContainer(job) => {
+                let outcome = self.create(&job, fds);
+                self.restore_oom_score_adj();
+                outcome
+            }
+            Job::StartContainer { id } => self.start(&id).map(|()| (JobResult::Done, Vec::new())),
+            Job::Exec {
+                id,
+                dir,
+                unified,
+                container,
+                spec,
+            } => {
+                let outcome = self.exec(
+                    &exec::Exec {
+                        id,
+                        dir,
+                        unified,
+                        container: *container,
+                        spec,
+                    },
+                    fds,
+                );
+                self.restore_oom_score_adj();
+                outcome
+            }
+            Job::DeleteContainer { id, dir, cgroup } => {
+                delete::delete(&self.setup.oci.join(id), &dir, &cgroup)
+                    .map(|()| (JobResult::Done, Vec::new()))
+            }
+        }
+    }
+
+    /// Sets ours, which the next container inherits, and gives what could be set. Without CAP_SYS_RESOURCE nobody gets
+    /// below what we were given.
+    fn set_oom_score_adj(&self, wanted: i32) -> i32 {
+        let write = |value: i32| std::fs::write("/proc/self/oom_score_adj", value.to_string());
+        if write(wanted).is_ok() {
+            return wanted;
+        }
+        let least = wanted.max(self.oom_score_adj);
+        if write(least).is_ok() {
+            least
+        } else {
+            self.oom_score_adj
+        }
+    }
+
+    fn restore_oom_score_adj(&self) {
+        self.set_oom_score_adj(self.oom_score_adj);
+    }
+}
+
+fn read_oom_score_adj() -> i32 {
+    std::fs::read_to_string("/proc/self/oom_score_adj")
+        .ok()
+        .and_then(|t| t.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// Moves stdin away from descriptor 0, which the containers must not see.
+fn take_stdin() -> io::Result<OwnedFd> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let null = std::fs::File::open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    Ok(socket)
+}
+
+fn next<T: serde::de::DeserializeOwned>(
+    incoming: &mut Incoming,
+    socket: &OwnedFd,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    loop {
+        if let Some(found) = incoming.next()? {
+            return Ok(Some(found));
+        }
+        if incoming.receive(socket.as_fd())? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+/// A mount namespace of our own, without the mounts that hold the namespaces of sandboxes.
+fn separate(hide: &Path) -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    for line in mounts.lines() {
+        let Some(target) = line.split(' ').nth(4).map(unescape) else {
+            continue;
+        };
+        if Path::new(&target).starts_with(hide) {
+            // Gone with the one above it already, perhaps.
+            let _ = umount2(target.as_str(), MntFlags::MNT_DETACH);
+        }
+    }
+    Ok(())
+}
+
+/// mountinfo writes blanks and the like as octal numbers.
+fn unescape(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut bytes = text.bytes().peekable();
+    while let Some(byte) = bytes.next() {
+        if byte != b'\\' {
+            out.push(byte);
+            continue;
+        }
+        let mut value = 0_u8;
+        for _ in 0..3 {
+            let Some(digit) = bytes.next_if(|b| (b'0'..=b'7').contains(b)) else {
+                break;
+            };
+            value = value.wrapping_mul(8).wrapping_add(digit - b'0');
+        }
+        out.push(value);
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn mount_points_are_read_back() {
+        assert_eq!(super::unescape(r"/a\040b\134c/d"), r"/a b\c/d");
+    }
+}
