@@ -11,7 +11,7 @@ use serde_json::Value;
 /// Options that every client verb takes.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Globals {
-    /// Kubeconfig file; else $KUBECONFIG, $WAGGLE_HOME/<cluster>/kubeconfig, ~/.kube/config
+    /// Kubeconfig file; else of $WAGGLE_CLUSTER, $KUBECONFIG, of the cluster on this machine, ~/.kube/config
     #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
     pub kubeconfig: Option<PathBuf>,
     /// Context of the kubeconfig
@@ -73,12 +73,24 @@ pub(crate) fn waggle_home() -> Result<PathBuf> {
     Ok(PathBuf::from(home).join(".waggle"))
 }
 
-/// The kubeconfig to use: the first that is named or exists.
+/// The kubeconfig to use: the first that is named, else the first that exists.
 pub(crate) fn kubeconfig_path(globals: &Globals) -> Result<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(path) = &globals.kubeconfig {
         return Ok(path.clone());
     }
-    if let Some(list) = std::env::var_os("KUBECONFIG").filter(|list| !list.is_empty()) {
+    let home = waggle_home()?;
+    if let Some(cluster) = variable("WAGGLE_CLUSTER") {
+        let path = home.join(&cluster).join("kubeconfig");
+        if !path.exists() {
+            bail!(
+                "the cluster {} of $WAGGLE_CLUSTER does not run: start it with `waggle dev up`",
+                cluster.display()
+            );
+        }
+        return Ok(path);
+    }
+    if let Some(list) = variable("KUBECONFIG") {
         let paths: Vec<PathBuf> = std::env::split_paths(&list)
             .filter(|path| !path.as_os_str().is_empty())
             .collect();
@@ -86,12 +98,9 @@ pub(crate) fn kubeconfig_path(globals: &Globals) -> Result<PathBuf> {
             return Ok(path.clone());
         }
     }
-    let home = waggle_home()?;
     let mut candidates = vec![home.join("local/kubeconfig")];
-    candidates.extend(other_clusters(&home));
-    if let Some(user) = std::env::var_os("HOME") {
-        candidates.push(Path::new(&user).join(".kube/config"));
-    }
+    candidates.extend(other_cluster(&home));
+    candidates.extend(variable("HOME").map(|user| Path::new(&user).join(".kube/config")));
     candidates.into_iter().find(|path| path.exists()).ok_or_else(|| {
         anyhow!(
             "no kubeconfig found: start a cluster with `waggle dev up`, or name a file with --kubeconfig or $KUBECONFIG \
@@ -102,7 +111,7 @@ pub(crate) fn kubeconfig_path(globals: &Globals) -> Result<PathBuf> {
 }
 
 /// The kubeconfig of another cluster below `home`, if there is exactly one.
-fn other_clusters(home: &Path) -> Option<PathBuf> {
+fn other_cluster(home: &Path) -> Option<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(home)
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path().join("kubeconfig")))

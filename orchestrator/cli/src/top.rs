@@ -51,6 +51,9 @@ pub(crate) async fn run(args: TopArgs, globals: &Globals) -> Result<ExitCode> {
     let text = match args.what {
         What::Nodes { name } => {
             let metrics = fetch(&api, &format!("{METRICS}/nodes"), name.as_deref()).await?;
+            if metrics.is_empty() {
+                bail!("no node has reported what it uses yet");
+            }
             let nodes = api.list("/api/v1/nodes").await?;
             node_table(
                 &metrics,
@@ -82,7 +85,12 @@ pub(crate) async fn run(args: TopArgs, globals: &Globals) -> Result<ExitCode> {
             };
             let metrics = fetch(&api, &path, name.as_deref()).await?;
             if metrics.is_empty() {
-                eprintln!("No resources found in {} namespace.", api.namespace);
+                let place = if all_namespaces {
+                    String::new()
+                } else {
+                    format!(" in {} namespace.", api.namespace)
+                };
+                eprintln!("No resources found{place}");
                 return Ok(ExitCode::SUCCESS);
             }
             pod_table(&metrics, all_namespaces, containers)

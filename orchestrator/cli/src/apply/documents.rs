@@ -9,7 +9,7 @@ use serde_json::Value;
 /// One object of a manifest and where it stands.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Document {
-    /// File name as given; `-` for standard input.
+    /// File name as given, or `standard input`.
     pub(crate) file: String,
     /// Line of the document's first line, from 1.
     pub(crate) line: usize,
@@ -62,9 +62,9 @@ fn texts(path: &Path, recursive: bool, faults: &mut Vec<String>) -> Vec<(String,
     if path == Path::new("-") {
         let mut text = String::new();
         return match std::io::stdin().read_to_string(&mut text) {
-            Ok(_) => vec![("-".to_owned(), text)],
+            Ok(_) => vec![("standard input".to_owned(), text)],
             Err(error) => {
-                faults.push(format!("-: cannot read standard input: {error}"));
+                faults.push(format!("cannot read standard input: {error}"));
                 Vec::new()
             }
         };

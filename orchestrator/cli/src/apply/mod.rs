@@ -169,24 +169,54 @@ pub(crate) fn identify<'a>(
     }
 }
 
-/// Asks the server about every object without changing anything.
+/// Asks the server about every object without changing anything. What is to live in a Namespace that this apply creates
+/// can't be asked about yet: the server's own rules are applied here.
 async fn check_all(api: &Api, items: &[Item<'_>]) -> Result<Vec<String>> {
     let mut faults = Vec::new();
     for item in items {
-        if let Err(error) = attempt(api, item, true).await {
-            let Some(refusal) = error.downcast_ref::<Refusal>() else {
-                return Err(error);
+        let Err(error) = attempt(api, item, true).await else {
+            continue;
+        };
+        let Some(refusal) = error.downcast_ref::<Refusal>() else {
+            return Err(error);
+        };
+        let refusal = if awaits_namespace(item, items, refusal) {
+            let Err(refusal) = check_here(item) else {
+                continue;
             };
-            if !awaits_namespace(item, items, refusal) {
-                faults.push(format!(
-                    "{}: {}",
-                    item.document.place(),
-                    refusal.message.replace('\n', "\n  ")
-                ));
-            }
-        }
+            refusal
+        } else {
+            refusal.message.clone()
+        };
+        faults.push(format!(
+            "{}: {}",
+            item.document.place(),
+            refusal.replace('\n', "\n  ")
+        ));
     }
     Ok(faults)
+}
+
+/// Decodes, defaults and validates an object as the server will.
+fn check_here(item: &Item<'_>) -> Result<(), String> {
+    let Some(resource) = waggle_api::by_kind(&item.kind.api_version(), &item.kind.kind) else {
+        return Ok(());
+    };
+    let context = waggle_api::CreateContext {
+        now: jiff::Timestamp::now(),
+        uid: "00000000-0000-0000-0000-000000000000",
+        name_suffix: "",
+        namespace: &item.namespace,
+    };
+    resource
+        .read(
+            item.document.object.clone(),
+            waggle_api::FieldValidation::Strict,
+            Vec::new(),
+        )
+        .and_then(|read| waggle_api::prepare_create(resource, read.value, &context))
+        .map(drop)
+        .map_err(|status| status.message)
 }
 
 /// Refused only because its Namespace is created by the same apply.
@@ -325,6 +355,35 @@ mod tests {
             "{faults:?}"
         );
         assert!(faults[1].contains("already"), "{faults:?}");
+    }
+
+    #[test]
+    fn what_the_server_cannot_be_asked_yet_is_checked_here() {
+        let check = |spec: &str| {
+            let text = format!(
+                "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\nspec: {spec}\n"
+            );
+            let (documents, _) = documents::parse("a.yaml", &text);
+            check_here(&identify(&documents, &crate::kinds::tests::sample(), "new").unwrap()[0])
+        };
+        let template =
+            "template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}";
+        assert_eq!(
+            check(&format!(
+                "{{selector: {{matchLabels: {{a: b}}}}, {template}}}"
+            )),
+            Ok(())
+        );
+        let fault = check(&format!(
+            "{{replicas: -1, selector: {{matchLabels: {{a: b}}}}, {template}}}"
+        ))
+        .unwrap_err();
+        assert!(fault.contains("spec.replicas"), "{fault}");
+        let fault = check(&format!(
+            "{{replicaz: 1, selector: {{matchLabels: {{a: b}}}}, {template}}}"
+        ))
+        .unwrap_err();
+        assert!(fault.contains("spec.replicaz"), "{fault}");
     }
 
     #[test]

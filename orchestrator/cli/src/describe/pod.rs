@@ -104,7 +104,10 @@ pub(super) fn container_text(container: &Value, status: &Value) -> String {
     );
     for (title, field) in [("Command", "command"), ("Args", "args")] {
         if !list(&container[field]).is_empty() {
-            let words: Vec<String> = list(&container[field]).iter().map(show).collect();
+            let words: Vec<&str> = list(&container[field])
+                .iter()
+                .filter_map(Value::as_str)
+                .collect();
             line(title, &words.join(" "));
         }
     }

@@ -117,6 +117,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long a resolved VIP is used before the API is asked again.
 const FRESH: Duration = Duration::from_secs(2);
 
+/// What a door writes when it takes connections.
+pub(crate) const LISTENING: &str = "listening on";
+
 /// Runs a door until it is told to end.
 pub(crate) fn run(args: &DoorArgs) -> Result<ExitCode> {
     let listen = args.publish.listen;
@@ -137,6 +140,7 @@ pub(crate) fn run(args: &DoorArgs) -> Result<ExitCode> {
             known: Mutex::new(None),
             sockets,
         };
+        println!("{LISTENING} {listen} for {}", args.publish.service());
         tokio::select! {
             _ = end.recv() => Ok(ExitCode::SUCCESS),
             ended = serve(TcpListener::from_std(listener)?, std::sync::Arc::new(door)) => ended.map(|()| ExitCode::SUCCESS),

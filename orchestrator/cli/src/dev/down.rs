@@ -43,7 +43,6 @@ pub(crate) fn run(layout: &Layout, quiet: bool) -> Result<ExitCode> {
     errors.extend(remove_state(&layout.dir).err());
     progress.done("state", &format!("{} removed", layout.dir.display()));
     if errors.is_empty() {
-        remove_lock_file(layout);
         return Ok(ExitCode::SUCCESS);
     }
     let texts: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
@@ -107,13 +106,6 @@ pub(crate) fn remove_state(dir: &Path) -> Result<()> {
         );
     }
     std::fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))
-}
-
-/// A lock file on its own is a trace too. Whoever waits for it opens it anew.
-fn remove_lock_file(layout: &Layout) {
-    if let Some(home) = layout.dir.parent() {
-        let _already_gone = std::fs::remove_file(home.join(format!(".{}.lock", layout.name)));
-    }
 }
 
 /// Names of the parts of a cluster that have a process of ours: server, nodes, doors.

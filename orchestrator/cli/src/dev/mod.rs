@@ -18,6 +18,8 @@ mod tests;
 mod up;
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -113,8 +115,23 @@ pub(crate) fn layout(which: &Which) -> Result<Layout> {
     Layout::new(&waggle_home()?, which.cluster.clone())
 }
 
-/// Keeps two of these commands from working on one cluster at a time.
-fn lock(layout: &Layout) -> Result<Flock<std::fs::File>> {
+/// Keeps two of these commands from working on one cluster at a time. Without a cluster at its end, its file goes too.
+#[derive(Debug)]
+struct ClusterLock {
+    _file: Flock<File>,
+    path: PathBuf,
+    cluster: PathBuf,
+}
+
+impl Drop for ClusterLock {
+    fn drop(&mut self) {
+        if !self.cluster.exists() {
+            let _already_gone = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn lock(layout: &Layout) -> Result<ClusterLock> {
     require_root()?;
     let home = layout
         .dir
@@ -122,17 +139,30 @@ fn lock(layout: &Layout) -> Result<Flock<std::fs::File>> {
         .context("a cluster folder without a parent")?;
     std::fs::create_dir_all(home).with_context(|| format!("cannot make {}", home.display()))?;
     let path = home.join(format!(".{}.lock", layout.name));
-    let file =
-        std::fs::File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            bail!(
-                "another `waggle dev` is working on the cluster {}: wait until it has ended",
-                layout.name
-            )
+    loop {
+        let file =
+            File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => locked,
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                bail!(
+                    "another `waggle dev` is working on the cluster {}: wait until it has ended",
+                    layout.name
+                )
+            }
+            Err((_, error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        };
+        // The holder before us may have removed the file that we have locked.
+        let inode = locked.metadata().context("cannot look at the lock")?.ino();
+        if std::fs::metadata(&path).is_ok_and(|current| current.ino() == inode) {
+            return Ok(ClusterLock {
+                _file: locked,
+                path,
+                cluster: layout.dir.clone(),
+            });
         }
-        Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }
 

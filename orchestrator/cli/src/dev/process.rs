@@ -232,7 +232,8 @@ impl Started {
         ))
     }
 
-    fn output(&self) -> std::io::Result<String> {
+    /// What it has written so far.
+    pub(crate) fn output(&self) -> std::io::Result<String> {
         let mut file = std::fs::File::open(&self.log)?;
         file.seek(SeekFrom::Start(self.log_start))?;
         let mut bytes = Vec::new();

@@ -410,7 +410,10 @@ fn wait_listening(address: SocketAddr, started: Option<&mut Started>, log: &Path
         if let Some(fault) = started.fault() {
             bail!("the door at {address} ended: {fault}");
         }
-        if std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok() {
+        if started
+            .output()
+            .is_ok_and(|text| text.contains(door::LISTENING))
+        {
             return Ok(());
         }
         if Instant::now() > deadline {
