@@ -251,6 +251,7 @@ impl Datapath {
             self.config.address,
         )
         .await?;
+        link::await_carrier(&pod.netns).await?;
         Ok(Attachment {
             interface,
             ifindex,

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute, LinkFlags,
-    LinkMessage,
+    LinkMessage, State,
 };
 use netlink_packet_route::route::{RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -244,7 +245,7 @@ fn block_on<T>(
     work: impl Future<Output = Result<T, DatapathError>>,
 ) -> Result<T, DatapathError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build();
     let fault = |source| DatapathError::Namespace {
         path: PathBuf::from(path),
@@ -384,6 +385,43 @@ pub(crate) async fn connect_host(
         .execute()
         .await
         .map_err(link_error("add route to", name))
+}
+
+/// Longest wait for a pod's interface to carry packets.
+const CARRIER_WAIT: Duration = Duration::from_secs(5);
+
+/// Waits until the pod's end sends. The end that is brought up first is only activated by the kernel's deferred link
+/// watch; what it sends before is lost, and the first packet of most programs is a DNS query that waits five seconds.
+pub(crate) async fn await_carrier(netns: &Path) -> Result<(), DatapathError> {
+    let path = netns.to_owned();
+    netns::inside(netns, move || {
+        block_on(&path, async {
+            let handle = netlink()?;
+            let started = std::time::Instant::now();
+            while !find(&handle, INSIDE)
+                .await?
+                .is_some_and(|link| is_operational(&link))
+            {
+                if started.elapsed() > CARRIER_WAIT {
+                    let reason = format!("it has no carrier after {CARRIER_WAIT:?}");
+                    return Err(DatapathError::Link {
+                        action: "bring up",
+                        object: INSIDE.into(),
+                        reason,
+                    });
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(())
+        })
+    })
+    .await
+}
+
+fn is_operational(link: &LinkMessage) -> bool {
+    link.attributes
+        .iter()
+        .any(|attribute| matches!(attribute, LinkAttribute::OperState(State::Up)))
 }
 
 /// A route builder for `address`/`prefix`.

@@ -126,7 +126,10 @@ impl Maps {
     /// Reads everything that is in the kernel.
     pub(crate) fn read(&self) -> Result<Current, DatapathError> {
         let mut current = Current::default();
-        current.config = self.config.get(&0, 0).map_err(map_error("read", map::CONFIG))?;
+        current.config = self
+            .config
+            .get(&0, 0)
+            .map_err(map_error("read", map::CONFIG))?;
         current.endpoints = rows(&self.endpoints, map::ENDPOINTS)?;
         current.grants = rows(&self.grants, map::GRANTS)?;
         current.links = rows(&self.links, map::LINKS)?;

@@ -78,7 +78,11 @@ impl Pins {
             let path = entry.path();
             // The kernel keeps files of its own in there, and somebody may have put a folder.
             let name = entry.file_name();
-            let of_abi = name.len() == 16 && name.to_string_lossy().bytes().all(|b| b.is_ascii_hexdigit());
+            let of_abi = name.len() == 16
+                && name
+                    .to_string_lossy()
+                    .bytes()
+                    .all(|b| b.is_ascii_hexdigit());
             if of_abi && path != self.abi {
                 fs::remove_dir_all(&path).map_err(file_error("remove", &path))?;
             }

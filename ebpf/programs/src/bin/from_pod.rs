@@ -53,17 +53,18 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     }
 }
 
-/// Source check, then the destination. What goes out of the cluster or to a node is the host stack's; a virtual
+/// Where it may come from and go to. What goes out of the cluster or to a node is the host stack's; a virtual
 /// address never leaves a pod, because a packet to one passed no socket hook and nobody would answer it.
 #[inline(always)]
 fn route(ctx: &TcContext, packet: &Packet) -> Result<Route, Reason> {
     let link = link(ifindex(ctx))?;
+    // Before the source check: what the pod's kernel says to its link by itself has no source yet.
+    if packet.tuple.dst.is_link_scope() {
+        return Err(Reason::LinkScope);
+    }
     let src = packet.tuple.src;
     if src != link.addr && src != link.addr_other || src.words == [0; 4] {
         return Err(Reason::InvalidSource);
-    }
-    if packet.tuple.dst.is_link_scope() {
-        return Err(Reason::LinkScope);
     }
     match peer(&packet.tuple.dst)? {
         Peer::World | Peer::Host => Ok(Route::Stack),

@@ -272,7 +272,12 @@ fn forget(ctx: &SockContext) {
         ];
         let family = (&raw const (*sock).family).read_volatile();
         let v4 = (&raw const (*sock).dst_ip4).read_volatile();
-        (family, v4, v6, (&raw const (*sock).dst_port).read_volatile())
+        (
+            family,
+            v4,
+            v6,
+            (&raw const (*sock).dst_port).read_volatile(),
+        )
     };
     let addr = if family == AF_INET6 {
         Addr { words: v6 }

@@ -1,0 +1,97 @@
+//! Network states in a few words.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use waggle_model::network::{
+    Backend, Endpoint, Export, NetworkState, NodeNetwork, Protocol, Service, ServicePort,
+};
+use waggle_model::{Generation, IdentityId, ServiceId, TenantId};
+
+pub(crate) const HOST: &str = "172.30.0.11";
+pub(crate) const OTHER_HOST: &str = "172.30.0.12";
+pub(crate) const SHOP: u32 = 2;
+pub(crate) const BILLING: u32 = 3;
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// Two nodes, no pods, no services.
+pub(crate) fn nodes() -> NetworkState {
+    let node = |name: &str, address: &str, cidr: &str| NodeNetwork {
+        name: name.into(),
+        address: ip(address),
+        pod_cidr: cidr.parse().expect("a range"),
+    };
+    let nodes = [
+        node("node1", HOST, "10.244.1.0/24"),
+        node("node2", OTHER_HOST, "10.244.2.0/24"),
+    ];
+    NetworkState {
+        generation: Generation(1),
+        nodes: nodes
+            .into_iter()
+            .map(|node| (node.name.clone(), node))
+            .collect(),
+        ..NetworkState::default()
+    }
+}
+
+pub(crate) trait With {
+    /// A pod; its node is told by its address.
+    fn pod(self, address: &str, tenant: u32) -> Self;
+    /// A service at port 80, TCP and UDP, of `tenant`, with backends at port 8080.
+    fn service(self, vip: &str, tenant: u32, backends: &[&str], export: &[u32]) -> Self;
+}
+
+impl With for NetworkState {
+    fn pod(mut self, address: &str, tenant: u32) -> Self {
+        let node = if address.starts_with("10.244.2.") {
+            "node2"
+        } else {
+            "node1"
+        };
+        let endpoint = Endpoint {
+            address: ip(address),
+            identity: IdentityId(tenant * 10),
+            tenant: TenantId(tenant),
+            node: node.into(),
+            namespace: "test".into(),
+            pod: address.replace(['.', ':'], "-"),
+        };
+        self.endpoints.insert(endpoint.address, endpoint);
+        self
+    }
+
+    fn service(mut self, vip: &str, tenant: u32, backends: &[&str], export: &[u32]) -> Self {
+        let backends: Vec<_> = backends
+            .iter()
+            .map(|text| Backend {
+                address: ip(text),
+                port: 8080,
+                node: String::new(),
+                hostname: String::new(),
+            })
+            .collect();
+        let port = |protocol| ServicePort {
+            name: String::new(),
+            protocol,
+            port: 80,
+            backends: backends.clone(),
+        };
+        let id = ServiceId(u32::try_from(self.services.len()).expect("few") + 1);
+        let tenants: BTreeSet<_> = export.iter().map(|tenant| TenantId(*tenant)).collect();
+        let service = Service {
+            id,
+            namespace: "test".into(),
+            name: format!("service-{id}"),
+            tenant: TenantId(tenant),
+            vips: vec![ip(vip)],
+            ports: vec![port(Protocol::Tcp), port(Protocol::Udp)],
+            export: Export::To(tenants),
+        };
+        self.services.insert(id, service);
+        self
+    }
+}

@@ -1,0 +1,228 @@
+//! One node with a datapath, its pods, and another node behind its uplink, all in namespaces that end with the test.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use waggle_datapath::{
+    Attachment, Capacity, Config, Datapath, DatapathError, Drop, Drops, PodLink, Reason,
+};
+use waggle_model::network::NetworkState;
+use waggle_model::{IdentityId, TenantId};
+
+use crate::cgroup;
+use crate::room::Room;
+use crate::state::{HOST, OTHER_HOST, ip};
+
+/// Longest wait for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A pod that is connected.
+pub(crate) struct Pod {
+    pub(crate) room: Room,
+    pub(crate) address: IpAddr,
+    pub(crate) uid: String,
+    pub(crate) attachment: Attachment,
+}
+
+/// The node and what surrounds it.
+pub(crate) struct World {
+    pub(crate) host: Room,
+    pub(crate) other: Room,
+    pub(crate) config: Config,
+    runtime: Arc<Runtime>,
+    datapath: Option<Arc<Datapath>>,
+    pods_made: Cell<u32>,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    /// A node without pods that knows nothing yet.
+    pub(crate) fn new() -> Self {
+        Self::with_capacity(Capacity {
+            flows: 1024,
+            sock_vip: 1024,
+            slots: 4096,
+            ..Capacity::default()
+        })
+    }
+
+    pub(crate) fn with_capacity(capacity: Capacity) -> Self {
+        let (host, other) = (Room::new(), Room::new());
+        wire(&host, &other);
+        let folder = tempfile::Builder::new()
+            .prefix("wgt-bpf-")
+            .tempdir()
+            .expect("a folder");
+        let config = Config {
+            bpf_dir: folder.path().join("bpf"),
+            cgroup: cgroup::folder().to_owned(),
+            node: "node1".into(),
+            address: ip(HOST),
+            mtu: None,
+            capacity,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let mut world = Self {
+            host,
+            other,
+            config,
+            runtime: Arc::new(runtime),
+            datapath: None,
+            pods_made: Cell::new(0),
+            _folder: folder,
+        };
+        world.open();
+        world
+    }
+
+    /// Opens the datapath anew, as the next agent would; the old one is dropped before.
+    pub(crate) fn open(&mut self) {
+        self.close();
+        let (runtime, config) = (self.runtime.clone(), self.config.clone());
+        let opened = self
+            .host
+            .run(move || runtime.block_on(Datapath::open(config)));
+        self.datapath = Some(Arc::new(opened.expect("the datapath opens")));
+    }
+
+    /// Drops the datapath, as an agent that dies does.
+    pub(crate) fn close(&mut self) {
+        self.datapath = None;
+    }
+
+    /// Does `work` with the datapath in the node's namespace.
+    pub(crate) fn with<T, F>(&self, work: F) -> T
+    where
+        T: Send + 'static,
+        F: AsyncFnOnce(&Datapath) -> T + Send + 'static,
+    {
+        let (runtime, datapath) = (self.runtime.clone(), self.datapath.clone().expect("open"));
+        self.host.run(move || runtime.block_on(work(&datapath)))
+    }
+
+    pub(crate) fn apply(&self, state: &NetworkState) {
+        self.try_apply(state).expect("the state applies");
+    }
+
+    pub(crate) fn try_apply(
+        &self,
+        state: &NetworkState,
+    ) -> Result<waggle_datapath::Applied, DatapathError> {
+        let state = state.clone();
+        self.with(async move |datapath| datapath.apply(&state).await)
+    }
+
+    /// A connected pod.
+    pub(crate) fn pod(&self, address: &str, tenant: u32) -> Pod {
+        let room = Room::new();
+        let number = self.pods_made.replace(self.pods_made.get() + 1);
+        let uid = format!("pod-{number}-{address}");
+        let attachment = self
+            .attach(&uid, room.path(), ip(address), tenant)
+            .expect("the pod is connected");
+        Pod {
+            room,
+            address: ip(address),
+            uid,
+            attachment,
+        }
+    }
+
+    pub(crate) fn attach(
+        &self,
+        uid: &str,
+        netns: PathBuf,
+        address: IpAddr,
+        tenant: u32,
+    ) -> Result<Attachment, DatapathError> {
+        let link = PodLink {
+            uid: uid.into(),
+            netns,
+            address,
+            identity: IdentityId(tenant * 10),
+            tenant: TenantId(tenant),
+        };
+        self.with(async move |datapath| datapath.attach_pod(&link).await)
+    }
+
+    /// Packets or calls so far, by verdict.
+    pub(crate) fn counts(&self) -> BTreeMap<Reason, u64> {
+        let tallies = self
+            .with(async |datapath| datapath.counters())
+            .expect("counters are readable");
+        tallies
+            .into_iter()
+            .map(|tally| (tally.reason, tally.packets))
+            .collect()
+    }
+
+    /// How often `reason` was counted while `work` ran.
+    pub(crate) fn counted(&self, reason: Reason, work: impl FnOnce()) -> u64 {
+        let before = self.counts()[&reason];
+        work();
+        self.counts()[&reason] - before
+    }
+
+    /// Waits until `reason` was counted more than `before` times.
+    pub(crate) fn await_count(&self, reason: Reason, before: u64) {
+        eventually(&format!("{reason:?} is counted"), || {
+            self.counts()[&reason] > before
+        });
+    }
+
+    /// Every drop that was reported and not yet read.
+    pub(crate) fn drops(&self) -> Vec<Drop> {
+        self.with(async |datapath| {
+            let mut drops: Drops = datapath.drops().expect("events are readable");
+            std::iter::from_fn(|| drops.take()).collect()
+        })
+    }
+
+    /// Where a program or map is pinned.
+    pub(crate) fn pin(&self, kind: &str, name: &str) -> PathBuf {
+        self.config
+            .bpf_dir
+            .join(format!("{:016x}", waggle_abi::ABI_HASH))
+            .join(kind)
+            .join(name)
+    }
+}
+
+/// Waits until `condition` holds.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The host's uplink, and behind it the other node, which has pods' addresses on its loopback.
+fn wire(host: &Room, other: &Room) {
+    host.ip("link add eth0 type veth peer name far");
+    let far = format!("link set far netns {}", nix_pid_path(other));
+    host.ip(&far);
+    host.ip(&format!("address add {HOST}/24 dev eth0"));
+    host.ip("link set eth0 up");
+    other.ip("link set far up");
+    other.ip(&format!("address add {OTHER_HOST}/24 dev far"));
+    other.ip(&format!("route add 10.244.1.0/24 via {HOST}"));
+    host.run(|| {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding is switched on")
+    });
+}
+
+/// `ip link set netns` wants a name or a process; a thread's number does as one.
+fn nix_pid_path(room: &Room) -> String {
+    let path = room.path();
+    let tid = path.components().nth(4).expect("/proc/self/task/TID");
+    tid.as_os_str().to_string_lossy().into_owned()
+}
