@@ -450,8 +450,8 @@ mod tests {
                 "/dev/pts",
                 "/sys",
                 "/data",
-                "/data/cache",
-                "/dev/mqueue"
+                "/dev/mqueue",
+                "/data/cache"
             ]
         );
     }

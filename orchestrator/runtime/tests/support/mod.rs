@@ -17,18 +17,18 @@ use waggle_runtime::spec::{
 };
 use waggle_runtime::supervisor::{self, SupervisorOptions};
 
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_waggle-runtime-testd");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_waggle-runtime-testd");
 
 /// A node's runtime for one test.
-pub struct Node {
-    pub options: SupervisorOptions,
-    pub dir: tempfile::TempDir,
-    pub client: Client,
-    pub image: Image,
+pub(crate) struct Node {
+    pub(crate) options: SupervisorOptions,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) client: Client,
+    pub(crate) image: Image,
 }
 
 impl Node {
-    pub async fn start(name: &str) -> Node {
+    pub(crate) async fn start(name: &str) -> Node {
         let dir = tempfile::Builder::new()
             .prefix("wgt-runtime-")
             .tempdir()
@@ -53,7 +53,7 @@ impl Node {
         }
     }
 
-    pub async fn sandbox(&self, pod: &str) -> waggle_runtime::spec::Sandbox {
+    pub(crate) async fn sandbox(&self, pod: &str) -> waggle_runtime::spec::Sandbox {
         let spec = SandboxSpec {
             pod: pod.into(),
             namespace: "default".into(),
@@ -64,7 +64,7 @@ impl Node {
         self.client.create_sandbox(spec).await.unwrap()
     }
 
-    pub fn container(&self, pod: &str, name: &str, script: &str) -> ContainerSpec {
+    pub(crate) fn container(&self, pod: &str, name: &str, script: &str) -> ContainerSpec {
         ContainerSpec {
             pod: pod.into(),
             name: name.into(),
@@ -98,13 +98,13 @@ impl Node {
     }
 
     /// Creates and starts.
-    pub async fn run(&self, spec: ContainerSpec) -> ContainerState {
+    pub(crate) async fn run(&self, spec: ContainerSpec) -> ContainerState {
         let (pod, name) = (spec.pod.clone(), spec.name.clone());
         self.client.create_container(spec).await.unwrap();
         self.client.start_container(&pod, &name).await.unwrap()
     }
 
-    pub async fn state(&self, pod: &str, name: &str) -> Option<ContainerState> {
+    pub(crate) async fn state(&self, pod: &str, name: &str) -> Option<ContainerState> {
         let (_, containers) = self.client.list().await.unwrap();
         containers
             .into_iter()
@@ -112,7 +112,7 @@ impl Node {
     }
 
     /// The end of a container: code, signal, out of memory.
-    pub async fn ended(&self, pod: &str, name: &str) -> (i32, Option<i32>, bool) {
+    pub(crate) async fn ended(&self, pod: &str, name: &str) -> (i32, Option<i32>, bool) {
         let mut events = self.client.events().await.unwrap();
         let wait = async {
             while let Some(state) = events.next().await {
@@ -135,7 +135,7 @@ impl Node {
             .expect("it ends")
     }
 
-    pub async fn log(&self, pod: &str, name: &str) -> String {
+    pub(crate) async fn log(&self, pod: &str, name: &str) -> String {
         let path = self
             .dir
             .path()
@@ -151,7 +151,7 @@ impl Node {
     }
 
     /// Waits until a log holds something.
-    pub async fn log_with(&self, pod: &str, name: &str, text: &str) -> String {
+    pub(crate) async fn log_with(&self, pod: &str, name: &str, text: &str) -> String {
         for _ in 0..1500 {
             let log = self.log(pod, name).await;
             if log.contains(text) {
@@ -214,7 +214,7 @@ fn cgroups(options: &SupervisorOptions) -> Vec<PathBuf> {
         .collect()
 }
 
-pub async fn connect(options: &SupervisorOptions) -> Client {
+pub(crate) async fn connect(options: &SupervisorOptions) -> Client {
     let options = options.clone();
     let socket = options.socket();
     tokio::task::spawn_blocking(move || supervisor::ensure_running(&options))
@@ -225,7 +225,7 @@ pub async fn connect(options: &SupervisorOptions) -> Client {
 }
 
 /// A layer with a static busybox, its links, and a few folders.
-pub fn busybox_layer() -> Vec<u8> {
+pub(crate) fn busybox_layer() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for folder in ["bin", "etc", "tmp", "proc", "dev", "sys"] {
         entry(
@@ -274,7 +274,7 @@ pub fn busybox_layer() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-pub fn entry(
+pub(crate) fn entry(
     tar: &mut tar::Builder<Vec<u8>>,
     kind: tar::EntryType,
     path: &str,
@@ -285,6 +285,8 @@ pub fn entry(
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_size(content.len() as u64);
     header.set_mtime(1_700_000_000);
     if !link.is_empty() {
@@ -296,7 +298,7 @@ pub fn entry(
     tar.append(&header, content).unwrap();
 }
 
-pub fn config(env: &[&str]) -> serde_json::Value {
+pub(crate) fn config(env: &[&str]) -> serde_json::Value {
     serde_json::json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
@@ -306,7 +308,7 @@ pub fn config(env: &[&str]) -> serde_json::Value {
 }
 
 /// Writes an OCI layout with these layers, gzipped but for names that end in `.tar`.
-pub fn layout(dir: &Path, layers: &[(&str, &[u8])], config: &serde_json::Value) -> PathBuf {
+pub(crate) fn layout(dir: &Path, layers: &[(&str, &[u8])], config: &serde_json::Value) -> PathBuf {
     let root = dir.join("layout");
     let blobs = root.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
@@ -348,7 +350,7 @@ pub fn layout(dir: &Path, layers: &[(&str, &[u8])], config: &serde_json::Value) 
     root
 }
 
-pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
