@@ -1,2 +1,35 @@
-//! The per-node agent: observe, diff and execute for the pods of one node; status, probes, node session.
+//! The per-node agent: observe, diff and execute for the pods of one node; status, probes, streams and the node
+//! session. Containers are the supervisor's, packets the datapath's, names the DNS server's; decisions of a cluster
+//! are made elsewhere.
 #![forbid(unsafe_code)]
+
+mod admin;
+mod clock;
+mod containers;
+mod enrol;
+mod events;
+mod folder;
+mod machine;
+mod network;
+mod node;
+mod options;
+mod outbox;
+mod persist;
+mod pods;
+mod probe;
+mod session;
+mod start;
+mod streams;
+
+pub use options::{AgentError, AgentOptions};
+
+/// Runs the node until `shutdown` completes. Pods, datapath and supervisor stay behind: the next agent adopts them.
+///
+/// # Errors
+/// [`AgentError`] when the node can't be started, or when it was refused by the cluster for good.
+pub async fn run(
+    options: AgentOptions,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), AgentError> {
+    start::run(options, shutdown).await
+}

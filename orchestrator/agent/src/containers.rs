@@ -1,0 +1,98 @@
+//! The connection to the supervisor: started when absent, connected anew when it went away, and what it reports.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use tokio::sync::RwLock;
+use waggle_runtime::spec::{ContainerState, Sandbox};
+use waggle_runtime::supervisor::{SupervisorOptions, ensure_running};
+use waggle_runtime::{Client, RuntimeError};
+
+/// Between two attempts to reach a supervisor that can't be started.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the supervisor reports.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// All that there is, after each new connection.
+    All(Vec<Sandbox>, Vec<ContainerState>),
+    /// One container changed.
+    Changed(Box<ContainerState>),
+}
+
+/// The supervisor of this node.
+#[derive(Debug)]
+pub(crate) struct Containers {
+    options: SupervisorOptions,
+    client: RwLock<Client>,
+}
+
+impl Containers {
+    /// Starts the supervisor when none answers, and connects.
+    pub(crate) async fn open(
+        data: PathBuf,
+        cgroup: &str,
+        program: Option<PathBuf>,
+    ) -> Result<Arc<Self>, RuntimeError> {
+        let options = SupervisorOptions {
+            data,
+            cgroup: cgroup.to_owned(),
+            program,
+        };
+        let client = connect(&options).await?;
+        let info = client.ping().await?;
+        tracing::info!(pid = info.pid, version = info.version, "supervisor answers");
+        Ok(Arc::new(Self {
+            options,
+            client: RwLock::new(client),
+        }))
+    }
+
+    /// The client of the moment. Calls on it end with an error when the supervisor goes away; callers try again later.
+    pub(crate) async fn client(&self) -> Client {
+        self.client.read().await.clone()
+    }
+
+    /// Reports for as long as it runs; keeps the connection.
+    pub(crate) async fn follow(&self, report: impl Fn(Report)) {
+        loop {
+            match self.follow_once(&report).await {
+                Ok(()) => tracing::warn!("the supervisor closed its connection"),
+                Err(error) => {
+                    tracing::warn!(%error, "the supervisor can't be followed");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+            match connect(&self.options).await {
+                Ok(client) => *self.client.write().await = client,
+                Err(error) => {
+                    tracing::error!(%error, "the supervisor can't be started");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn follow_once(&self, report: &impl Fn(Report)) -> Result<(), RuntimeError> {
+        let client = self.client().await;
+        let mut events = client.events().await?;
+        let (sandboxes, containers) = client.list().await?;
+        report(Report::All(sandboxes, containers));
+        while let Some(state) = events.next().await {
+            report(Report::Changed(Box::new(state)));
+        }
+        Ok(())
+    }
+}
+
+async fn connect(options: &SupervisorOptions) -> Result<Client, RuntimeError> {
+    let owned = options.clone();
+    let started = tokio::task::spawn_blocking(move || ensure_running(&owned)).await;
+    started.map_err(|error| RuntimeError::NotStarted {
+        data: options.data.clone(),
+        reason: error.to_string(),
+    })??;
+    Client::connect(options.socket()).await
+}

@@ -1,0 +1,414 @@
+//! The machine under the node: what it has, how it does, what it is called. And its usage, from cgroups.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{
+    ContainerImage, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use waggle_runtime::cgroup::Cgroups;
+use waggle_wire::v1;
+
+use crate::clock;
+use crate::node::Node;
+use crate::pods::table::Table;
+
+/// Pods that one node takes.
+const PODS: u32 = 110;
+/// Memory that must stay available, bytes (kubelet's `memory.available<100Mi`).
+const LEAST_MEMORY: u64 = 100 << 20;
+/// Share of the disk that must stay free, in percent (kubelet's `nodefs.available<10%`).
+const LEAST_DISK: u64 = 10;
+/// Between two measurements.
+const MEASURE: Duration = Duration::from_secs(5);
+/// Images that a node's status names.
+const IMAGES: usize = 50;
+
+/// One reading of a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Machine {
+    pub(crate) cpus: u64,
+    pub(crate) memory: u64,
+    pub(crate) memory_available: u64,
+    pub(crate) disk: u64,
+    pub(crate) disk_available: u64,
+    pub(crate) tasks: u64,
+    pub(crate) most_tasks: u64,
+}
+
+impl Machine {
+    /// Reads /proc and the file system that holds `data`.
+    pub(crate) fn read(data: &Path) -> Self {
+        let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let meminfo = file("/proc/meminfo");
+        let kib = |key: &str| {
+            let line = meminfo.lines().find_map(|line| line.strip_prefix(key));
+            line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
+                .unwrap_or(0)
+                * 1024
+        };
+        let disk = nix::sys::statvfs::statvfs(data).ok();
+        let loadavg = file("/proc/loadavg");
+        let tasks = loadavg
+            .split_whitespace()
+            .nth(3)
+            .and_then(|part| part.split_once('/')?.1.parse().ok());
+        Self {
+            cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+            memory: kib("MemTotal:"),
+            memory_available: kib("MemAvailable:"),
+            disk: disk.map_or(0, |d| d.blocks() * d.fragment_size()),
+            disk_available: disk.map_or(0, |d| d.blocks_available() * d.fragment_size()),
+            tasks: tasks.unwrap_or(0),
+            most_tasks: file("/proc/sys/kernel/pid_max")
+                .trim()
+                .parse()
+                .unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The pressures of this reading, kind, whether it holds, and what to say of it.
+    fn pressures(&self) -> [(&'static str, bool, &'static str, &'static str); 3] {
+        let memory = self.memory_available < LEAST_MEMORY;
+        let disk = self.disk_available < self.disk / 100 * LEAST_DISK;
+        let pids = self.tasks > self.most_tasks / 10 * 9;
+        let say = |bad, yes, no| if bad { yes } else { no };
+        [
+            (
+                "MemoryPressure",
+                memory,
+                say(memory, "HasInsufficientMemory", "HasSufficientMemory"),
+                say(
+                    memory,
+                    "less than 100Mi of memory is available",
+                    "memory is available",
+                ),
+            ),
+            (
+                "DiskPressure",
+                disk,
+                say(disk, "HasDiskPressure", "HasNoDiskPressure"),
+                say(
+                    disk,
+                    "less than 10% of the disk is free",
+                    "the disk has room",
+                ),
+            ),
+            (
+                "PIDPressure",
+                pids,
+                say(pids, "HasInsufficientPID", "HasSufficientPID"),
+                say(
+                    pids,
+                    "most process numbers are taken",
+                    "process numbers are available",
+                ),
+            ),
+        ]
+    }
+}
+
+/// The node's status of the moment. `fault` says why it is not ready.
+pub(crate) fn status(
+    node: &Node,
+    machine: &Machine,
+    fault: Option<&str>,
+    images: Vec<ContainerImage>,
+) -> NodeStatus {
+    let quantities = |memory: u64| -> BTreeMap<String, Quantity> {
+        [
+            ("cpu", machine.cpus.to_string()),
+            ("memory", format!("{}Ki", memory / 1024)),
+            ("ephemeral-storage", format!("{}Ki", machine.disk / 1024)),
+            ("pods", PODS.to_string()),
+        ]
+        .map(|(name, text)| (name.to_owned(), Quantity(text)))
+        .into()
+    };
+    let condition = |kind: &str, holds: bool, reason: &str, message: &str| NodeCondition {
+        type_: kind.to_owned(),
+        status: if holds { "True" } else { "False" }.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        ..NodeCondition::default()
+    };
+    let mut conditions: Vec<NodeCondition> = machine
+        .pressures()
+        .into_iter()
+        .map(|(kind, holds, reason, message)| condition(kind, holds, reason, message))
+        .collect();
+    conditions.push(match fault {
+        None => condition(
+            "Ready",
+            true,
+            "AgentReady",
+            "the agent reports and is ready",
+        ),
+        Some(fault) => condition("Ready", false, "AgentNotReady", fault),
+    });
+    let address = |kind: &str, address: String| NodeAddress {
+        type_: kind.to_owned(),
+        address,
+    };
+    NodeStatus {
+        capacity: Some(quantities(machine.memory)),
+        allocatable: Some(quantities(machine.memory.saturating_sub(LEAST_MEMORY))),
+        conditions: Some(conditions),
+        addresses: Some(vec![
+            address("InternalIP", node.address.to_string()),
+            address("Hostname", node.name.clone()),
+        ]),
+        daemon_endpoints: Some(NodeDaemonEndpoints::default()),
+        images: Some(images),
+        node_info: Some(system_info(&node.version)),
+        ..NodeStatus::default()
+    }
+}
+
+fn system_info(version: &str) -> NodeSystemInfo {
+    let file = |path: &str| {
+        std::fs::read_to_string(path)
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    let release = file("/etc/os-release");
+    let pretty = release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    NodeSystemInfo {
+        architecture: match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        }
+        .to_owned(),
+        boot_id: file("/proc/sys/kernel/random/boot_id"),
+        container_runtime_version: format!("waggle://{version}"),
+        kernel_version: file("/proc/sys/kernel/osrelease"),
+        kube_proxy_version: String::new(),
+        kubelet_version: format!("v{version}"),
+        machine_id: file("/etc/machine-id"),
+        operating_system: "linux".to_owned(),
+        os_image: pretty
+            .map(|name| name.trim_matches('"').to_owned())
+            .unwrap_or_default(),
+        system_uuid: file("/sys/class/dmi/id/product_uuid"),
+        ..NodeSystemInfo::default()
+    }
+}
+
+/// Reports the node's status, as its heartbeat, for as long as it runs.
+pub(crate) async fn report(node: Arc<Node>, table: Table, data: std::path::PathBuf) {
+    let mut clusters = node.cluster.subscribe();
+    loop {
+        let seconds = clusters.borrow_and_update().heartbeat_seconds.clamp(1, 60);
+        let machine = Machine::read(&data);
+        if machine
+            .pressures()
+            .iter()
+            .any(|(kind, holds, ..)| *kind == "DiskPressure" && *holds)
+        {
+            collect_garbage(&node, &table).await;
+        }
+        let ping = tokio::time::timeout(Duration::from_secs(2), async {
+            node.containers.client().await.ping().await
+        });
+        let fault = match ping.await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("the supervisor does not answer".to_owned()),
+        };
+        let status = status(&node, &machine, fault.as_deref(), images(&node).await);
+        match serde_json::to_vec(&status) {
+            Ok(json) => node.outbox.node_status(v1::NodeStatus {
+                status_json: json.into(),
+            }),
+            Err(error) => tracing::error!(%error, "the node's status can't be encoded"),
+        }
+        let pause = Duration::from_secs(u64::from(seconds));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            changed = clusters.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Removes images that no pod here names.
+async fn collect_garbage(node: &Node, table: &Table) {
+    let (store, names) = (node.images.clone(), table.images_in_use());
+    let collected = tokio::task::spawn_blocking(move || {
+        let resolve = |name: &String| store.resolve(name).ok().flatten().map(|image| image.id);
+        let keep = names.iter().filter_map(resolve).collect();
+        store.gc(&keep)
+    });
+    match collected.await {
+        Ok(Ok(report)) if report.bytes > 0 => {
+            tracing::info!(
+                images = report.images.len(),
+                bytes = report.bytes,
+                "disk pressure: images removed"
+            );
+        }
+        Ok(Err(error)) => tracing::warn!(%error, "disk pressure, and images can't be removed"),
+        _ => {}
+    }
+}
+
+async fn images(node: &Node) -> Vec<ContainerImage> {
+    let store = node.images.clone();
+    let list = tokio::task::spawn_blocking(move || store.list()).await;
+    let mut images = list.ok().and_then(Result::ok).unwrap_or_default();
+    images.sort_by_key(|image| std::cmp::Reverse(image.size));
+    images.truncate(IMAGES);
+    let row = |image: waggle_runtime::images::Image| ContainerImage {
+        names: Some(image.names),
+        size_bytes: i64::try_from(image.size).ok(),
+    };
+    images.into_iter().map(row).collect()
+}
+
+/// CPU time at an earlier moment, for rates.
+type Before = HashMap<String, (u64, std::time::Instant)>;
+
+/// Measures what the node and its containers use, for as long as it runs.
+pub(crate) async fn measure(node: Arc<Node>, table: Table) {
+    let cgroups = match Cgroups::detect() {
+        Ok(cgroups) => cgroups,
+        Err(error) => return tracing::error!(%error, "no usage: cgroups can't be found"),
+    };
+    let mut before = Before::new();
+    loop {
+        let usage = measure_once(&node, &table, &cgroups, &mut before).await;
+        if usage.window_ns > 0 {
+            node.outbox.usage(usage);
+        }
+        tokio::time::sleep(MEASURE).await;
+    }
+}
+
+async fn measure_once(
+    node: &Node,
+    table: &Table,
+    cgroups: &Cgroups,
+    before: &mut Before,
+) -> v1::Usage {
+    let client = node.containers.client().await;
+    let mut after = Before::new();
+    let mut containers = Vec::new();
+    for (pod, name) in table.running() {
+        let Ok(used) = client.usage(&pod.uid, &name).await else {
+            continue;
+        };
+        let rate = rate(
+            before,
+            &mut after,
+            format!("{}/{name}", pod.uid),
+            used.cpu_ns,
+        );
+        containers.extend(rate.map(|(cpu_nanocores, _)| v1::ContainerUsage {
+            namespace: pod.namespace,
+            pod: pod.name,
+            container: name,
+            cpu_nanocores,
+            memory_bytes: used.memory_bytes,
+        }));
+    }
+    let whole = cgroups.usage(&node.cgroup).unwrap_or_default();
+    let (cpu_nanocores, window_ns) =
+        rate(before, &mut after, String::new(), whole.cpu_ns).unwrap_or_default();
+    *before = after;
+    v1::Usage {
+        time_ns: clock::now().unsigned_abs(),
+        cpu_nanocores,
+        memory_bytes: whole.memory_bytes,
+        window_ns,
+        containers,
+    }
+}
+
+/// Cores in use times 1e9 since the last time, and the nanoseconds between; `None` the first time.
+fn rate(before: &Before, after: &mut Before, key: String, cpu_ns: u64) -> Option<(u64, u64)> {
+    let now = std::time::Instant::now();
+    let last = before.get(&key).copied();
+    after.insert(key, (cpu_ns, now));
+    let (cpu_before, then) = last?;
+    let window = u64::try_from(now.duration_since(then).as_nanos())
+        .ok()
+        .filter(|ns| *ns > 0)?;
+    let used = u128::from(cpu_ns.saturating_sub(cpu_before));
+    Some((
+        u64::try_from(used * 1_000_000_000 / u128::from(window)).unwrap_or(u64::MAX),
+        window,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressures_follow_the_readings() {
+        let well = Machine {
+            cpus: 2,
+            memory: 8 << 30,
+            memory_available: 4 << 30,
+            disk: 100 << 30,
+            disk_available: 50 << 30,
+            tasks: 100,
+            most_tasks: 32768,
+        };
+        let held = |machine: &Machine| machine.pressures().map(|(_, holds, ..)| holds);
+        assert_eq!(held(&well), [false, false, false]);
+        assert_eq!(
+            held(&Machine {
+                memory_available: 99 << 20,
+                ..well.clone()
+            }),
+            [true, false, false]
+        );
+        assert_eq!(
+            held(&Machine {
+                disk_available: 9 << 30,
+                ..well.clone()
+            }),
+            [false, true, false]
+        );
+        assert_eq!(
+            held(&Machine {
+                tasks: 32000,
+                ..well
+            }),
+            [false, false, true]
+        );
+    }
+
+    #[test]
+    fn this_machine_can_be_read() {
+        let machine = Machine::read(Path::new("/"));
+        assert!(
+            machine.cpus > 0 && machine.memory > 0 && machine.disk > 0 && machine.most_tasks > 0
+        );
+        assert!(
+            machine.memory_available <= machine.memory && machine.disk_available <= machine.disk
+        );
+    }
+
+    #[test]
+    fn rates_need_two_readings() {
+        let mut now = Before::new();
+        assert_eq!(rate(&Before::new(), &mut now, "a".into(), 5), None);
+        let second = std::time::Instant::now()
+            .checked_sub(Duration::from_secs(1))
+            .unwrap();
+        let before = Before::from([("a".to_owned(), (0, second))]);
+        let (cores, window) = rate(&before, &mut now, "a".into(), 500_000_000).unwrap();
+        assert!(
+            (400_000_000..=500_000_000).contains(&cores) && window >= 1_000_000_000,
+            "{cores} {window}"
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! Resources of a pod's containers: QoS class, cgroup limits and how ready the kernel is to kill it for memory.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use waggle_model::{Bytes, MilliCpu};
+use waggle_runtime::spec::ResourceSpec;
+
+use super::desired::Desired;
+
+/// Processes that one container may have unless the node says otherwise.
+const PIDS: u64 = 4096;
+
+fn amount(list: Option<&BTreeMap<String, Text>>, name: &str) -> Option<Text> {
+    list?.get(name).cloned()
+}
+
+fn cpu(text: &Text) -> Option<MilliCpu> {
+    text.0.parse().ok().filter(|cpu: &MilliCpu| cpu.0 > 0)
+}
+
+fn bytes(text: &Text) -> Option<Bytes> {
+    text.0.parse().ok().filter(|bytes: &Bytes| bytes.0 > 0)
+}
+
+/// Requests and limits of one container; a missing request is its limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) cpu_request: Option<MilliCpu>,
+    pub(crate) cpu_limit: Option<MilliCpu>,
+    pub(crate) memory_request: Option<Bytes>,
+    pub(crate) memory_limit: Option<Bytes>,
+}
+
+/// What `container` asks for.
+pub(crate) fn asked(container: &Container) -> Asked {
+    let Some(resources) = &container.resources else {
+        return Asked::default();
+    };
+    let (requests, limits) = (resources.requests.as_ref(), resources.limits.as_ref());
+    let cpu_limit = amount(limits, "cpu").as_ref().and_then(cpu);
+    let memory_limit = amount(limits, "memory").as_ref().and_then(bytes);
+    Asked {
+        cpu_request: amount(requests, "cpu").as_ref().and_then(cpu).or(cpu_limit),
+        cpu_limit,
+        memory_request: amount(requests, "memory")
+            .as_ref()
+            .and_then(bytes)
+            .or(memory_limit),
+        memory_limit,
+    }
+}
+
+/// `Guaranteed`, `Burstable` or `BestEffort`.
+pub(crate) fn qos_class(pod: &Desired) -> &'static str {
+    let all: Vec<Asked> = pod.all_containers().map(asked).collect();
+    if all.iter().all(|a| *a == Asked::default()) {
+        "BestEffort"
+    } else if all.iter().all(|a| {
+        a.cpu_limit.is_some()
+            && a.memory_limit.is_some()
+            && a.cpu_request == a.cpu_limit
+            && a.memory_request == a.memory_limit
+    }) {
+        "Guaranteed"
+    } else {
+        "Burstable"
+    }
+}
+
+/// The container's cgroup limits.
+pub(crate) fn limits(container: &Container) -> ResourceSpec {
+    let asked = asked(container);
+    ResourceSpec {
+        cpu_request_milli: asked.cpu_request.map(|cpu| cpu.0.unsigned_abs()),
+        cpu_limit_milli: asked.cpu_limit.map(|cpu| cpu.0.unsigned_abs()),
+        memory_limit: asked.memory_limit.map(|bytes| bytes.0.unsigned_abs()),
+        pids_limit: Some(PIDS),
+    }
+}
+
+/// Kubernetes' rule: guaranteed pods last, best-effort ones first, the others by the share of memory they asked for.
+pub(crate) fn oom_score(pod: &Desired, container: &Container, node_memory: u64) -> i32 {
+    match qos_class(pod) {
+        "Guaranteed" => -997,
+        "BestEffort" => 1000,
+        _ => {
+            let request = asked(container)
+                .memory_request
+                .map_or(0, |bytes| bytes.0.unsigned_abs());
+            let share = request
+                .saturating_mul(1000)
+                .checked_div(node_memory)
+                .unwrap_or(0);
+            (1000 - i32::try_from(share.min(1000)).unwrap_or(1000)).clamp(2, 999)
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! The core/v1 PodStatus of a pod: a plain function of what is wanted, what is seen and the status before, which it
+//! needs for the times of transitions only.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, HostIP, PodCondition, PodIP, PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use waggle_runtime::spec::{ContainerPhase, ContainerState as Seen};
+
+use super::desired::{Desired, is_sidecar};
+use super::next::{is_initialized, outcome, start_failed};
+use super::observed::{
+    Ended, Life, Observed, Prepare, SECOND, ended, last_ended, note, restart_at,
+};
+use super::qos::qos_class;
+
+/// The status of `pod`, `now` being nanoseconds since the epoch.
+pub(crate) fn pod_status(
+    pod: &Desired,
+    seen: &Observed,
+    before: Option<&PodStatus>,
+    host: IpAddr,
+    now: i64,
+) -> PodStatus {
+    let initialized = is_initialized(pod, seen);
+    let phase = phase(pod, seen, initialized);
+    let over = matches!(phase, "Succeeded" | "Failed");
+    let of = |list: &[Container]| -> Vec<ContainerStatus> {
+        list.iter()
+            .map(|c| container_status(pod, c, seen, initialized, now))
+            .collect()
+    };
+    let init_statuses = of(pod.init_containers());
+    let statuses = of(pod.containers());
+    let conditions = conditions(
+        pod,
+        seen,
+        &statuses,
+        &init_statuses,
+        initialized,
+        phase,
+        before,
+        now,
+    );
+    let address = match pod.host_network() {
+        true => Some(host),
+        false => pod.address.filter(|_| seen.attached),
+    };
+    let kept = before.filter(|_| address.is_none() && !pod.ending());
+    PodStatus {
+        phase: Some(phase.to_owned()),
+        conditions: Some(conditions),
+        container_statuses: Some(statuses),
+        init_container_statuses: (!init_statuses.is_empty()).then_some(init_statuses),
+        host_ip: Some(host.to_string()),
+        host_ips: Some(vec![HostIP {
+            ip: host.to_string(),
+        }]),
+        pod_ip: address
+            .map(|a| a.to_string())
+            .or_else(|| kept?.pod_ip.clone()),
+        pod_ips: address
+            .map(|a| vec![PodIP { ip: a.to_string() }])
+            .or_else(|| kept?.pod_ips.clone()),
+        qos_class: Some(qos_class(pod).to_owned()),
+        start_time: before
+            .and_then(|b| b.start_time.clone())
+            .or_else(|| Some(time(seen.started))),
+        message: seen
+            .sandbox_hold
+            .as_ref()
+            .filter(|_| !over && !seen.attached)
+            .map(|hold| hold.message.clone()),
+        ..PodStatus::default()
+    }
+}
+
+fn phase(pod: &Desired, seen: &Observed, initialized: bool) -> &'static str {
+    match outcome(pod, seen) {
+        Some(true) => return "Succeeded",
+        Some(false) => return "Failed",
+        None => {}
+    }
+    let names = || pod.containers().iter().map(|c| c.name.as_str());
+    if pod.ending()
+        && names().any(|n| seen.life(n) != Life::Absent)
+        && !names().any(|n| seen.has_process(n))
+    {
+        let failed = names().any(|n| {
+            matches!(seen.life(n), Life::Exited { code, .. } if code != 0)
+                || seen.life(n) == Life::Absent
+        });
+        return if failed { "Failed" } else { "Succeeded" };
+    }
+    let begun = |name: &str| match seen.life(name) {
+        Life::Running | Life::Exited { .. } => true,
+        Life::Created => false,
+        Life::Absent => seen
+            .prepare
+            .get(name)
+            .and_then(Prepare::hold)
+            .is_some_and(|hold| hold.reason == "RunContainerError"),
+    };
+    if initialized && names().all(begun) {
+        "Running"
+    } else {
+        "Pending"
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "every argument is a reading of the same moment"
+)]
+fn conditions(
+    pod: &Desired,
+    seen: &Observed,
+    statuses: &[ContainerStatus],
+    init_statuses: &[ContainerStatus],
+    initialized: bool,
+    phase: &str,
+    before: Option<&PodStatus>,
+    now: i64,
+) -> Vec<PodCondition> {
+    let over = matches!(phase, "Succeeded" | "Failed");
+    let sidecars = pod
+        .init_containers()
+        .iter()
+        .zip(init_statuses)
+        .filter(|(c, _)| is_sidecar(c))
+        .map(|(_, s)| s);
+    let unready: Vec<&str> = statuses
+        .iter()
+        .chain(sidecars)
+        .filter(|s| !s.ready)
+        .map(|s| s.name.as_str())
+        .collect();
+    let uninitialized: Vec<&str> = init_statuses
+        .iter()
+        .filter(|s| !s.ready)
+        .map(|s| s.name.as_str())
+        .collect();
+    let gates = pod
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.readiness_gates.as_deref())
+        .unwrap_or_default();
+    let given = pod
+        .pod
+        .status
+        .as_ref()
+        .and_then(|s| s.conditions.as_deref())
+        .unwrap_or_default();
+    let closed = gates.iter().find(|gate| {
+        !given
+            .iter()
+            .any(|c| c.type_ == gate.condition_type && c.status == "True")
+    });
+    let containers_ready = unready.is_empty() && phase == "Running";
+    let (reason, message) = if phase == "Succeeded" {
+        (Some("PodCompleted"), None)
+    } else if over {
+        (Some("PodFailed"), None)
+    } else {
+        (
+            Some("ContainersNotReady"),
+            Some(format!(
+                "containers with unready status: [{}]",
+                unready.join(" ")
+            )),
+        )
+    };
+    let ready_message = match closed {
+        Some(gate) if containers_ready => (
+            Some("ReadinessGatesNotReady"),
+            Some(format!(
+                "the status of pod readiness gate {:?} is not \"True\"",
+                gate.condition_type
+            )),
+        ),
+        _ => (reason, message.clone()),
+    };
+    let uninit = format!(
+        "containers with incomplete status: [{}]",
+        uninitialized.join(" ")
+    );
+    let rows = [
+        (
+            "PodReadyToStartContainers",
+            seen.sandbox && seen.attached,
+            (None, None),
+        ),
+        (
+            "Initialized",
+            initialized,
+            (Some("ContainersNotInitialized"), Some(uninit)),
+        ),
+        ("Ready", containers_ready && closed.is_none(), ready_message),
+        ("ContainersReady", containers_ready, (reason, message)),
+        ("PodScheduled", true, (None, None)),
+    ];
+    let old = before
+        .and_then(|b| b.conditions.as_deref())
+        .unwrap_or(given);
+    let own = rows.map(|(kind, holds, why)| condition(kind, holds, why, old, now));
+    // Conditions that others set (readiness gates) are theirs: the server keeps them.
+    own.into()
+}
+
+fn condition(
+    kind: &str,
+    holds: bool,
+    (reason, message): (Option<&str>, Option<String>),
+    old: &[PodCondition],
+    now: i64,
+) -> PodCondition {
+    let status = if holds { "True" } else { "False" };
+    let same = old.iter().find(|c| c.type_ == kind && c.status == status);
+    PodCondition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: reason.filter(|_| !holds).map(str::to_owned),
+        message: message.filter(|_| !holds),
+        last_transition_time: same
+            .and_then(|c| c.last_transition_time.clone())
+            .or_else(|| Some(time(now))),
+        ..PodCondition::default()
+    }
+}
+
+fn container_status(
+    pod: &Desired,
+    container: &Container,
+    seen: &Observed,
+    initialized: bool,
+    now: i64,
+) -> ContainerStatus {
+    let name = &container.name;
+    let state = seen.containers.get(name);
+    let verdict = seen.verdict(container);
+    let running = seen.life(name) == Life::Running;
+    let init = pod.init_containers().iter().any(|c| c.name == *name) && !is_sidecar(container);
+    let message = seen.messages.get(name).map_or("", String::as_str);
+    let now_ended = state.and_then(|state| ended(state, message));
+    let holding = waiting(pod, container, seen, initialized, now);
+    let last = state.and_then(last_ended);
+    let (current, last) = match (&now_ended, holding) {
+        _ if running => (running_state(state), last),
+        (Some(ended), Some(waiting)) => (waiting, Some(ended.clone())),
+        (Some(ended), None) => (terminated(pod, name, ended), last),
+        (None, _) if start_failed(pod, container, seen) => (cannot_start(seen, name, now), last),
+        (None, waiting) => (
+            waiting.unwrap_or_else(|| waiting_for("ContainerCreating", None)),
+            last,
+        ),
+    };
+    let done = matches!(&now_ended, Some(ended) if ended.code == 0);
+    ContainerStatus {
+        name: name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        image_id: state
+            .and_then(|s| s.spec.annotations.get(note::IMAGE_ID).cloned())
+            .unwrap_or_default(),
+        container_id: state.map(|s| container_id(&pod.key.uid, name, s.spec.attempt)),
+        restart_count: state.map_or_else(
+            || known_restarts(pod, name),
+            |s| s.spec.attempt.cast_signed(),
+        ),
+        ready: if init {
+            done
+        } else {
+            running && verdict.started && verdict.ready
+        },
+        started: Some(running && verdict.started),
+        state: Some(current),
+        last_state: last.map(|ended| terminated(pod, name, &ended)),
+        ..ContainerStatus::default()
+    }
+}
+
+/// Restarts that the API knows of, for a container that has to be made anew after its host was.
+pub(crate) fn known_restarts(pod: &Desired, name: &str) -> i32 {
+    let status = pod.pod.status.as_ref();
+    let lists = [
+        status.and_then(|s| s.container_statuses.as_deref()),
+        status.and_then(|s| s.init_container_statuses.as_deref()),
+    ];
+    lists
+        .into_iter()
+        .flatten()
+        .flatten()
+        .find(|s| s.name == name)
+        .map_or(0, |s| s.restart_count)
+}
+
+/// `waggle://<pod uid>.<container>.<attempt>`.
+pub(crate) fn container_id(uid: &str, name: &str, attempt: u32) -> String {
+    format!("waggle://{uid}.{name}.{attempt}")
+}
+
+/// What the container waits for, if it is to start and does not run.
+fn waiting(
+    pod: &Desired,
+    container: &Container,
+    seen: &Observed,
+    initialized: bool,
+    now: i64,
+) -> Option<ContainerState> {
+    let name = &container.name;
+    if seen.life(name) == Life::Running || pod.ending() || outcome(pod, seen).is_some() {
+        return None;
+    }
+    if let Some(hold) = seen.prepare.get(name).and_then(Prepare::hold) {
+        return Some(waiting_on(hold, container, now));
+    }
+    let init = pod.init_containers().iter().any(|c| c.name == *name);
+    match (seen.containers.get(name), seen.life(name)) {
+        (Some(state), Life::Exited { code, .. }) => {
+            let again = match pod.restart_policy() {
+                _ if is_sidecar(container) => true,
+                super::desired::RestartPolicy::Always => !init || code != 0,
+                super::desired::RestartPolicy::OnFailure => code != 0,
+                super::desired::RestartPolicy::Never => false,
+            };
+            (again && restart_at(state) > now).then(|| crash_loop(pod, state))
+        }
+        _ if init && !pod.init_containers().is_empty() => {
+            Some(waiting_for("PodInitializing", None))
+        }
+        _ if !initialized => Some(waiting_for("PodInitializing", None)),
+        _ => Some(waiting_for("ContainerCreating", None)),
+    }
+}
+
+fn waiting_on(hold: &super::observed::Hold, container: &Container, now: i64) -> ContainerState {
+    let image = container.image.as_deref().unwrap_or_default();
+    if hold.reason == "ErrImagePull" && now >= hold.since + 2 * SECOND {
+        let message = format!("Back-off pulling image {image:?}: {}", hold.message);
+        return waiting_for("ImagePullBackOff", Some(message));
+    }
+    waiting_for(hold.reason, Some(hold.message.clone()))
+}
+
+fn crash_loop(pod: &Desired, state: &Seen) -> ContainerState {
+    let ContainerPhase::Exited {
+        finished_ns: finished,
+        ..
+    } = state.phase
+    else {
+        return waiting_for("CrashLoopBackOff", None);
+    };
+    let seconds = (restart_at(state) - finished) / SECOND;
+    let message = format!(
+        "back-off {seconds}s restarting failed container={} pod={}",
+        state.spec.name, pod.key
+    );
+    waiting_for("CrashLoopBackOff", Some(message))
+}
+
+fn waiting_for(reason: &str, message: Option<String>) -> ContainerState {
+    let waiting = ContainerStateWaiting {
+        reason: Some(reason.to_owned()),
+        message,
+    };
+    ContainerState {
+        waiting: Some(waiting),
+        ..ContainerState::default()
+    }
+}
+
+fn running_state(state: Option<&Seen>) -> ContainerState {
+    let running = ContainerStateRunning {
+        started_at: state.map(|s| time(s.started_ns)),
+    };
+    ContainerState {
+        running: Some(running),
+        ..ContainerState::default()
+    }
+}
+
+fn terminated(pod: &Desired, name: &str, ended: &Ended) -> ContainerState {
+    let reason = match ended {
+        Ended {
+            oom_killed: true, ..
+        } => "OOMKilled",
+        Ended { code: 0, .. } => "Completed",
+        _ => "Error",
+    };
+    let terminated = ContainerStateTerminated {
+        exit_code: ended.code,
+        signal: ended.signal,
+        reason: Some(reason.to_owned()),
+        message: (!ended.message.is_empty()).then(|| ended.message.clone()),
+        started_at: (ended.started_ns > 0).then(|| time(ended.started_ns)),
+        finished_at: Some(time(ended.finished_ns)),
+        container_id: Some(container_id(&pod.key.uid, name, ended.attempt)),
+    };
+    ContainerState {
+        terminated: Some(terminated),
+        ..ContainerState::default()
+    }
+}
+
+fn cannot_start(seen: &Observed, name: &str, now: i64) -> ContainerState {
+    let hold = seen.prepare.get(name).and_then(Prepare::hold);
+    let terminated = ContainerStateTerminated {
+        exit_code: 128,
+        reason: Some("StartError".to_owned()),
+        message: hold.map(|hold| hold.message.clone()),
+        finished_at: Some(time(hold.map_or(now, |hold| hold.since))),
+        ..ContainerStateTerminated::default()
+    };
+    ContainerState {
+        terminated: Some(terminated),
+        ..ContainerState::default()
+    }
+}
+
+/// Whole seconds, as Kubernetes writes times.
+pub(crate) fn time(ns: i64) -> Time {
+    Time(jiff::Timestamp::from_second(ns.div_euclid(SECOND)).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,555 @@
+//! Volumes of a pod as folders on the node, and what a container's mounts of them come to. Made before a container
+//! starts; made again without harm.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{
+    Container, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, Volume,
+};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use waggle_runtime::spec::MountSpec;
+
+use super::desired::Desired;
+use super::env::{
+    BadReference, Surroundings, config_map, expand, field_value, resource_value, secret,
+};
+
+/// Why a volume can't be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VolumeFault {
+    /// A reference leads nowhere, or its kind is not known here.
+    #[error("volume {volume:?}: {why}")]
+    Unusable { volume: String, why: String },
+    /// The node's file system.
+    #[error("volume {volume:?}: cannot {operation} {path}: {source}", path = path.display())]
+    File {
+        volume: String,
+        operation: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// A container's mount.
+    #[error("mount {path:?}: {why}")]
+    Mount { path: String, why: String },
+}
+
+/// A file of a volume that is made from data.
+struct Content {
+    path: String,
+    data: Vec<u8>,
+    mode: u32,
+}
+
+/// Makes the pod's volumes below `folder`; where each one is.
+pub(crate) fn prepare(
+    pod: &Desired,
+    folder: &Path,
+    around: &Surroundings<'_>,
+) -> Result<BTreeMap<String, PathBuf>, VolumeFault> {
+    let volumes = pod
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.volumes.as_deref())
+        .unwrap_or_default();
+    let mut places = BTreeMap::new();
+    for volume in volumes {
+        places.insert(
+            volume.name.clone(),
+            one(pod, volume, &folder.join(&volume.name), around)?,
+        );
+    }
+    Ok(places)
+}
+
+/// Undoes what `prepare` mounted, so that the folder can be removed.
+pub(crate) fn release(folder: &Path) -> std::io::Result<()> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        if is_mount_point(&entry.path()) {
+            umount2(&entry.path(), MntFlags::MNT_DETACH).map_err(std::io::Error::from)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_mount_point(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let device = |path: &Path| std::fs::symlink_metadata(path).map(|m| m.dev()).ok();
+    path.parent()
+        .is_some_and(|parent| device(path) != device(parent))
+}
+
+fn one(
+    pod: &Desired,
+    volume: &Volume,
+    place: &Path,
+    around: &Surroundings<'_>,
+) -> Result<PathBuf, VolumeFault> {
+    let unusable = |why: String| VolumeFault::Unusable {
+        volume: volume.name.clone(),
+        why,
+    };
+    let file = |operation: &'static str, path: &Path| {
+        let (volume, path) = (volume.name.clone(), path.to_owned());
+        move |source| VolumeFault::File {
+            volume,
+            operation,
+            path,
+            source,
+        }
+    };
+    if let Some(host) = &volume.host_path {
+        return host_path(host).map_err(unusable);
+    }
+    let group = fs_group(pod);
+    if let Some(empty) = &volume.empty_dir {
+        std::fs::create_dir_all(place).map_err(file("make", place))?;
+        if empty.medium.as_deref() == Some("Memory") && !is_mount_point(place) {
+            let limit = empty
+                .size_limit
+                .as_ref()
+                .and_then(|q| q.0.parse::<waggle_model::Bytes>().ok());
+            let size = limit.map_or_else(
+                || "mode=0777".to_owned(),
+                |b| format!("mode=0777,size={}", b.0),
+            );
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+            mount(
+                Some("tmpfs"),
+                place,
+                Some("tmpfs"),
+                flags,
+                Some(size.as_str()),
+            )
+            .map_err(|errno| file("mount a tmpfs at", place)(errno.into()))?;
+        }
+        open_to(place, 0o777, group).map_err(file("open", place))?;
+        return Ok(place.to_owned());
+    }
+    let contents = contents(pod, volume, around)
+        .ok_or_else(|| unusable("its kind is not supported by this version".to_owned()))?
+        .map_err(|error| unusable(error.to_string()))?;
+    write_all(place, &contents, group).map_err(file("write", place))?;
+    Ok(place.to_owned())
+}
+
+fn fs_group(pod: &Desired) -> Option<u32> {
+    let context = pod.pod.spec.as_ref()?.security_context.as_ref()?;
+    u32::try_from(context.fs_group?).ok()
+}
+
+fn open_to(path: &Path, mode: u32, group: Option<u32>) -> std::io::Result<()> {
+    if let Some(group) = group {
+        std::os::unix::fs::lchown(path, None, Some(group))?;
+    }
+    let set_gid = if group.is_some() && path.is_dir() {
+        0o2000
+    } else {
+        0
+    };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | set_gid))
+}
+
+fn host_path(host: &HostPathVolumeSource) -> Result<PathBuf, String> {
+    let path = PathBuf::from(&host.path);
+    let found = std::fs::metadata(&path).ok();
+    let fault = |what: &str| Err(format!("host path {:?} is no {what}", host.path));
+    match (host.type_.as_deref().unwrap_or_default(), found) {
+        ("DirectoryOrCreate", None) => std::fs::create_dir_all(&path)
+            .map_err(|error| format!("cannot make host path {:?}: {error}", host.path))?,
+        ("FileOrCreate", None) => std::fs::write(&path, b"")
+            .map_err(|error| format!("cannot make host path {:?}: {error}", host.path))?,
+        (_, None) => return Err(format!("host path {:?} does not exist", host.path)),
+        ("Directory" | "DirectoryOrCreate", Some(found)) if !found.is_dir() => {
+            return fault("folder");
+        }
+        ("File" | "FileOrCreate", Some(found)) if !found.is_file() => return fault("file"),
+        _ => {}
+    }
+    Ok(path)
+}
+
+/// Files of a volume that is made from data; `None` for kinds that are not.
+fn contents(
+    pod: &Desired,
+    volume: &Volume,
+    around: &Surroundings<'_>,
+) -> Option<Result<Vec<Content>, BadReference>> {
+    let mode = |mode: Option<i32>| mode.unwrap_or(0o644).cast_unsigned();
+    if let Some(source) = &volume.config_map {
+        let optional = source.optional == Some(true);
+        let items = source.items.as_deref();
+        return Some(from_config_map(
+            pod,
+            &source.name,
+            optional,
+            items,
+            mode(source.default_mode),
+        ));
+    }
+    if let Some(source) = &volume.secret {
+        let optional = source.optional == Some(true);
+        let name = source.secret_name.as_deref().unwrap_or_default();
+        return Some(from_secret(
+            pod,
+            name,
+            optional,
+            source.items.as_deref(),
+            mode(source.default_mode),
+        ));
+    }
+    if let Some(source) = &volume.downward_api {
+        let items = source.items.as_deref().unwrap_or_default();
+        return Some(from_downward(pod, items, mode(source.default_mode), around));
+    }
+    let projected = volume.projected.as_ref()?;
+    let mode = mode(projected.default_mode);
+    let mut all = Vec::new();
+    for source in projected.sources.iter().flatten() {
+        let part = if let Some(map) = &source.config_map {
+            from_config_map(
+                pod,
+                &map.name,
+                map.optional == Some(true),
+                map.items.as_deref(),
+                mode,
+            )
+        } else if let Some(secret) = &source.secret {
+            from_secret(
+                pod,
+                &secret.name,
+                secret.optional == Some(true),
+                secret.items.as_deref(),
+                mode,
+            )
+        } else if let Some(downward) = &source.downward_api {
+            from_downward(
+                pod,
+                downward.items.as_deref().unwrap_or_default(),
+                mode,
+                around,
+            )
+        } else {
+            let why =
+                "projects a source that is not supported by this version (serviceAccountToken?)";
+            Err(BadReference(why.to_owned()))
+        };
+        match part {
+            Ok(part) => all.extend(part),
+            Err(error) => return Some(Err(error)),
+        }
+    }
+    Some(Ok(all))
+}
+
+fn from_config_map(
+    pod: &Desired,
+    name: &str,
+    optional: bool,
+    items: Option<&[KeyToPath]>,
+    mode: u32,
+) -> Result<Vec<Content>, BadReference> {
+    let text = config_map(pod, name, optional)?.unwrap_or_default();
+    let binary = pod
+        .config_maps
+        .get(name)
+        .and_then(|map| map.binary_data.clone())
+        .unwrap_or_default();
+    let text = text
+        .into_iter()
+        .map(|(key, value)| (key, value.into_bytes()));
+    let data: BTreeMap<String, Vec<u8>> = text
+        .chain(binary.into_iter().map(|(k, v)| (k, v.0)))
+        .collect();
+    select(&data, items, mode, optional, name)
+}
+
+fn from_secret(
+    pod: &Desired,
+    name: &str,
+    optional: bool,
+    items: Option<&[KeyToPath]>,
+    mode: u32,
+) -> Result<Vec<Content>, BadReference> {
+    let data = secret(pod, name, optional)?.unwrap_or_default();
+    select(&data, items, mode, optional, name)
+}
+
+fn select(
+    data: &BTreeMap<String, Vec<u8>>,
+    items: Option<&[KeyToPath]>,
+    mode: u32,
+    optional: bool,
+    name: &str,
+) -> Result<Vec<Content>, BadReference> {
+    let Some(items) = items else {
+        let all = data.iter().map(|(key, data)| Content {
+            path: key.clone(),
+            data: data.clone(),
+            mode,
+        });
+        return Ok(all.collect());
+    };
+    let mut chosen = Vec::new();
+    for item in items {
+        match data.get(&item.key) {
+            Some(data) => chosen.push(Content {
+                path: item.path.clone(),
+                data: data.clone(),
+                mode: item.mode.map_or(mode, i32::cast_unsigned),
+            }),
+            None if optional => {}
+            None => return Err(BadReference(format!("{name:?} has no key {:?}", item.key))),
+        }
+    }
+    Ok(chosen)
+}
+
+fn from_downward(
+    pod: &Desired,
+    items: &[DownwardAPIVolumeFile],
+    mode: u32,
+    around: &Surroundings<'_>,
+) -> Result<Vec<Content>, BadReference> {
+    let mut files = Vec::new();
+    for item in items {
+        let text = if let Some(field) = &item.field_ref {
+            field_value(pod, &field.field_path, around)?
+        } else if let Some(resource) = &item.resource_field_ref {
+            let name = resource.container_name.as_deref().unwrap_or_default();
+            let container = pod
+                .all_containers()
+                .find(|c| c.name == name)
+                .ok_or_else(|| BadReference(format!("pod has no container {name:?}")))?;
+            let divisor = resource.divisor.as_ref().map_or("1", |q| q.0.as_str());
+            resource_value(container, &resource.resource, divisor, around)?
+        } else {
+            String::new()
+        };
+        let mode = item.mode.map_or(mode, i32::cast_unsigned);
+        files.push(Content {
+            path: item.path.clone(),
+            data: text.into_bytes(),
+            mode,
+        });
+    }
+    Ok(files)
+}
+
+/// A relative path that stays below its start.
+fn inside(path: &str) -> Option<&Path> {
+    let path = Path::new(path);
+    let plain = path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
+    (plain && path.components().next().is_some()).then_some(path)
+}
+
+/// Writes each file whole, and removes files that are no longer in the data.
+fn write_all(place: &Path, contents: &[Content], group: Option<u32>) -> std::io::Result<()> {
+    std::fs::create_dir_all(place)?;
+    open_to(place, 0o755, group)?;
+    let mut tops = Vec::new();
+    for content in contents {
+        let relative = inside(&content.path).ok_or_else(|| {
+            std::io::Error::other(format!("path {:?} leads out of the volume", content.path))
+        })?;
+        tops.extend(
+            relative
+                .components()
+                .next()
+                .map(|top| top.as_os_str().to_owned()),
+        );
+        let path = place.join(relative);
+        if std::fs::read(&path).is_ok_and(|old| old == content.data) {
+            open_to(&path, content.mode, group)?;
+            continue;
+        }
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push("..new");
+        let new = path.with_file_name(name);
+        std::fs::write(&new, &content.data)?;
+        open_to(&new, content.mode, group)?;
+        std::fs::rename(&new, &path)?;
+    }
+    for entry in std::fs::read_dir(place)?.flatten() {
+        if !tops.contains(&entry.file_name()) {
+            let path = entry.path();
+            if path.is_dir() {
+                std::fs::remove_dir_all(path)?
+            } else {
+                std::fs::remove_file(path)?
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The mounts of `container`, given where the volumes are and its environment.
+pub(crate) fn mounts(
+    container: &Container,
+    places: &BTreeMap<String, PathBuf>,
+    env: &[String],
+) -> Result<Vec<MountSpec>, VolumeFault> {
+    let mut mounts = Vec::new();
+    for wanted in container.volume_mounts.iter().flatten() {
+        let fault = |why: String| VolumeFault::Mount {
+            path: wanted.mount_path.clone(),
+            why,
+        };
+        let place = places
+            .get(&wanted.name)
+            .ok_or_else(|| fault(format!("the pod has no volume {:?}", wanted.name)))?;
+        let lookup = |name: &str| {
+            env.iter()
+                .rev()
+                .find_map(|pair| pair.split_once('=').filter(|(k, _)| *k == name))
+                .map(|(_, v)| v.to_owned())
+        };
+        let sub = match (&wanted.sub_path, &wanted.sub_path_expr) {
+            (Some(sub), _) if !sub.is_empty() => Some(sub.clone()),
+            (_, Some(expression)) if !expression.is_empty() => Some(expand(expression, &lookup)),
+            _ => None,
+        };
+        let source = match sub {
+            Some(sub) => below(place, &sub).map_err(fault)?,
+            None => place.clone(),
+        };
+        mounts.push(MountSpec {
+            source: Some(source),
+            target: wanted.mount_path.clone(),
+            read_only: wanted.read_only == Some(true),
+            tmpfs_bytes: None,
+        });
+    }
+    Ok(mounts)
+}
+
+/// `sub` below a volume; made as a folder when missing, refused when it leads out through a link.
+fn below(place: &Path, sub: &str) -> Result<PathBuf, String> {
+    let relative = inside(sub).ok_or_else(|| format!("subPath {sub:?} leads out of the volume"))?;
+    let path = place.join(relative);
+    if std::fs::symlink_metadata(&path).is_err() {
+        std::fs::create_dir_all(&path)
+            .map_err(|error| format!("cannot make subPath {sub:?}: {error}"))?;
+    }
+    let real = path
+        .canonicalize()
+        .map_err(|error| format!("subPath {sub:?}: {error}"))?;
+    let root = place
+        .canonicalize()
+        .map_err(|error| format!("volume: {error}"))?;
+    if real.starts_with(root) {
+        Ok(real)
+    } else {
+        Err(format!("subPath {sub:?} leads out of the volume"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waggle_model::network::NetworkState;
+
+    use super::*;
+    use crate::pods::fixture::pod;
+
+    fn prepared(spec: &str, folder: &Path) -> Result<BTreeMap<String, PathBuf>, VolumeFault> {
+        let mut pod = pod(spec);
+        let map = r#"{"metadata":{"name":"m"},"data":{"a":"1","b":"2"}}"#;
+        pod.config_maps
+            .insert("m".into(), serde_json::from_str(map).unwrap());
+        let state = NetworkState::default();
+        let around = Surroundings {
+            node: "node1",
+            host: "172.30.0.11".parse().unwrap(),
+            node_cpu: 2000,
+            node_memory: 1 << 30,
+            services: &state,
+            api: None,
+        };
+        prepare(&pod, folder, &around)
+    }
+
+    #[test]
+    fn data_becomes_files_and_stale_files_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = r#"{"volumes":[{"name":"v","configMap":{"name":"m","items":[{"key":"a","path":"x/y","mode":256}]}}]}"#;
+        let place = prepared(
+            r#"{"volumes":[{"name":"v","configMap":{"name":"m"}}]}"#,
+            folder.path(),
+        )
+        .unwrap()["v"]
+            .clone();
+        assert_eq!(std::fs::read_to_string(place.join("b")).unwrap(), "2");
+        prepared(spec, folder.path()).unwrap();
+        assert_eq!(std::fs::read_to_string(place.join("x/y")).unwrap(), "1");
+        assert_eq!(
+            std::fs::metadata(place.join("x/y"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o400
+        );
+        assert!(!place.join("a").exists() && !place.join("b").exists());
+        let down = r#"{"volumes":[{"name":"d","downwardAPI":{"items":[{"path":"labels","fieldRef":{"fieldPath":"metadata.labels"}}]}}]}"#;
+        let place = prepared(down, folder.path()).unwrap()["d"].clone();
+        assert_eq!(
+            std::fs::read_to_string(place.join("labels")).unwrap(),
+            "app=\"web\""
+        );
+    }
+
+    #[test]
+    fn what_can_not_be_had_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for (volume, part) in [
+            (
+                r#"{"name":"v","configMap":{"name":"no"}}"#,
+                "volume \"v\": configmap \"no\" not found",
+            ),
+            (
+                r#"{"name":"v","configMap":{"name":"m","items":[{"key":"z","path":"z"}]}}"#,
+                "no key \"z\"",
+            ),
+            (
+                r#"{"name":"v","configMap":{"name":"m","items":[{"key":"a","path":"../z"}]}}"#,
+                "leads out",
+            ),
+            (
+                r#"{"name":"v","hostPath":{"path":"/no/such/place"}}"#,
+                "does not exist",
+            ),
+            (
+                r#"{"name":"v","nfs":{"server":"s","path":"/p"}}"#,
+                "not supported",
+            ),
+        ] {
+            let error = prepared(&format!(r#"{{"volumes":[{volume}]}}"#), folder.path())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_sub_path_stays_inside() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc", folder.path().join("out")).unwrap();
+        assert_eq!(
+            below(folder.path(), "a/b").unwrap(),
+            folder.path().canonicalize().unwrap().join("a/b")
+        );
+        for sub in ["../x", "/etc", "out", ""] {
+            assert!(below(folder.path(), sub).is_err(), "{sub}");
+        }
+    }
+}

@@ -1,0 +1,632 @@
+//! The task of one pod: looks, asks `next` what to do, does it, and tells the server what it sees. It has no choices
+//! of its own; when a step fails it remembers the failure, and `next` says when to try again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, PodStatus};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use waggle_datapath::PodLink;
+use waggle_runtime::images::Image;
+use waggle_runtime::spec::{ContainerPhase, ContainerState, Sandbox, SandboxSpec};
+use waggle_wire::v1;
+
+use super::desired::Desired;
+use super::files;
+use super::next::{Step, StopReason, next_steps, over_before};
+use super::observed::{Hold, Observed, Prepare, SECOND};
+use super::status::pod_status;
+use super::stop::Stopper;
+use crate::clock;
+use crate::node::Node;
+use crate::probe;
+
+/// How long a pod waits for the network state to be in the kernel.
+const NETWORK: Duration = Duration::from_secs(3);
+
+/// What a pod's task hears.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// All that the supervisor has of this pod.
+    All(Option<Sandbox>, Vec<ContainerState>),
+    /// One container changed.
+    Changed(Box<ContainerState>),
+    /// A container's image is here, or not.
+    Image {
+        container: String,
+        reference: String,
+        result: Result<Box<Image>, ImageFault>,
+    },
+    /// Probes of one attempt of a container.
+    Probe {
+        container: String,
+        attempt: u32,
+        report: probe::Report,
+    },
+}
+
+/// Why an image is not here.
+#[derive(Debug)]
+pub(crate) struct ImageFault {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// How a step failed; the pod's containers stay as they are.
+pub(crate) struct StepFault {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+impl StepFault {
+    pub(crate) fn new(reason: &'static str, message: impl std::fmt::Display) -> Self {
+        Self {
+            reason,
+            message: message.to_string(),
+        }
+    }
+}
+
+/// The task's state.
+pub(crate) struct Worker {
+    pub(super) node: Arc<Node>,
+    pub(super) pod: Arc<Desired>,
+    desired: watch::Receiver<Arc<Desired>>,
+    mail: mpsc::UnboundedReceiver<Mail>,
+    pub(super) post: mpsc::UnboundedSender<Mail>,
+    pub(super) seen: Observed,
+    sandbox: Option<Sandbox>,
+    attached_as: Option<PodLink>,
+    pub(super) images: BTreeMap<String, Image>,
+    probers: BTreeMap<String, (u32, AbortHandle)>,
+    stoppers: BTreeMap<String, Stopper>,
+    status: Option<PodStatus>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.probers.values().for_each(|(_, prober)| prober.abort());
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        desired: watch::Receiver<Arc<Desired>>,
+        mail: mpsc::UnboundedReceiver<Mail>,
+        post: mpsc::UnboundedSender<Mail>,
+    ) -> Self {
+        let pod = desired.borrow().clone();
+        let started = pod
+            .pod
+            .status
+            .as_ref()
+            .and_then(|s| s.start_time.as_ref())
+            .map(|t| t.0.as_second());
+        let started = started.map_or_else(clock::now, |seconds| seconds * SECOND);
+        let status = pod
+            .pod
+            .status
+            .clone()
+            .filter(|status| status.start_time.is_some());
+        Self {
+            node,
+            pod,
+            desired,
+            mail,
+            post,
+            seen: Observed {
+                started,
+                ..Observed::default()
+            },
+            sandbox: None,
+            attached_as: None,
+            images: BTreeMap::new(),
+            probers: BTreeMap::new(),
+            stoppers: BTreeMap::new(),
+            status,
+        }
+    }
+
+    /// Runs until the pod is gone.
+    pub(crate) async fn run(mut self) {
+        // Nothing is decided before it is known what is there already.
+        while let Some(mail) = self.mail.recv().await {
+            let all = matches!(mail, Mail::All(..));
+            self.hear(mail);
+            if all {
+                break;
+            }
+        }
+        loop {
+            self.pod = self.refreshed();
+            self.refresh_attachment();
+            self.keep_probers();
+            self.publish();
+            let steps = next_steps(&self.pod, &self.seen, clock::now());
+            let mut wake = None;
+            let mut done = false;
+            for step in steps {
+                match step {
+                    Step::Wake(at) => wake = Some(wake.map_or(at, |known: i64| known.min(at))),
+                    Step::Teardown => {
+                        done = true;
+                        if self.teardown().await {
+                            return;
+                        }
+                    }
+                    step => {
+                        done = true;
+                        self.carry_out(step).await;
+                    }
+                }
+            }
+            if done {
+                // Look again at once, with what has been heard meanwhile.
+                while let Ok(mail) = self.mail.try_recv() {
+                    self.hear(mail);
+                }
+                continue;
+            }
+            if !self.wait(wake).await {
+                return;
+            }
+        }
+    }
+
+    /// False when nobody is left who could say anything.
+    async fn wait(&mut self, wake: Option<i64>) -> bool {
+        let pause = wake.map_or(Duration::from_secs(3600), |at| {
+            Duration::from_nanos(u64::try_from(at - clock::now()).unwrap_or(0))
+        });
+        tokio::select! {
+            changed = self.desired.changed() => {
+                if changed.is_ok() {
+                    self.refresh_volumes();
+                }
+                changed.is_ok()
+            }
+            mail = self.mail.recv() => {
+                mail.map(|mail| self.hear(mail)).is_some()
+            }
+            () = tokio::time::sleep(pause) => true,
+        }
+    }
+
+    /// The pod as it is wanted now.
+    pub(super) fn refreshed(&mut self) -> Arc<Desired> {
+        self.desired.borrow_and_update().clone()
+    }
+
+    fn hear(&mut self, mail: Mail) {
+        match mail {
+            Mail::All(sandbox, containers) => {
+                self.seen.sandbox = sandbox.is_some();
+                self.sandbox = sandbox;
+                let here = |name: &String| containers.iter().any(|state| state.spec.name == *name);
+                self.seen.containers.retain(|name, _| here(name));
+                containers.into_iter().for_each(|state| self.see(state));
+                let gone: Vec<String> = self
+                    .stoppers
+                    .keys()
+                    .filter(|name| !self.seen.has_process(name))
+                    .cloned()
+                    .collect();
+                gone.iter().for_each(|name| self.forget_stopper(name));
+            }
+            Mail::Changed(state) => {
+                self.see(*state);
+            }
+            Mail::Image {
+                container,
+                reference,
+                result,
+            } => self.image_came(container, &reference, result),
+            Mail::Probe {
+                container,
+                attempt,
+                report,
+            } => {
+                if self
+                    .seen
+                    .containers
+                    .get(&container)
+                    .is_some_and(|s| s.spec.attempt == attempt)
+                {
+                    self.probe_said(&container, report);
+                }
+            }
+        }
+    }
+
+    fn see(&mut self, state: ContainerState) {
+        let name = state.spec.name.clone();
+        let before = self.seen.containers.get(&name);
+        // What was said before a call may be heard after it: a container never goes back.
+        if before.is_some_and(|before| progress(before) > progress(&state)) {
+            return;
+        }
+        let new_exit = state.exited()
+            && before.is_none_or(|b| !b.exited() || b.spec.attempt < state.spec.attempt);
+        for note in state
+            .notes
+            .iter()
+            .filter(|note| before.is_none_or(|b| !b.notes.contains(note)))
+        {
+            self.node
+                .recorder
+                .warning(&self.pod.key, &name, "Adjusted", note.clone());
+        }
+        if new_exit {
+            self.forget_stopper(&name);
+            self.seen.verdicts.remove(&name);
+            let message = self.termination_message(&state);
+            self.seen.messages.insert(name.clone(), message);
+        }
+        self.seen.containers.insert(name, state);
+    }
+
+    fn forget_stopper(&mut self, name: &str) {
+        self.seen.stopping.remove(name);
+        if let Some(stopper) = self.stoppers.remove(name) {
+            stopper.abort();
+        }
+    }
+
+    fn image_came(
+        &mut self,
+        container: String,
+        reference: &str,
+        result: Result<Box<Image>, ImageFault>,
+    ) {
+        let before = self
+            .seen
+            .prepare
+            .get(&container)
+            .and_then(Prepare::hold)
+            .cloned();
+        match result {
+            Ok(image) => {
+                self.images.insert(container.clone(), *image);
+                self.seen.prepare.insert(
+                    container,
+                    Prepare::Ready(before.filter(|hold| !hold.is_image())),
+                );
+            }
+            Err(fault) => {
+                let text = format!("Failed to pull image {reference:?}: {}", fault.message);
+                self.node
+                    .recorder
+                    .warning(&self.pod.key, &container, "Failed", text);
+                let before = before.filter(Hold::is_image);
+                let hold = Hold::after(before.as_ref(), fault.reason, fault.message, clock::now());
+                self.seen.prepare.insert(container, Prepare::Held(hold));
+            }
+        }
+    }
+
+    fn probe_said(&mut self, container: &str, report: probe::Report) {
+        if let Some(failure) = report.failure {
+            self.node
+                .recorder
+                .warning(&self.pod.key, container, "Unhealthy", failure);
+        }
+        self.seen
+            .verdicts
+            .insert(container.to_owned(), report.verdict);
+    }
+
+    /// A pod whose identity changed has to be attached again.
+    fn refresh_attachment(&mut self) {
+        if self.pod.host_network() {
+            self.seen.attached = self.seen.sandbox;
+            return;
+        }
+        let wanted = self.link();
+        self.seen.attached =
+            self.seen.sandbox && self.attached_as.is_some() && self.attached_as == wanted;
+    }
+
+    fn link(&self) -> Option<PodLink> {
+        Some(PodLink {
+            uid: self.pod.key.uid.clone(),
+            netns: self.sandbox.as_ref()?.netns.clone()?,
+            address: self.pod.address?,
+            identity: self.pod.identity,
+            tenant: self.pod.tenant,
+        })
+    }
+
+    /// Probes run exactly while their container does.
+    fn keep_probers(&mut self) {
+        let seen = &self.seen;
+        self.probers.retain(|name, (attempt, prober)| {
+            let same = seen
+                .containers
+                .get(name)
+                .is_some_and(|s| s.spec.attempt == *attempt && s.pid.is_some());
+            let keep = same && seen.has_process(name) && !seen.stopping.contains_key(name);
+            if !keep {
+                prober.abort();
+            }
+            keep
+        });
+        let pod = Arc::clone(&self.pod);
+        let own = if pod.host_network() {
+            Some(self.node.address)
+        } else {
+            pod.address
+        };
+        let Some(address) = own else { return };
+        for container in pod.all_containers() {
+            let Some(state) = self.seen.containers.get(&container.name) else {
+                continue;
+            };
+            let running = self.seen.life(&container.name) == super::observed::Life::Running;
+            if !running
+                || self.probers.contains_key(&container.name)
+                || self.seen.stopping.contains_key(&container.name)
+            {
+                continue;
+            }
+            let (name, attempt, post) = (
+                container.name.clone(),
+                state.spec.attempt,
+                self.post.clone(),
+            );
+            let asker = Arc::new(super::exec::ProbeExec::new(
+                Arc::clone(&self.node.containers),
+                &pod.key.uid,
+            ));
+            let report = move |report| {
+                drop(post.send(Mail::Probe {
+                    container: name.clone(),
+                    attempt,
+                    report,
+                }));
+            };
+            if let Some(handle) = probe::watch(container, address, asker, report) {
+                self.probers
+                    .insert(container.name.clone(), (attempt, handle));
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        // A pod that is no longer bound here has no status of ours, and the last word on one that was over before
+        // this node lost it has been said.
+        if self.pod.removed || over_before(&self.pod, &self.seen) {
+            return;
+        }
+        let status = pod_status(
+            &self.pod,
+            &self.seen,
+            self.status.as_ref(),
+            self.node.address,
+            clock::now(),
+        );
+        if self.status.as_ref() == Some(&status) {
+            return;
+        }
+        match serde_json::to_vec(&status) {
+            Ok(json) => self.node.outbox.pod_status(v1::PodStatus {
+                namespace: self.pod.key.namespace.clone(),
+                name: self.pod.key.name.clone(),
+                uid: self.pod.key.uid.clone(),
+                status_json: json.into(),
+            }),
+            Err(error) => tracing::error!(pod = %self.pod.key, %error, "a status can't be encoded"),
+        }
+        self.status = Some(status);
+    }
+
+    async fn carry_out(&mut self, step: Step) {
+        tracing::debug!(pod = %self.pod.key, ?step, "step");
+        match step {
+            Step::CreateSandbox => {
+                let result = self.create_sandbox().await;
+                self.sandbox_step("create the sandbox", result);
+            }
+            Step::Attach => {
+                let result = self.attach().await;
+                self.sandbox_step("set up the network", result);
+            }
+            Step::Pull { container } => self.pull(&container),
+            Step::Start { container, streak } => self.start_step(&container, streak).await,
+            Step::Stop {
+                container,
+                grace,
+                why,
+            } => self.stop(&container, grace, why),
+            Step::Teardown | Step::Wake(_) => {}
+        }
+    }
+
+    fn sandbox_step(&mut self, what: &str, result: Result<(), StepFault>) {
+        match result {
+            Ok(()) if self.seen.attached => self.seen.sandbox_hold = None,
+            Ok(()) => {}
+            Err(fault) => {
+                let message = format!("Failed to {what} of the pod: {}", fault.message);
+                self.node
+                    .recorder
+                    .warning(&self.pod.key, "", fault.reason, message.clone());
+                let before = self.seen.sandbox_hold.take();
+                self.seen.sandbox_hold = Some(Hold::after(
+                    before.as_ref(),
+                    fault.reason,
+                    message,
+                    clock::now(),
+                ));
+            }
+        }
+    }
+
+    async fn create_sandbox(&mut self) -> Result<(), StepFault> {
+        let failed =
+            |error: &dyn std::fmt::Display| StepFault::new("FailedCreatePodSandBox", error);
+        self.write_files().map_err(|error| failed(&error))?;
+        let spec = SandboxSpec {
+            pod: self.pod.key.uid.clone(),
+            namespace: self.pod.key.namespace.clone(),
+            name: self.pod.key.name.clone(),
+            hostname: files::hostname(&self.pod),
+            host_network: self.pod.host_network(),
+        };
+        let sandbox = self
+            .node
+            .containers
+            .client()
+            .await
+            .create_sandbox(spec)
+            .await
+            .map_err(|e| failed(&e))?;
+        self.sandbox = Some(sandbox);
+        self.seen.sandbox = true;
+        self.refresh_attachment();
+        Ok(())
+    }
+
+    async fn attach(&mut self) -> Result<(), StepFault> {
+        let failed =
+            |error: &dyn std::fmt::Display| StepFault::new("FailedCreatePodSandBox", error);
+        let link = self
+            .link()
+            .ok_or_else(|| failed(&"the server has reserved no address for it"))?;
+        let attachment = self
+            .node
+            .datapath
+            .attach_pod(&link)
+            .await
+            .map_err(|error| failed(&error))?;
+        tracing::debug!(pod = %self.pod.key, interface = attachment.interface, adopted = attachment.adopted, "attached");
+        self.attached_as = Some(link);
+        self.refresh_attachment();
+        self.await_network().await;
+        Ok(())
+    }
+
+    /// What was known of the network when the pod was attached is in the kernel before its first process starts.
+    async fn await_network(&self) {
+        let wanted = self.node.network.borrow().generation;
+        let mut applied = self.node.applied.subscribe();
+        let there = applied.wait_for(|generation| *generation >= wanted);
+        if tokio::time::timeout(NETWORK, there).await.is_err() {
+            tracing::warn!(pod = %self.pod.key, %wanted, "starts before the network state is applied");
+        }
+    }
+
+    fn stop(&mut self, name: &str, grace: i64, why: StopReason) {
+        let container = self.pod.all_containers().find(|c| c.name == *name).cloned();
+        let container = container.unwrap_or_else(|| Container {
+            name: name.to_owned(),
+            ..Container::default()
+        });
+        let message = match why {
+            StopReason::PodEnds => format!("Stopping container {name}"),
+            StopReason::Complete => format!("Stopping sidecar {name}: its pod is complete"),
+            StopReason::Unhealthy => {
+                format!("Container {name} failed its probe, will be restarted")
+            }
+            StopReason::Changed => {
+                format!("Container {name} definition changed, will be restarted")
+            }
+        };
+        let stopped_before = self
+            .stoppers
+            .remove(name)
+            .map(|stopper| stopper.abort())
+            .is_some();
+        if !stopped_before {
+            self.node
+                .recorder
+                .normal(&self.pod.key, name, "Killing", message);
+        }
+        let signal = self
+            .images
+            .get(name)
+            .and_then(|image| image.config.stop_signal.clone());
+        let stopper = Stopper::start(
+            &self.node,
+            &self.pod,
+            container,
+            grace,
+            signal,
+            !stopped_before,
+        );
+        self.seen
+            .stopping
+            .insert(name.to_owned(), clock::now() + grace * SECOND);
+        self.stoppers.insert(name.to_owned(), stopper);
+    }
+
+    /// True once nothing of the pod is left.
+    async fn teardown(&mut self) -> bool {
+        match self.remove_all().await {
+            Ok(()) => {
+                let key = &self.pod.key;
+                tracing::info!(pod = %key, "pod is gone");
+                if self.pod.removed {
+                    self.node.outbox.forget(&key.uid);
+                } else {
+                    self.node.outbox.pod_gone(v1::PodGone {
+                        namespace: key.namespace.clone(),
+                        name: key.name.clone(),
+                        uid: key.uid.clone(),
+                    });
+                }
+                true
+            }
+            Err(fault) => {
+                let message = format!("Failed to remove the pod: {}", fault.message);
+                tracing::warn!(pod = %self.pod.key, message);
+                self.node
+                    .recorder
+                    .warning(&self.pod.key, "", fault.reason, message.clone());
+                let before = self.seen.sandbox_hold.take();
+                let mut hold = Hold::after(before.as_ref(), fault.reason, message, clock::now());
+                hold.until = hold.until.min(clock::now() + 5 * SECOND);
+                self.seen.sandbox_hold = Some(hold);
+                false
+            }
+        }
+    }
+
+    async fn remove_all(&mut self) -> Result<(), StepFault> {
+        let failed = |error: &dyn std::fmt::Display| StepFault::new("FailedKillPod", error);
+        let uid = &self.pod.key.uid;
+        let client = self.node.containers.client().await;
+        let names: Vec<String> = self.seen.containers.keys().cloned().collect();
+        for name in names {
+            client
+                .remove_container(uid, &name)
+                .await
+                .map_err(|error| failed(&error))?;
+            self.seen.containers.remove(&name);
+        }
+        self.node
+            .datapath
+            .detach_pod(uid)
+            .await
+            .map_err(|error| failed(&error))?;
+        self.attached_as = None;
+        client
+            .remove_sandbox(uid)
+            .await
+            .map_err(|error| failed(&error))?;
+        (self.sandbox, self.seen.sandbox) = (None, false);
+        self.remove_files().map_err(|error| failed(&error))
+    }
+}
+
+/// How far a container has come; grows with every attempt and phase.
+fn progress(state: &ContainerState) -> (u32, u8) {
+    let phase = match state.phase {
+        ContainerPhase::Created => 0,
+        ContainerPhase::Running => 1,
+        ContainerPhase::Exited { .. } => 2,
+    };
+    (state.spec.attempt, phase)
+}

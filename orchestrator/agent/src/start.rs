@@ -1,0 +1,252 @@
+//! Starts the node: checks what can be checked with one clear error each, opens the adapters, adopts what an earlier
+//! agent left, and runs every task until the end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use tokio::sync::watch;
+use waggle_datapath::{Capacity, Config, Datapath, PodLink};
+use waggle_dns::{DnsOptions, DnsServer, Upstream};
+use waggle_runtime::cgroup::Cgroups;
+use waggle_runtime::images::{ImageStore, PullOptions};
+
+use crate::containers::Containers;
+use crate::enrol::Enrolment;
+use crate::events::Recorder;
+use crate::folder::Folder;
+use crate::machine::{self, Machine};
+use crate::node::Node;
+use crate::outbox::Outbox;
+use crate::persist::{Keeper, Known};
+use crate::pods::table::Table;
+use crate::session::{Session, decode};
+use crate::{AgentError, AgentOptions, admin, clock, network};
+
+/// Where the node's own name servers are.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// How long adopting the pods' links may take before the node starts without.
+const ADOPTION: Duration = Duration::from_secs(20);
+
+/// Runs the node until `shutdown`.
+pub(crate) async fn run(
+    options: AgentOptions,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), AgentError> {
+    // One provider for the process; a second agent in one process finds it set.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let unified = check(&options)?;
+    let folder = Folder::open(&options.data)?;
+    let _only = lock(&options)?;
+    let keeper = Arc::new(Keeper::new(folder.state()));
+    let known = keeper.load()?;
+    let enrolment = Enrolment {
+        node: options.node.clone(),
+        folder: folder.identity(),
+        servers: options.servers.clone(),
+        token: options.token.clone(),
+    };
+    let identity = enrolment.kept(clock::seconds())?;
+    let dns = DnsServer::bind(&dns_options(&options)).await?;
+    let socket = admin::bind(&folder.admin_socket())?;
+    let containers = Containers::open(
+        folder.runtime(),
+        &options.cgroup,
+        options.supervisor.clone(),
+    )
+    .await
+    .map_err(|error| AgentError::Supervisor(error.to_string()))?;
+    let datapath = datapath(&options, unified).await?;
+    let images =
+        ImageStore::open(folder.images()).map_err(|error| AgentError::Images(error.to_string()))?;
+    let node = Arc::new(node(&options, folder, containers, images, datapath, &known));
+    adopt(&node, &known).await;
+    let table = Table::new(Arc::clone(&node));
+    table.set(decode(known.pods.pods.iter()), false);
+    let listener = SocketAddr::new(options.address, 53);
+    let (zone, zones) = watch::channel(None);
+    let session = Session {
+        node: Arc::clone(&node),
+        table: table.clone(),
+        enrolment,
+        keeper: Arc::clone(&keeper),
+        address: options.address,
+        labels: options.labels.clone(),
+        pods_generation: known.pods.generation,
+        pods: known
+            .pods
+            .pods
+            .into_iter()
+            .map(|pod| (pod.uid.clone(), pod))
+            .collect(),
+    };
+    let hearing = table.clone();
+    tracing::info!(node = %options.node, address = %options.address, "node is up");
+    let ended = tokio::select! {
+        () = shutdown => Ok(()),
+        result = session.run(identity) => result,
+        result = dns.run(zones) => result.map_err(AgentError::from),
+        () = node.containers.follow(|report| hearing.hear(report)) => Ok(()),
+        () = network::follow(Arc::clone(&node), listener, zone) => Ok(()),
+        () = machine::report(Arc::clone(&node), table.clone(), options.data.clone()) => Ok(()),
+        () = machine::measure(Arc::clone(&node), table.clone()) => Ok(()),
+        () = admin::serve(socket, Arc::clone(&node), table.clone()) => Ok(()),
+        () = Arc::clone(&keeper).run() => Ok(()),
+        error = node.datapath.forward_logs() => {
+            tracing::warn!(%error, "the programs' log can't be read");
+            std::future::pending().await
+        }
+    };
+    keeper.write_now()?;
+    ended
+}
+
+/// What must hold before anything is touched. Gives the node's folder in the unified cgroup hierarchy.
+fn check(options: &AgentOptions) -> Result<std::path::PathBuf, AgentError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(AgentError::NotRoot);
+    }
+    if options.servers.is_empty() {
+        return Err(AgentError::Argument(
+            "name a server (--server https://HOST:PORT)".to_owned(),
+        ));
+    }
+    if let Some(uplink) = &options.uplink {
+        nix::net::if_::if_nametoindex(uplink.as_str())
+            .map_err(|error| AgentError::Argument(format!("uplink {uplink:?}: {error}")))?;
+    }
+    let kernel = |feature: &'static str| {
+        move |cause: &dyn std::fmt::Display| AgentError::Kernel {
+            feature,
+            cause: cause.to_string(),
+        }
+    };
+    let cgroups = Cgroups::detect().map_err(|error| kernel("cgroups")(&error))?;
+    let unified = cgroups.unified(&options.cgroup).ok_or_else(|| {
+        kernel("a cgroup v2 hierarchy")(&"none is mounted; mount one at /sys/fs/cgroup/unified")
+    })?;
+    cgroups
+        .enter(&format!("{}/agent", options.cgroup), 0)
+        .map_err(|error| {
+            kernel("cgroups that can be written")(&format!("{}: {error}", options.cgroup))
+        })?;
+    Ok(unified)
+}
+
+/// Keeps a second agent from the same folder.
+fn lock(options: &AgentOptions) -> Result<Flock<std::fs::File>, AgentError> {
+    let path = options.data.join("agent.lock");
+    let fault = |cause: String| AgentError::Data {
+        operation: "lock",
+        path: path.clone(),
+        cause,
+    };
+    let file = std::fs::File::create(&path).map_err(|error| fault(error.to_string()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, _)| fault("another agent is running with this folder".to_owned()))
+}
+
+fn dns_options(options: &AgentOptions) -> DnsOptions {
+    let upstream = match &options.dns_upstream {
+        Some(servers) => Upstream::Servers(servers.clone()),
+        None => Upstream::File(RESOLV_CONF.into()),
+    };
+    DnsOptions {
+        listen: vec![SocketAddr::new(options.address, 53)],
+        upstream,
+    }
+}
+
+async fn datapath(
+    options: &AgentOptions,
+    cgroup: std::path::PathBuf,
+) -> Result<Arc<Datapath>, AgentError> {
+    let config = Config {
+        bpf_dir: options.bpf_dir.clone(),
+        cgroup,
+        node: options.node.to_string(),
+        address: options.address,
+        mtu: None,
+        capacity: Capacity::default(),
+    };
+    let datapath = Datapath::open(config).await;
+    datapath
+        .map(Arc::new)
+        .map_err(|error| AgentError::Datapath(error.to_string()))
+}
+
+fn node(
+    options: &AgentOptions,
+    folder: Folder,
+    containers: Arc<Containers>,
+    images: ImageStore,
+    datapath: Arc<Datapath>,
+    known: &Known,
+) -> Node {
+    let machine = Machine::read(&options.data);
+    let outbox = Arc::new(Outbox::default());
+    Node {
+        name: options.node.to_string(),
+        address: options.address,
+        version: options.version.clone(),
+        cgroup: options.cgroup.clone(),
+        folder,
+        containers,
+        images,
+        pull: PullOptions {
+            insecure_registries: options.insecure_registries.clone(),
+            credentials: None,
+        },
+        datapath,
+        recorder: Recorder::new(options.node.as_str(), Arc::clone(&outbox)),
+        outbox,
+        cluster: watch::Sender::new(known.cluster.clone()),
+        network: watch::Sender::new(Arc::new(known.network.clone())),
+        applied: watch::Sender::default(),
+        cpu_milli: machine.cpus * 1000,
+        memory: machine.memory,
+        resolv_conf: std::fs::read_to_string(RESOLV_CONF).unwrap_or_default(),
+    }
+}
+
+/// Takes over the links of the pods that live on, before the first network state is applied, and removes the links of
+/// pods that are gone.
+async fn adopt(node: &Node, known: &Known) {
+    let adopting = tokio::time::timeout(ADOPTION, async {
+        let (sandboxes, _) = match node.containers.client().await.list().await {
+            Ok(all) => all,
+            Err(error) => return tracing::error!(%error, "what runs here can't be listed"),
+        };
+        let live = sandboxes
+            .iter()
+            .map(|sandbox| sandbox.pod.clone())
+            .collect();
+        for pod in decode(known.pods.pods.iter()) {
+            let sandbox = sandboxes.iter().find(|sandbox| sandbox.pod == pod.key.uid);
+            let Some((netns, address)) = sandbox.and_then(|s| s.netns.clone()).zip(pod.address)
+            else {
+                continue;
+            };
+            let (identity, tenant) = (pod.identity, pod.tenant);
+            let link = PodLink {
+                uid: pod.key.uid.clone(),
+                netns,
+                address,
+                identity,
+                tenant,
+            };
+            if let Err(error) = node.datapath.attach_pod(&link).await {
+                tracing::error!(pod = %pod.key, %error, "the link of a pod that lives on can't be taken over");
+            }
+        }
+        match node.datapath.sweep(&live).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed links of pods that are gone"),
+            Err(error) => tracing::warn!(%error, "links of pods that are gone can't be removed"),
+        }
+    });
+    if adopting.await.is_err() {
+        tracing::error!("taking over the pods' links takes too long; starting without the rest");
+    }
+}
