@@ -190,3 +190,113 @@ fn dotted(path: &Path<'_>) -> String {
 pub(crate) fn schema<T: schemars::JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lookup_name;
+    use serde_json::json;
+
+    fn read(kind: &str, value: Value, mode: FieldValidation) -> Result<Read, Status> {
+        lookup_name(kind).unwrap().read(value, mode, Vec::new())
+    }
+
+    #[test]
+    fn unknown_fields_are_named_and_dropped() {
+        let value = json!({"metadata": {"name": "p", "labells": {}}, "spec": {"containers": [{"name": "a", "imag": 1}]}});
+        let answer = read("pod", value.clone(), FieldValidation::Warn).unwrap();
+        let fields = [
+            "unknown field \"metadata.labells\"",
+            "unknown field \"spec.containers[0].imag\"",
+        ];
+        assert_eq!(answer.warnings, fields);
+        assert_eq!(answer.value["spec"]["containers"], json!([{"name": "a"}]));
+        assert!(
+            read("pod", value.clone(), FieldValidation::Ignore)
+                .unwrap()
+                .warnings
+                .is_empty()
+        );
+        let error = read("pod", value, FieldValidation::Strict).unwrap_err();
+        assert!(
+            error.message.contains(&fields.join(", ")),
+            "{}",
+            error.message
+        );
+    }
+
+    #[test]
+    fn wrong_types_are_named_with_their_path() {
+        for (kind, value, path) in [
+            (
+                "deploy",
+                json!({"spec": {"selector": {}, "template": {}, "replicas": "three"}}),
+                "spec.replicas",
+            ),
+            (
+                "pod",
+                json!({"spec": {"containers": [{"name": "a"}, {"name": 3}]}}),
+                "spec.containers[1].name",
+            ),
+            (
+                "pod",
+                json!({"spec": {"containers": {}}}),
+                "spec.containers",
+            ),
+            ("cm", json!({"data": {"a": 1}}), "data.a"),
+            ("tenant", json!({"spec": 3}), "spec"),
+        ] {
+            let error = read(kind, value, FieldValidation::Warn).unwrap_err();
+            assert_eq!(error.code, 400);
+            assert!(
+                error.message.contains(&format!("json: {path}: ")),
+                "{}",
+                error.message
+            );
+        }
+    }
+
+    #[test]
+    fn amounts_may_be_numbers_and_nulls_are_dropped() {
+        let value = json!({"metadata": {"name": "p", "creationTimestamp": null},
+            "spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": 1, "memory": "1Gi"}}}]}});
+        let answer = read("pod", value, FieldValidation::Strict).unwrap().value;
+        assert_eq!(
+            answer["spec"]["containers"][0]["resources"]["limits"],
+            json!({"cpu": "1", "memory": "1Gi"})
+        );
+        assert!(answer["metadata"].get("creationTimestamp").is_none());
+    }
+
+    #[test]
+    fn every_kind_survives_reading_its_own_output() {
+        for row in crate::RESOURCES {
+            let value = json!({"metadata": {"name": "x"}});
+            let value = if row.kind == "EndpointSlice" {
+                json!({"endpoints": [], "addressType": "IPv4"})
+            } else {
+                value
+            };
+            let Ok(once) = row.read(value, FieldValidation::Strict, Vec::new()) else {
+                panic!("{}", row.kind)
+            };
+            let again = row
+                .read(once.value.clone(), FieldValidation::Strict, Vec::new())
+                .unwrap();
+            assert_eq!(once, again, "{}", row.kind);
+        }
+    }
+
+    #[test]
+    fn field_validation_is_parsed() {
+        assert_eq!(
+            "Strict".parse::<FieldValidation>().unwrap(),
+            FieldValidation::Strict
+        );
+        assert_eq!(
+            "".parse::<FieldValidation>().unwrap(),
+            FieldValidation::Warn
+        );
+        assert!("strict".parse::<FieldValidation>().is_err());
+    }
+}

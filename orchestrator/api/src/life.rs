@@ -268,3 +268,6 @@ pub fn check(resource: &Resource, value: &Value) -> Result<(), Status> {
 pub fn name_faults(resource: &Resource, name: &str) -> Vec<Fault> {
     validate::name(resource.kind, name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,3 +63,33 @@ pub fn apply(resource: &Resource, object: &Value, scale: &Value) -> Result<Value
     set(&mut value, &["spec"], "replicas", count);
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lookup_name;
+
+    #[test]
+    fn a_scale_shows_and_sets_replicas() {
+        let row = lookup_name("deploy").unwrap();
+        let object = json!({
+            "metadata": {"name": "d", "namespace": "n", "resourceVersion": "7"},
+            "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "d"}}}, "status": {"replicas": 2},
+        });
+        let mut scale = get(&object);
+        assert_eq!(scale["spec"], json!({"replicas": 3}));
+        assert_eq!(scale["status"], json!({"replicas": 2, "selector": "app=d"}));
+        scale["spec"]["replicas"] = json!(10);
+        assert_eq!(apply(row, &object, &scale).unwrap()["spec"]["replicas"], 10);
+        for (replicas, code) in [
+            (json!(-1), 422),
+            (json!("x"), 422),
+            (json!(1i64 << 40), 422),
+        ] {
+            scale["spec"]["replicas"] = replicas;
+            assert_eq!(apply(row, &object, &scale).unwrap_err().code, code);
+        }
+        scale["metadata"]["resourceVersion"] = json!("6");
+        assert!(apply(row, &object, &scale).unwrap_err().is_conflict());
+    }
+}

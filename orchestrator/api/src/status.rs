@@ -378,3 +378,97 @@ fn wording_of_decoder(fault: &Fault) -> String {
         _ => fault.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lookup_name;
+    use serde_json::json;
+
+    #[test]
+    fn a_status_reads_and_serializes_as_kubernetes() {
+        let (pods, deployments) = (lookup_name("po").unwrap(), lookup_name("deploy").unwrap());
+        assert_eq!(
+            Status::not_found(deployments, "d").to_value(),
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": "deployments.apps \"d\" not found", "reason": "NotFound",
+                "details": {"name": "d", "group": "apps", "kind": "deployments"}, "code": 404})
+        );
+        for (status, code, reason, message) in [
+            (
+                Status::already_exists(pods, "p"),
+                409,
+                "AlreadyExists",
+                "pods \"p\" already exists",
+            ),
+            (
+                Status::forbidden(pods, "p", "no"),
+                403,
+                "Forbidden",
+                "pods \"p\" is forbidden: no",
+            ),
+            (
+                Status::forbidden(pods, "", "no"),
+                403,
+                "Forbidden",
+                "pods is forbidden: no",
+            ),
+            (
+                Status::too_old(1, 5),
+                410,
+                "Expired",
+                "too old resource version: 1 (5)",
+            ),
+            (
+                Status::internal("x"),
+                500,
+                "InternalError",
+                "Internal error occurred: x",
+            ),
+            (
+                Status::unknown_path(),
+                404,
+                "NotFound",
+                "the server could not find the requested resource",
+            ),
+        ] {
+            assert_eq!(
+                (
+                    status.code,
+                    status.reason.as_str(),
+                    status.to_string().as_str()
+                ),
+                (code, reason, message)
+            );
+        }
+    }
+
+    #[test]
+    fn several_faults_stand_in_brackets() {
+        let faults = [
+            Fault::required("spec.a", ""),
+            Fault::invalid("spec.b", 1, "too small"),
+        ];
+        let status = Status::invalid(lookup_name("po").unwrap(), "p", &faults);
+        let words =
+            "Pod \"p\" is invalid: [spec.a: Required value, spec.b: Invalid value: 1: too small]";
+        assert_eq!(status.message, words);
+        let causes: Vec<_> = status.details.unwrap().causes;
+        assert_eq!(causes[1].reason, "FieldValueInvalid");
+        assert_eq!(
+            (causes[1].message.as_str(), causes[1].field.as_str()),
+            ("Invalid value: 1: too small", "spec.b")
+        );
+    }
+
+    #[test]
+    fn success_names_what_was_deleted() {
+        let status = Status::deleted(lookup_name("po").unwrap(), "p", "u").to_value();
+        assert_eq!(status["status"], "Success");
+        assert_eq!(
+            status["details"],
+            json!({"name": "p", "kind": "pods", "uid": "u"})
+        );
+        assert!(status.get("reason").is_none());
+    }
+}

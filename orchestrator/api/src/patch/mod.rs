@@ -87,3 +87,6 @@ fn object(body: &[u8]) -> Result<Value, Status> {
         Err(Status::bad_request("the patch is no JSON object"))
     }
 }
+
+#[cfg(test)]
+mod tests;
