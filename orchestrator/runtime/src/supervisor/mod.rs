@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -99,27 +100,26 @@ pub fn ensure_running(options: &SupervisorOptions) -> Result<()> {
         }
         match child {
             None => child = Some(spawn(options).map_err(|e| not_started(e.to_string()))?),
-            Some(ref receiver) => {
-                // The child ends at once when another keeper is at work already; the socket will answer then.
-                match std::sync::mpsc::Receiver::recv_timeout(receiver, Duration::from_millis(20)) {
-                    Ok(Ok(status)) if !status.success() => {
-                        let log = options.data.join("supervisor.log");
-                        return Err(not_started(format!(
-                            "it ended with {status}; see {}",
-                            log.display()
-                        )));
-                    }
-                    Ok(_) | Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                    Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+            Some(ref ended) => match ended.recv_timeout(Duration::from_millis(20)) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Ok(status)) if !status.success() => {
+                    let log = options.data.join("supervisor.log");
+                    return Err(not_started(format!(
+                        "it ended with {status}; see {}",
+                        log.display()
+                    )));
                 }
-            }
+                // Another keeper was at work: it will answer soon, or it is dying and we try again.
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(Duration::from_millis(50));
+                    child = None;
+                }
+            },
         }
     }
 }
 
-type Ended = std::sync::mpsc::Receiver<io::Result<std::process::ExitStatus>>;
+type Ended = Receiver<io::Result<std::process::ExitStatus>>;
 
 /// Starts a keeper; a thread reaps it, so that it leaves no zombie should it end before its parent does.
 fn spawn(options: &SupervisorOptions) -> io::Result<Ended> {
@@ -142,7 +142,7 @@ fn spawn(options: &SupervisorOptions) -> io::Result<Ended> {
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()?;
-    let (sender, receiver) = std::sync::mpsc::channel();
+    let (sender, receiver) = channel();
     std::thread::Builder::new()
         .name("reap-supervisor".into())
         .spawn(move || {

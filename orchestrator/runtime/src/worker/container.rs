@@ -192,7 +192,7 @@ fn mount_by_string(layers: &[&Path], upper: &Path, work: &Path, target: &Path) -
             .display()
             .to_string()
     };
-    let lower: Vec<String> = layers.iter().rev().map(|l| short(l)).collect();
+    let lower: Vec<String> = layers.iter().rev().map(short).collect();
     let options = format!(
         "lowerdir={},upperdir={},workdir={}",
         lower.join(":"),
