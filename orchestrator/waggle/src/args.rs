@@ -1,0 +1,166 @@
+//! The command line as a whole. The client verbs and `dev` define their own arguments; here are the roles'.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use waggle_server::listen::ListenAddress;
+
+/// A container orchestrator whose service network lives in the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "waggle", version = crate::VERSION, propagate_version = false, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) globals: waggle_cli::Globals,
+    #[command(subcommand)]
+    pub(crate) command: Action,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "made once, at the start")]
+pub(crate) enum Action {
+    /// A cluster on this machine
+    Dev(waggle_cli::dev::DevArgs),
+    /// Run the control plane
+    Server(ServerArgs),
+    /// Run a node
+    Agent(AgentArgs),
+    /// Owns the containers of a node; started by the agent
+    #[command(hide = true)]
+    Supervisor(SupervisorArgs),
+    /// Creates containers; started by the supervisor
+    #[command(hide = true)]
+    Worker,
+    #[command(flatten)]
+    Verb(waggle_cli::Verb),
+}
+
+/// Arguments of `server`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServerArgs {
+    /// Folder of the store, keys, certificates and tokens
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Where the API is served: ADDRESS:PORT[@/run/netns/NAME]; may be given more than once
+    #[arg(long, value_name = "ADDRESS", required = true)]
+    pub(crate) listen: Vec<ListenAddress>,
+    /// Where agents dial in: ADDRESS:PORT[@/run/netns/NAME]; may be given more than once
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) node_listen: Vec<ListenAddress>,
+    /// Where pods reach the API, when it is not the first --listen address beyond loopback
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) advertise: Option<SocketAddr>,
+    /// Further name or address that the server's certificate carries; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Vec<String>,
+    /// What the kubeconfig calls the cluster
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster_name: Option<String>,
+}
+
+/// Arguments of `agent`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AgentArgs {
+    /// Node listener of a server, https://HOST:PORT; may be given more than once
+    #[arg(long, value_name = "URL", required = true)]
+    pub(crate) server: Vec<String>,
+    /// Join token; needed until the node has its certificate
+    #[arg(
+        long,
+        env = "WAGGLE_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
+    pub(crate) token: Option<String>,
+    /// Name of the node; else the host's
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<waggle_model::NodeName>,
+    /// State of the node
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/waggle")]
+    pub(crate) data: PathBuf,
+    /// cgroup of the node below each hierarchy
+    #[arg(long, value_name = "PATH", default_value = "waggle/node")]
+    pub(crate) cgroup: String,
+    /// Folder on a bpffs for maps and links
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/waggle")]
+    pub(crate) bpf: PathBuf,
+    /// Address of the node towards the other nodes
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: IpAddr,
+    /// Interface towards the other nodes; found by the address when absent
+    #[arg(long, value_name = "NAME")]
+    pub(crate) uplink: Option<String>,
+    /// Label of the Node object, key=value; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) label: Vec<(String, String)>,
+    /// Registry that is spoken to without TLS; may be given more than once
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) insecure_registry: Vec<String>,
+    /// Who is asked for names outside the cluster, else those in /etc/resolv.conf; may be given more than once
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) dns_upstream: Vec<SocketAddr>,
+}
+
+/// Arguments of `supervisor`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SupervisorArgs {
+    /// Its folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// cgroup of the node below each hierarchy
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup: String,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is no label: write key=value")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn roles_and_verbs_are_read() {
+        let read = |line: &str| {
+            Arguments::try_parse_from(line.split_whitespace()).map(|arguments| arguments.command)
+        };
+        assert!(matches!(
+            read("waggle server --data /d --listen 127.0.0.1:1"),
+            Ok(Action::Server(_))
+        ));
+        assert!(matches!(
+            read("waggle get pods -A -o wide"),
+            Ok(Action::Verb(_))
+        ));
+        assert!(matches!(
+            read("waggle dev up --nodes 3 --publish 8080=shop/web:80"),
+            Ok(Action::Dev(_))
+        ));
+        let Ok(Action::Agent(agent)) =
+            read("waggle agent --server https://a:1 --address 10.0.0.1 --label a=b")
+        else {
+            panic!("no agent");
+        };
+        assert_eq!(agent.label, [("a".to_owned(), "b".to_owned())]);
+        for wrong in [
+            "waggle",
+            "waggle gett pods",
+            "waggle dev up --nodes 0",
+            "waggle agent --server https://a:1",
+            "waggle scale deploy/x",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}
