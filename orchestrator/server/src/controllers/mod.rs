@@ -2,6 +2,9 @@
 //! decided is in `waggle-plan`; what is written is checked by `Objects`.
 
 mod events;
+mod patience;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::BTreeMap;
@@ -14,16 +17,17 @@ use waggle_plan::{Ids, Plan, Snapshot};
 
 use crate::objects::Objects;
 use crate::sessions::Numbers;
+use patience::{LONGEST_REST, Patience};
 
 pub use events::Recorder;
 pub use view::View;
 
 /// Changes that come within this time are planned for together.
 const DEBOUNCE: Duration = Duration::from_millis(2);
-/// Passes in a row that wrote something, after which the planners rest for a change or a moment.
-const LONGEST_RUN: u32 = 50;
-/// However quiet the cluster is, the planners are asked at least this often.
-const LONGEST_REST: Duration = Duration::from_secs(2);
+/// Passes in a row that wrote something, after which the planners slow down.
+const LONGEST_RUN: u32 = 100;
+/// How they slow down; also when a refused write is planned again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the planners run on.
 #[derive(Debug, Clone)]
@@ -37,6 +41,8 @@ pub struct Controllers {
     /// Takes the events that planners offer.
     pub recorder: Recorder,
 }
+
+const NODE_LIFECYCLE: &str = "node-lifecycle";
 
 type Planner = fn(&mut Runner, &Snapshot, jiff::Timestamp) -> Plan;
 
@@ -61,7 +67,7 @@ const PLANNERS: [(&str, Planner); 9] = [
     ("endpoint-slice", |_, snapshot, now| {
         waggle_plan::endpoint_slice::plan(snapshot, now)
     }),
-    ("node-lifecycle", Runner::node_lifecycle),
+    (NODE_LIFECYCLE, Runner::node_lifecycle),
     ("pod-gc", |_, snapshot, now| {
         waggle_plan::pod_gc::plan(snapshot, now, &Default::default())
     }),
@@ -95,15 +101,22 @@ struct Runner {
 
 impl Runner {
     async fn run(&mut self, mut changes: watch::Receiver<u64>) {
-        let mut busy = 0u32;
+        let (mut busy, mut changed) = (0u32, true);
         loop {
             changes.borrow_and_update();
             let mut wrote = false;
             for (name, planner) in PLANNERS {
-                wrote |= self.ask(name, planner).await;
+                if changed || self.is_due(name) {
+                    wrote |= self.ask(name, planner).await;
+                }
             }
+            changed = true;
             busy = if wrote { busy + 1 } else { 0 };
-            if wrote && busy < LONGEST_RUN {
+            if wrote {
+                if busy > LONGEST_RUN {
+                    tracing::warn!(passes = busy, "the planners find no end");
+                    tokio::time::sleep(PAUSE).await;
+                }
                 continue;
             }
             let rest = self.due.values().min().map_or(LONGEST_REST, |due| {
@@ -113,9 +126,14 @@ impl Runner {
             match tokio::time::timeout(rest, changes.changed()).await {
                 Ok(Ok(())) => tokio::time::sleep(DEBOUNCE).await,
                 Ok(Err(_)) => return,
-                Err(_) => {}
+                Err(_) => changed = false,
             }
         }
+    }
+
+    /// Nothing changed, but it wants to be asked: at a time of its own, or because heartbeats are no changes.
+    fn is_due(&self, name: &'static str) -> bool {
+        name == NODE_LIFECYCLE || self.due.get(name).is_some_and(|due| *due <= Instant::now())
     }
 
     /// Asks one planner and commits its plan. True when something was written: others may now want something else.
@@ -142,6 +160,11 @@ impl Runner {
                     tracing::warn!(planner = name, error = %status, "a planned write was refused");
                 }
             }
+        }
+        if failed > 0 {
+            let again = Instant::now() + PAUSE;
+            let due = self.due.entry(name).or_insert(again);
+            *due = again.min(*due);
         }
         for event in plan.events {
             self.parts.recorder.record(event);
@@ -175,54 +198,5 @@ impl Runner {
 
     fn tenant(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {
         waggle_plan::tenant::plan(snapshot, &self.parts.numbers.registry(), now)
-    }
-}
-
-/// Nodes are not judged by heartbeats that nobody could take in: not right after the server's start, and not right
-/// after it stood still (a suspended machine).
-#[derive(Debug)]
-struct Patience {
-    since: Instant,
-    last: Instant,
-}
-
-impl Patience {
-    fn new(now: Instant) -> Self {
-        Self {
-            since: now,
-            last: now,
-        }
-    }
-
-    fn is_over(&mut self, now: Instant, grace: Duration) -> bool {
-        if now.saturating_duration_since(self.last) > LONGEST_REST + grace / 2 {
-            self.since = now;
-        }
-        self.last = now;
-        now.saturating_duration_since(self.since) >= grace
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nodes_are_judged_only_when_their_heartbeats_could_come_in() {
-        let (start, grace) = (Instant::now(), Duration::from_secs(12));
-        let mut patience = Patience::new(start);
-        for second in 0..12 {
-            assert!(
-                !patience.is_over(start + Duration::from_secs(second), grace),
-                "second {second}"
-            );
-        }
-        assert!(patience.is_over(start + Duration::from_secs(12), grace));
-        let woken = start + Duration::from_secs(3600);
-        assert!(!patience.is_over(woken, grace), "the machine slept");
-        for second in 1..12 {
-            assert!(!patience.is_over(woken + Duration::from_secs(second), grace));
-        }
-        assert!(patience.is_over(woken + Duration::from_secs(12), grace));
     }
 }

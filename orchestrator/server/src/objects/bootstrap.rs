@@ -27,7 +27,7 @@ impl Objects {
             .await?;
         }
         for (name, tenant) in
-            [("default", None), ("kube-system", Some(SYSTEM_TENANT)), ("kube-public", Some(SYSTEM_TENANT))]
+            [("default", None), ("kube-system", Some(SYSTEM_TENANT)), ("kube-public", Some(SYSTEM_TENANT)), ("kube-node-lease", Some(SYSTEM_TENANT))]
         {
             let labels = tenant.map_or_else(|| json!({}), |tenant| json!({TENANT_LABEL: tenant}));
             self.ensure(json!({

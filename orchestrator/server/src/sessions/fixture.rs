@@ -387,7 +387,8 @@ impl Agent {
         .await
     }
 
-    async fn take(&mut self) {
+    /// Takes in one message.
+    pub(crate) async fn take(&mut self) {
         let message = self
             .down
             .message()

@@ -52,16 +52,13 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Opens a session for `node`; one that is still open is ended. Requests for it come out of the receiver.
-    pub(crate) fn open(
-        &self,
-        node: &str,
-        acknowledged: Generation,
-    ) -> (Arc<Link>, mpsc::Receiver<v1::OpenStream>) {
+    /// Opens a session for `node`, which has acknowledged nothing yet: what it received in an earlier session need not
+    /// be in its kernel. A session that is still open is ended. Requests come out of the receiver.
+    pub(crate) fn open(&self, node: &str) -> (Arc<Link>, mpsc::Receiver<v1::OpenStream>) {
         let (requests, receiver) = mpsc::channel(QUEUE);
         let link = Arc::new(Link {
             node: node.to_owned(),
-            acknowledged: AtomicU64::new(acknowledged.0),
+            acknowledged: AtomicU64::new(0),
             requests,
             ended: CancellationToken::new(),
         });

@@ -96,7 +96,7 @@ fn located(mut node: Value, hello: &v1::Hello) -> Value {
 
 /// Takes in a heartbeat: renews the Lease, and writes the status if it says something new.
 pub(super) async fn heartbeat(inner: &Inner, node: &str, said: Value) -> Result<(), Status> {
-    renew_lease(inner, node).await?;
+    let renewed = renew_lease(inner, node).await;
     let nodes = kind("v1", "Node")?;
     let now = inner.objects.now();
     let options = WriteOptions::default();
@@ -114,8 +114,8 @@ pub(super) async fn heartbeat(inner: &Inner, node: &str, said: Value) -> Result<
     inner
         .objects
         .modify(nodes, "", node, Part::Main, &options, label)
-        .await
-        .map(drop)
+        .await?;
+    renewed
 }
 
 async fn renew_lease(inner: &Inner, node: &str) -> Result<(), Status> {

@@ -23,6 +23,8 @@ use super::{Inner, SessionsError, session};
 const FIRST_WORD: Duration = Duration::from_secs(10);
 /// A connection that says nothing for this long is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(5);
+/// How long streams may go on after the server was told to end.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Largest message from an agent, in bytes.
 const LARGEST: usize = 16 << 20;
 
@@ -52,7 +54,8 @@ pub(super) async fn serve(
     }
     let node = NodeServer::new(Sill(Arc::clone(&inner))).max_decoding_message_size(LARGEST);
     let links = Arc::clone(&inner);
-    Server::builder()
+    let end = stop.clone();
+    let served = Server::builder()
         .tls_config(tls)
         .map_err(SessionsError::Tls)?
         .tcp_nodelay(true)
@@ -61,11 +64,13 @@ pub(super) async fn serve(
         .add_service(EnrolmentServer::new(Desk(Arc::clone(&inner))))
         .add_service(node)
         .serve_with_incoming_shutdown(select_all(incoming), async move {
-            stop.cancelled().await;
+            end.cancelled().await;
             links.links.close_all();
-        })
-        .await
-        .map_err(SessionsError::Ended)
+        });
+    tokio::select! {
+        served = served => served.map_err(SessionsError::Ended),
+        () = async { stop.cancelled().await; tokio::time::sleep(LAST_WORDS).await } => Ok(()),
+    }
 }
 
 /// The service for nodes with a certificate.

@@ -42,8 +42,7 @@ pub(super) async fn run(
         }
     };
     let mine = hello.epoch == inner.epoch;
-    let acknowledged = Generation(if mine { hello.network_generation } else { 0 });
-    let (link, requests) = inner.links.open(&node, acknowledged);
+    let (link, requests) = inner.links.open(&node);
     tracing::info!(
         node,
         version = hello.agent_version,

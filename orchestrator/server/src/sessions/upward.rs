@@ -144,7 +144,9 @@ fn acknowledge(inner: &Inner, link: &Link, ack: &v1::Ack) {
             "a node can't apply the network state"
         );
     }
-    if link.acknowledge(Generation(ack.network_generation)) {
+    // A generation that this server never published belongs to another one's history.
+    let applied = Generation(ack.network_generation);
+    if applied <= inner.hub.generation() && link.acknowledge(applied) {
         inner.hub.nudge();
     }
 }
