@@ -27,8 +27,12 @@ fn main() {
         return peers(Path::new(folder));
     }
     let cycles = arguments.iter().find_map(|argument| argument.parse().ok());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let samples = runtime.expect("a runtime").block_on(measure(cycles.unwrap_or(20)));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let samples = runtime
+        .expect("a runtime")
+        .block_on(measure(cycles.unwrap_or(20)));
     println!("{}", json!(samples));
 }
 
@@ -55,7 +59,10 @@ async fn measure(cycles: usize) -> BTreeMap<&'static str, Vec<f64>> {
         }
     }
     drop(runner);
-    node.client.remove_sandbox("p1").await.expect("remove the sandbox");
+    node.client
+        .remove_sandbox("p1")
+        .await
+        .expect("remove the sandbox");
     samples
 }
 
@@ -67,14 +74,21 @@ async fn our_cycle(node: &Node, events: &mut Events) -> f64 {
     node.run(spec).await;
     let ended = async {
         while let Some(state) = events.next().await {
-            if matches!(state.phase, ContainerPhase::Exited { code: 0, .. }) && state.spec.name == "c" {
+            if matches!(state.phase, ContainerPhase::Exited { code: 0, .. })
+                && state.spec.name == "c"
+            {
                 return;
             }
         }
         panic!("the events ended");
     };
-    tokio::time::timeout(Duration::from_secs(30), ended).await.expect("it ends");
-    node.client.remove_container("p1", "c").await.expect("remove");
+    tokio::time::timeout(Duration::from_secs(30), ended)
+        .await
+        .expect("it ends");
+    node.client
+        .remove_container("p1", "c")
+        .await
+        .expect("remove");
     start.elapsed().as_secs_f64() * 1e3
 }
 
@@ -108,8 +122,15 @@ impl Runner {
     fn start(bundle: &Path) -> Self {
         let script = "mount --make-rprivate / && if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi && exec \"$0\" peers \"$1\"";
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", script]).arg(std::env::current_exe().expect("own path")).arg(bundle);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start the peers' runner");
+        command
+            .args(["--mount", "sh", "-c", script])
+            .arg(std::env::current_exe().expect("own path"))
+            .arg(bundle);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start the peers' runner");
         let answers = BufReader::new(child.stdout.take().expect("stdout")).lines();
         Self { child, answers }
     }
@@ -118,7 +139,12 @@ impl Runner {
     fn cycle(&mut self, peer: &str, cycle: usize) -> Option<f64> {
         let stdin = self.child.stdin.as_mut().expect("stdin");
         writeln!(stdin, "{peer} {cycle}").expect("ask the runner");
-        self.answers.next().expect("an answer").expect("a line").parse().ok()
+        self.answers
+            .next()
+            .expect("an answer")
+            .expect("a line")
+            .parse()
+            .ok()
     }
 }
 
@@ -135,10 +161,16 @@ fn peers(bundles: &Path) {
         let (peer, cycle) = line.split_once(' ').expect("peer and cycle");
         let start = Instant::now();
         let mut command = Command::new(peer);
-        command.arg("run").arg("--bundle").arg(bundles.join(peer)).arg(format!("wgt-{peer}-{cycle}"));
+        command
+            .arg("run")
+            .arg("--bundle")
+            .arg(bundles.join(peer))
+            .arg(format!("wgt-{peer}-{cycle}"));
         let output = command.stdin(Stdio::null()).output();
         match output {
-            Ok(output) if output.status.success() => println!("{}", start.elapsed().as_secs_f64() * 1e3),
+            Ok(output) if output.status.success() => {
+                println!("{}", start.elapsed().as_secs_f64() * 1e3)
+            }
             Ok(output) => {
                 eprintln!("{peer}: {}", String::from_utf8_lossy(&output.stderr));
                 println!("failed");

@@ -534,3 +534,108 @@ fn parent_of(pid: i32) -> i32 {
         .parse()
         .unwrap()
 }
+
+#[tokio::test]
+async fn workers_that_die_at_it_leave_nothing() {
+    let node = Node::start("workers").await;
+    node.sandbox("p1").await;
+    let core = node.client.ping().await.unwrap().pid as i32;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let stopped = stop.clone();
+    let killer = std::thread::spawn(move || {
+        let mut pause = 0;
+        while !stopped.is_cancelled() {
+            // Spread over the whole length of a creation.
+            pause = (pause + 7) % 40;
+            std::thread::sleep(Duration::from_millis(pause));
+            let text = std::fs::read_to_string(format!("/proc/{core}/task/{core}/children"))
+                .unwrap_or_default();
+            for pid in text.split_whitespace().filter(|p| is_worker(p)) {
+                let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
+                // It may have ended since.
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    });
+    let mut failed = 0;
+    for n in 0..60 {
+        let name = format!("c{n}");
+        match node
+            .client
+            .create_container(node.container("p1", &name, "sleep 1000"))
+            .await
+        {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.kind(), Some(FaultKind::Internal), "{error}");
+                failed += 1;
+            }
+        }
+    }
+    stop.cancel();
+    killer.join().unwrap();
+    assert!(failed > 0, "no creation was hit");
+    let (_, containers) = node.client.list().await.unwrap();
+    assert_eq!(containers.len(), 60 - failed);
+    for container in containers {
+        node.client
+            .remove_container("p1", &container.spec.name)
+            .await
+            .unwrap();
+    }
+    assert!(node.client.list().await.unwrap().1.is_empty());
+    // What killed workers left goes by and by.
+    let strangers = || {
+        let children =
+            std::fs::read_to_string(format!("/proc/{core}/task/{core}/children")).unwrap();
+        let others = children.split_whitespace().filter(|p| !is_worker(p));
+        others
+            .map(|p| std::fs::read_to_string(format!("/proc/{p}/stat")).unwrap_or_default())
+            .collect::<Vec<_>>()
+    };
+    let folders = || {
+        std::fs::read_dir(node.options.data.join("containers"))
+            .unwrap()
+            .count()
+    };
+    for _ in 0..1000 {
+        if strangers().is_empty() && folders() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(folders(), 0);
+    assert_eq!(strangers(), Vec::<String>::new());
+}
+
+fn is_worker(pid: &str) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"waggle\0worker\0")
+}
+
+#[tokio::test]
+async fn many_start_at_once() {
+    let node = Node::start("many").await;
+    let begin = std::time::Instant::now();
+    let starts = (0..20).map(|n| format!("p{n}")).map(async |pod| {
+        node.sandbox(&pod).await;
+        node.run(node.container(&pod, "c", "echo up; exec sleep 1000"))
+            .await;
+        pod
+    });
+    let pods = futures::future::join_all(starts).await;
+    eprintln!("20 pods in {:?}", begin.elapsed());
+    for pod in &pods {
+        node.log_with(pod, "c", "up").await;
+    }
+    let begin = std::time::Instant::now();
+    for n in 0..20 {
+        node.run(node.container("p0", &format!("s{n}"), "exec true"))
+            .await;
+        node.ended("p0", &format!("s{n}")).await;
+        node.client
+            .remove_container("p0", &format!("s{n}"))
+            .await
+            .unwrap();
+    }
+    eprintln!("20 cycles in {:?}", begin.elapsed());
+}

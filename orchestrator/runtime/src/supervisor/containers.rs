@@ -30,6 +30,11 @@ const UNKNOWN_CODE: i32 = 255;
 /// How long the exit code of somebody else's child may take to appear.
 const LOST_PATIENCE: Duration = Duration::from_secs(2);
 
+/// A removal that fails is tried so often before who waits for it is told.
+const MAX_QUICK_RETRIES: u32 = 5;
+/// And then again after so long, for ever.
+const RETRY_PAUSE: Duration = Duration::from_secs(3);
+
 /// Who reaps a container's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parent {
@@ -55,6 +60,9 @@ pub(super) struct Container {
     /// What follows its removal.
     after: Option<AfterRemoval>,
     deleting: bool,
+    /// Deletions that failed, and when the next one is due.
+    failures: u32,
+    retry: Option<Instant>,
     /// Since when its process is gone and its exit code is looked for.
     pub(super) lost: Option<Instant>,
 }
@@ -85,6 +93,8 @@ impl Container {
             waiting: Vec::new(),
             after: None,
             deleting: false,
+            failures: 0,
+            retry: None,
             lost: None,
         }
     }
@@ -520,12 +530,20 @@ impl Core {
             return;
         };
         container.deleting = false;
-        let waiting = std::mem::take(&mut container.waiting);
-        let after = container.after.take();
         let failed = match result {
             JobResult::Failed(fault) => Some(fault),
             _ => None,
         };
+        if let Some(fault) = &failed {
+            tracing::warn!(container = %key, reason = fault.message, "a removal failed; it is tried again");
+            container.failures += 1;
+            if container.failures < MAX_QUICK_RETRIES {
+                return self.continue_removal(key);
+            }
+            container.retry = Some(Instant::now() + RETRY_PAUSE);
+        }
+        let waiting = std::mem::take(&mut container.waiting);
+        let after = container.after.take();
         if failed.is_none()
             && let Some(container) = self.containers.remove(key)
         {
@@ -549,6 +567,24 @@ impl Core {
                     self.answer(reply, Body::Failed(fault));
                 }
             }
+        }
+    }
+
+    /// Tries again to remove what could not be removed.
+    pub(super) fn retry_removals(&mut self) {
+        let now = Instant::now();
+        let due = |c: &Container| c.retry.is_some_and(|at| at <= now);
+        let keys: Vec<ContainerKey> = self
+            .containers
+            .iter()
+            .filter(|(_, c)| due(c))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in keys {
+            if let Some(container) = self.containers.get_mut(&key) {
+                container.retry = None;
+            }
+            self.continue_removal(&key);
         }
     }
 

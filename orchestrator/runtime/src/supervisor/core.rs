@@ -249,6 +249,7 @@ impl Core {
     fn tick(&mut self) -> io::Result<()> {
         self.pool.kill_late();
         self.find_lost();
+        self.retry_removals();
         if std::mem::take(&mut self.sweep) {
             self.sweep()?;
         }
