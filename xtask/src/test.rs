@@ -35,6 +35,7 @@ impl Options {
 /// Runs them; the first suite that fails ends it.
 pub(crate) fn all(options: &Options) -> Result<()> {
     setup::build_tools()?;
+    setup::test_tools()?;
     if options.wants(Suite::Unit) {
         let mut tests = cargo();
         tests
@@ -54,7 +55,6 @@ pub(crate) fn all(options: &Options) -> Result<()> {
     if !options.wants(Suite::Cluster) && !options.wants(Suite::Kubectl) {
         return Ok(());
     }
-    setup::test_tools()?;
     let binary = build::waggle(Profile::Dev)?;
     let images = images::sample_application(Profile::Dev)?;
     let kubectls = kubectl::fetch()?;

@@ -1,5 +1,5 @@
 //! How quickly containers and pods start. A container's whole cycle beside crun and runc, driven by the runtime's own
-//! example program; and, over a cluster of one node, from a pod's creation to Running, both as a watch shows them.
+//! benchmark; and, over a cluster of one node, from a pod's creation to Running, both as a watch shows them.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Lines};
@@ -40,13 +40,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn containers(options: &Options) -> Result<()> {
     let mut cycle = cargo();
     cycle.args([
-        "run",
+        "bench",
         "--quiet",
         "--locked",
-        "--release",
         "--package",
         "waggle-runtime",
-        "--example",
+        "--bench",
         "cycle",
         "--",
     ]);
