@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::mount::{MntFlags, umount2};
 use tokio::runtime::Runtime;
 use waggle_datapath::{
     Attachment, Capacity, Config, Datapath, DatapathError, Drop, Drops, PodLink, Reason,
@@ -193,6 +194,16 @@ impl World {
             .join(format!("{:016x}", waggle_abi::ABI_HASH))
             .join(kind)
             .join(name)
+    }
+}
+
+impl std::ops::Drop for World {
+    fn drop(&mut self) {
+        self.close();
+        // Or the folder below could not be removed.
+        if let Err(error) = umount2(&self.config.bpf_dir, MntFlags::MNT_DETACH) {
+            eprintln!("unmount {}: {error}", self.config.bpf_dir.display());
+        }
     }
 }
 

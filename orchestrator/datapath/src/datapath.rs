@@ -221,12 +221,14 @@ impl Datapath {
         let port = PodPort::of_uid(&pod.uid);
         let interface = port.interface();
         self.check_room(port)?;
-        let inside = link::look_inside(&pod.netns, port).await?;
         let mut host = link::find(&self.handle, &interface).await?;
-        if let Some(stale) = host.take_if(|_| !inside.connected) {
+        if let Some(present) = &host
+            && !link::is_connected(&pod.netns, port).await?
+        {
             // Its other end is in a namespace that the pod no longer has.
-            link::delete(&self.handle, stale.header.index, &interface).await?;
+            link::delete(&self.handle, present.header.index, &interface).await?;
             self.forget(port)?;
+            host = None;
         }
         let adopted = host.is_some();
         if !adopted {
@@ -239,10 +241,10 @@ impl Datapath {
             reason: "absent".into(),
         };
         let ifindex = host.ok_or_else(missing)?.header.index;
-        self.write_pod(pod, port, ifindex, inside.cookie)?;
+        let netns_cookie = link::configure_inside(&pod.netns, port, pod.address).await?;
+        self.write_pod(pod, port, ifindex, netns_cookie)?;
         self.programs
             .attach_to_pod(&self.pins, &interface, ifindex)?;
-        link::configure_inside(&pod.netns, port, pod.address).await?;
         link::connect_host(
             &self.handle,
             port,
@@ -255,7 +257,7 @@ impl Datapath {
         Ok(Attachment {
             interface,
             ifindex,
-            netns_cookie: inside.cookie,
+            netns_cookie,
             adopted,
         })
     }

@@ -187,17 +187,29 @@ pub(crate) async fn create_pair(
         .map_err(link_error("create veth", name))
 }
 
-/// What is in a pod's namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Inside {
-    /// Its cookie.
-    pub(crate) cookie: u64,
-    /// It has the pod's end of the pair.
-    pub(crate) connected: bool,
+/// Whether the namespace at `netns` has the pod's end of the pair.
+pub(crate) async fn is_connected(netns: &Path, port: PodPort) -> Result<bool, DatapathError> {
+    let path = netns.to_owned();
+    netns::inside(netns, move || {
+        block_on(&path, async {
+            let handle = netlink()?;
+            match find(&handle, INSIDE).await? {
+                None => Ok(false),
+                Some(link) if mac_of(&link) == Some(&port.mac()) => Ok(true),
+                Some(_) => Err(DatapathError::ForeignInterface { path: path.clone() }),
+            }
+        })
+    })
+    .await
 }
 
-/// Looks into the namespace at `netns`.
-pub(crate) async fn look_inside(netns: &Path, port: PodPort) -> Result<Inside, DatapathError> {
+/// Gives the pod's end its address, gateway and default route, and brings it and loopback up; returns the namespace's
+/// cookie. Nothing moves before the host's end is up too.
+pub(crate) async fn configure_inside(
+    netns: &Path,
+    port: PodPort,
+    address: IpAddr,
+) -> Result<u64, DatapathError> {
     let path = netns.to_owned();
     netns::inside(netns, move || {
         let cookie = sys::netns_cookie().map_err(|source| DatapathError::Namespace {
@@ -206,35 +218,10 @@ pub(crate) async fn look_inside(netns: &Path, port: PodPort) -> Result<Inside, D
         })?;
         block_on(&path, async {
             let handle = netlink()?;
-            match find(&handle, INSIDE).await? {
-                None => Ok(Inside {
-                    cookie,
-                    connected: false,
-                }),
-                Some(link) if mac_of(&link) == Some(&port.mac()) => Ok(Inside {
-                    cookie,
-                    connected: true,
-                }),
-                Some(_) => Err(DatapathError::ForeignInterface { path: path.clone() }),
-            }
-        })
-    })
-    .await
-}
-
-/// Gives the pod's end its address, gateway and default route, and brings it and loopback up.
-pub(crate) async fn configure_inside(
-    netns: &Path,
-    port: PodPort,
-    address: IpAddr,
-) -> Result<(), DatapathError> {
-    let path = netns.to_owned();
-    netns::inside(netns, move || {
-        block_on(&path, async {
-            let handle = netlink()?;
             bring_up(&handle, "lo", None).await?;
             let ifindex = bring_up(&handle, INSIDE, Some(address)).await?;
-            add_default_route(&handle, ifindex, port, address).await
+            add_default_route(&handle, ifindex, port, address).await?;
+            Ok(cookie)
         })
     })
     .await

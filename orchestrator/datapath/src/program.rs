@@ -72,6 +72,8 @@ impl Programs {
                 reason,
             };
             let mut loader = EbpfLoader::new();
+            // Nothing here is relocated by the kernel's types, and reading them takes a tenth of a second.
+            loader.btf(None);
             loader.default_map_pin_directory(pins.maps());
             for (name, entries) in maps::entries(capacity) {
                 loader.map_max_entries(name, entries);
