@@ -46,7 +46,7 @@ enum Action {
 
 /// Runs it.
 pub(crate) async fn run(args: ImageArgs) -> Result<ExitCode> {
-    let sockets = sockets(&args)?;
+    let sockets = sockets(&args.which, &args.node)?;
     match &args.action {
         Action::Import { paths } => {
             for path in paths {
@@ -62,9 +62,9 @@ pub(crate) async fn run(args: ImageArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The wanted nodes' sockets.
-fn sockets(args: &ImageArgs) -> Result<BTreeMap<String, PathBuf>> {
-    let layout = layout(&args.which)?;
+/// The agents' sockets of the wanted nodes, of all if none is named.
+pub(crate) fn sockets(which: &Which, wanted: &[String]) -> Result<BTreeMap<String, PathBuf>> {
+    let layout = layout(which)?;
     let all: BTreeMap<String, PathBuf> = layout
         .nodes()
         .into_iter()
@@ -81,7 +81,7 @@ fn sockets(args: &ImageArgs) -> Result<BTreeMap<String, PathBuf>> {
             layout.name
         );
     }
-    if let Some(unknown) = args.node.iter().find(|name| !all.contains_key(*name)) {
+    if let Some(unknown) = wanted.iter().find(|name| !all.contains_key(*name)) {
         let names: Vec<&str> = all.keys().map(String::as_str).collect();
         bail!(
             "the cluster {} has no node {unknown:?}: it has {}",
@@ -91,7 +91,7 @@ fn sockets(args: &ImageArgs) -> Result<BTreeMap<String, PathBuf>> {
     }
     Ok(all
         .into_iter()
-        .filter(|(name, _)| args.node.is_empty() || args.node.contains(name))
+        .filter(|(name, _)| wanted.is_empty() || wanted.contains(name))
         .collect())
 }
 

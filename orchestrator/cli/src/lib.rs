@@ -15,6 +15,7 @@ mod get;
 mod image;
 mod kinds;
 mod logs;
+mod node;
 mod portforward;
 mod rollout;
 mod scale;
@@ -55,6 +56,8 @@ pub enum Verb {
     PortForward(portforward::PortForwardArgs),
     /// Show the kinds that the server knows
     ApiResources,
+    /// Look into a node of this machine
+    Node(node::NodeArgs),
     /// Bring images to the nodes of this machine, and list them
     Image(image::ImageArgs),
     /// Show which kubeconfig is used
@@ -84,6 +87,7 @@ pub async fn run(
         Verb::Top(args) => top::run(args, &globals).await,
         Verb::PortForward(args) => portforward::run(args, &globals).await,
         Verb::ApiResources => kinds::print(&globals).await,
+        Verb::Node(args) => node::run(args).await,
         Verb::Image(args) => image::run(args).await,
         Verb::Config(args) => config::run(args, &globals),
         Verb::Completion(args) => completion::run(args, root),

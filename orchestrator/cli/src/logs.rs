@@ -155,7 +155,7 @@ pub(crate) async fn pod_of(api: &Api, what: &str) -> Result<Value> {
     let mut pods = pods_with(api, &selector)
         .await
         .with_context(|| format!("{what} has no pod to look at"))?;
-    pods.sort_by_key(|pod| readiness_rank(pod));
+    pods.sort_by_key(readiness_rank);
     Ok(pods.swap_remove(0))
 }
 

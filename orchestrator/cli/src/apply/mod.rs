@@ -208,13 +208,11 @@ fn check_here(item: &Item<'_>) -> Result<(), String> {
         name_suffix: "",
         namespace: &item.namespace,
     };
-    resource
-        .read(
-            item.document.object.clone(),
-            waggle_api::FieldValidation::Strict,
-            Vec::new(),
-        )
-        .and_then(|read| waggle_api::prepare_create(resource, read.value, &context))
+    let object = item.document.object.clone();
+    let read = resource
+        .read(object, waggle_api::FieldValidation::Strict, Vec::new())
+        .map_err(|status| status.message)?;
+    waggle_api::prepare_create(resource, read.value, &context)
         .map(drop)
         .map_err(|status| status.message)
 }

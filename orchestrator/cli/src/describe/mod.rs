@@ -183,7 +183,13 @@ fn events(events: &[Value], now: Timestamp) -> String {
         return "Events:\t<none>\n".to_owned();
     }
     let mut sorted: Vec<&Value> = events.iter().collect();
-    sorted.sort_by_key(|event| event_time(event).to_owned());
+    // Times have whole seconds; revisions tell the order within one.
+    let revision = |event: &Value| {
+        event["metadata"]["resourceVersion"]
+            .as_str()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    sorted.sort_by_key(|event| (event_time(event).to_owned(), revision(event)));
     let mut text = String::from(
         "Events:\n  Type\tReason\tAge\tFrom\tMessage\n  ----\t------\t----\t----\t-------\n",
     );

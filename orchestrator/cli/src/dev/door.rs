@@ -260,7 +260,10 @@ fn vip_of(service: &Value, port: &str) -> Result<SocketAddr> {
                 .is_none_or(|protocol| protocol == "TCP")
         })
     };
-    let found = tcp().find(|entry| entry["name"] == port || entry["port"].to_string() == port);
+    let number = port.parse::<u16>().ok();
+    let found = tcp().find(|entry| {
+        entry["name"] == port || number.is_some_and(|number| entry["port"] == number)
+    });
     match found
         .and_then(|entry| entry["port"].as_u64())
         .and_then(|number| u16::try_from(number).ok())

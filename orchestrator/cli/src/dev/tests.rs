@@ -195,7 +195,7 @@ fn nothing_is_removed_through_a_mount_that_stays() {
     let point = parts.layout.bpf_dir(1);
     assert_eq!(
         mounts::points_below(&parts.layout.dir).unwrap(),
-        [point.clone()]
+        std::slice::from_ref(&point)
     );
     let fault = down::remove_state(&parts.layout.dir)
         .unwrap_err()
