@@ -34,7 +34,7 @@ pub use life::{
 };
 pub use registry::{RESOURCES, by_kind, find, lookup_name};
 pub use resource::Resource;
-pub use status::{Cause, Details, ListMeta, Status};
+pub use status::{Cause, Details, ListMeta, Outcome, Status};
 pub use table::{Cell, Column};
 
 /// Any JSON, often with the field names that code here reads.

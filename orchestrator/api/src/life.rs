@@ -63,7 +63,7 @@ pub fn prepare_create(
             format!("{kept}{}", context.name_suffix),
         );
     }
-    if text(&value, &["metadata", "resourceVersion"]) != "" {
+    if !text(&value, &["metadata", "resourceVersion"]).is_empty() {
         return Err(Status::bad_request(
             "resourceVersion should not be set on objects to be created",
         ));

@@ -9,28 +9,100 @@ use crate::{Fault, FaultKind, Resource};
 
 /// A `v1` Status. As an error it displays its message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(from = "Wire", into = "Wire")]
 pub struct Status {
-    /// `Status`.
-    pub kind: String,
-    /// `v1`.
-    pub api_version: String,
-    /// List metadata; empty.
-    #[serde(default)]
-    pub metadata: ListMeta,
-    /// `Failure` or `Success`.
-    pub status: String,
+    /// Whether the request did what it was for.
+    pub outcome: Outcome,
     /// For people.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// One CamelCase word for programs: `NotFound`, `Conflict`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// What it is about and why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Box<Details>>,
     /// HTTP status code.
     pub code: u16,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It was carried out.
+    Success,
+    /// It was not.
+    #[default]
+    Failure,
+}
+
+/// A [`Status`] as it is sent.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Wire {
+    kind: String,
+    api_version: String,
+    metadata: ListMeta,
+    status: Outcome,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    message: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Box<Details>>,
+    code: u16,
+}
+
+impl Default for Wire {
+    fn default() -> Self {
+        Self {
+            kind: "Status".into(),
+            api_version: "v1".into(),
+            metadata: ListMeta::default(),
+            status: Outcome::Failure,
+            message: String::new(),
+            reason: String::new(),
+            details: None,
+            code: 0,
+        }
+    }
+}
+
+impl From<Status> for Wire {
+    fn from(status: Status) -> Self {
+        let Status {
+            outcome,
+            message,
+            reason,
+            details,
+            code,
+        } = status;
+        Self {
+            status: outcome,
+            message,
+            reason,
+            details,
+            code,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Wire> for Status {
+    fn from(wire: Wire) -> Self {
+        let Wire {
+            status,
+            message,
+            reason,
+            details,
+            code,
+            ..
+        } = wire;
+        Self {
+            outcome: status,
+            message,
+            reason,
+            details,
+            code,
+        }
+    }
 }
 
 /// Metadata of lists and of [`Status`].
@@ -106,13 +178,11 @@ fn qualified(group: &str, name: &str) -> String {
 impl Status {
     /// A failure with no details.
     pub fn failure(code: u16, reason: &str, message: impl Into<String>) -> Self {
+        let (message, reason) = (message.into(), reason.into());
         Self {
-            kind: "Status".into(),
-            api_version: "v1".into(),
-            metadata: ListMeta::default(),
-            status: "Failure".into(),
-            message: message.into(),
-            reason: reason.into(),
+            outcome: Outcome::Failure,
+            message,
+            reason,
             details: None,
             code,
         }
@@ -128,7 +198,7 @@ impl Status {
             ..Details::default()
         };
         Self {
-            status: "Success".into(),
+            outcome: Outcome::Success,
             details: Some(Box::new(details)),
             ..Self::failure(200, "", "")
         }
@@ -470,5 +540,7 @@ mod tests {
             json!({"name": "p", "kind": "pods", "uid": "u"})
         );
         assert!(status.get("reason").is_none());
+        let again: Status = serde_json::from_value(status).unwrap();
+        assert_eq!(again, Status::deleted(lookup_name("po").unwrap(), "p", "u"));
     }
 }

@@ -1,7 +1,7 @@
 //! Namespaces, Nodes, Tenants, Events, Leases.
 
 use serde_json::Value;
-use waggle_model::{TENANT_LABEL, TenantName};
+use waggle_model::{SYSTEM_TENANT, TENANT_LABEL, TenantName};
 
 use super::{meta, names, one_of};
 use crate::Fault;
@@ -11,15 +11,7 @@ use crate::walk::{at, has, list, text};
 pub(crate) fn namespace(value: &Value, old: Option<&Value>) -> Vec<Fault> {
     let mut out = Vec::new();
     meta::check("Namespace", value, old, &mut out);
-    let tenant = at(value, &["metadata", "labels", TENANT_LABEL]);
-    if let Some(name) = tenant.as_str()
-        && TenantName::try_from(name).is_err()
-    {
-        let path = format!("metadata.labels[{TENANT_LABEL}]");
-        let detail = "must be a tenant's name: 1 to 63 lower case letters, digits or '-', starting and ending with a \
-                      letter or digit";
-        out.push(Fault::invalid(path, name, detail));
-    }
+    tenant_label(value, &mut out);
     for (index, one) in list(value, &["spec", "finalizers"]).iter().enumerate() {
         let one = one.as_str().unwrap_or_default();
         if let Some(rule) = names::qualified_name(one) {
@@ -31,6 +23,30 @@ pub(crate) fn namespace(value: &Value, old: Option<&Value>) -> Vec<Fault> {
         }
     }
     out
+}
+
+/// Namespaces of the cluster itself.
+const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+
+/// A namespace names its tenant, and can't slip into the one that everybody may reach.
+fn tenant_label(value: &Value, out: &mut Vec<Fault>) {
+    let Some(name) = at(value, &["metadata", "labels", TENANT_LABEL]).as_str() else {
+        return;
+    };
+    let path = format!("metadata.labels[{TENANT_LABEL}]");
+    if TenantName::try_from(name).is_err() {
+        let detail = "must be a tenant's name: 1 to 63 lower case letters, digits or '-', starting and ending with a \
+                      letter or digit";
+        out.push(Fault::invalid(path, name, detail));
+    } else if (name == SYSTEM_TENANT)
+        != SYSTEM_NAMESPACES.contains(&text(value, &["metadata", "name"]))
+    {
+        let detail = format!(
+            "tenant {SYSTEM_TENANT:?} is that of {}, and of no other",
+            SYSTEM_NAMESPACES.join(", ")
+        );
+        out.push(Fault::forbidden(path, detail));
+    }
 }
 
 /// Faults of a Node.

@@ -128,7 +128,7 @@ fn ports(one: &Value, path: &str, host_ports: &mut BTreeSet<String>, out: &mut V
         } else if !name.is_empty() && !seen.insert(name) {
             out.push(Fault::duplicate(format!("{path}.name"), name));
         }
-        if port["containerPort"].is_null() {
+        if port["containerPort"].is_null() || port["containerPort"] == 0 {
             out.push(Fault::required(format!("{path}.containerPort"), ""));
         } else {
             port_number(
@@ -192,7 +192,7 @@ fn environment(one: &Value, path: &str, out: &mut Vec<Fault>) {
     }
 }
 
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 9] = [
     "metadata.name",
     "metadata.namespace",
     "metadata.uid",
@@ -202,7 +202,6 @@ const FIELDS: [&str; 10] = [
     "status.hostIPs",
     "status.podIP",
     "status.podIPs",
-    "metadata.labels",
 ];
 
 fn value_from(variable: &Value, path: &str, out: &mut Vec<Fault>) {
@@ -244,12 +243,12 @@ fn value_from(variable: &Value, path: &str, out: &mut Vec<Fault>) {
         let subscripted = ["metadata.labels['", "metadata.annotations['"]
             .iter()
             .any(|start| field.starts_with(start));
-        let known = FIELDS.contains(&field) && field != "metadata.labels";
-        if !known && !(subscripted && field.ends_with("']")) {
+        let known = FIELDS.contains(&field) || (subscripted && field.ends_with("']"));
+        if !known {
             out.push(Fault::not_supported(
                 format!("{path}.fieldRef.fieldPath"),
                 field,
-                &FIELDS[..9],
+                &FIELDS,
             ));
         }
     }

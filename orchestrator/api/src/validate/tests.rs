@@ -293,7 +293,7 @@ fn deployments_are_checked() {
         (
             "/spec/selector",
             json!({}),
-            &["spec.selector: Invalid value: {}: empty selector is invalid for deployment"],
+            &["spec.selector: Required value"],
         ),
         (
             "/spec/selector",
@@ -469,6 +469,11 @@ fn the_smaller_kinds_are_checked() {
             "secret",
             json!({"metadata": meta, "type": "kubernetes.io/tls"}),
             "data[tls.crt]",
+        ),
+        (
+            "ns",
+            json!({"metadata": {"name": "a", "labels": {"waggle.dev/tenant": "system"}}}),
+            "metadata.labels[waggle.dev/tenant]",
         ),
         (
             "node",

@@ -46,14 +46,9 @@ fn replicated(value: &Value, old: Option<&Value>, out: &mut Vec<Fault>) {
     );
     let selector = at(value, &["spec", "selector"]);
     let parsed = LabelSelector::from_object(selector);
-    if selector.is_null() {
+    // Reading an object can't tell a missing selector from an empty one; neither chooses any pods.
+    if selector.is_null() || parsed.as_ref().is_ok_and(LabelSelector::is_empty) {
         out.push(Fault::required("spec.selector", ""));
-    } else if parsed.as_ref().is_ok_and(LabelSelector::is_empty) {
-        out.push(Fault::invalid(
-            "spec.selector",
-            selector.clone(),
-            "empty selector is invalid for deployment",
-        ));
     } else {
         meta::selector(selector, "spec.selector", out);
     }
