@@ -7,6 +7,7 @@
 //! | `{"op":"import","path":"/abs/olute/path","name":"optional name"}` | `{"images":[{"name":…,"digest":…,"size":…}]}` |
 //! | `{"op":"pull","image":"registry/name:tag"}` | any number of `{"progress":"sha256:… 12/34 kB"}`, then as above |
 //! | `{"op":"list"}` | `{"images":[…]}`, one entry a name |
+//! | `{"op":"drops"}` | `{"verdicts":[{"reason":…,"text":…,"packets":n,"bytes":n}]}`, one entry a reason |
 //! | `{"op":"status"}` | `{"node":…,"version":…,"pods":n,"network_generation":n,"epoch":…}` |
 //!
 //! Every failure is one `{"error":"what went wrong"}`.
@@ -35,6 +36,7 @@ enum Request {
     Import { path: PathBuf, name: Option<String> },
     Pull { image: String },
     List {},
+    Drops {},
     Status {},
 }
 
@@ -47,6 +49,9 @@ enum Line {
     },
     Images {
         images: Vec<Row>,
+    },
+    Verdicts {
+        verdicts: Vec<Verdict>,
     },
     Status {
         node: String,
@@ -66,6 +71,15 @@ struct Row {
     name: String,
     digest: String,
     size: u64,
+}
+
+/// How often the datapath gave one verdict, since the node's counters were made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Verdict {
+    reason: String,
+    text: &'static str,
+    packets: u64,
+    bytes: u64,
 }
 
 /// Binds the socket, in place of what an agent left that is gone.
@@ -150,6 +164,7 @@ async fn carry_out(
                 .import(&path, name.as_deref())
                 .await
                 .map_err(|e| e.to_string())?;
+            table.image_added();
             let find = |name: &String| {
                 store
                     .resolve(name)
@@ -175,6 +190,7 @@ async fn carry_out(
                 .pull(&image, &node.pull, tell)
                 .await
                 .map_err(|e| e.to_string())?;
+            table.image_added();
             Ok(Line::Images {
                 images: rows(&pulled),
             })
@@ -187,6 +203,18 @@ async fn carry_out(
             let images = listed.map_err(|e| e.to_string())?;
             Ok(Line::Images {
                 images: images.iter().flat_map(rows).collect(),
+            })
+        }
+        Request::Drops {} => {
+            let tallies = node.datapath.counters().map_err(|e| e.to_string())?;
+            let verdict = |tally: &waggle_datapath::Tally| Verdict {
+                reason: format!("{:?}", tally.reason),
+                text: tally.reason.text(),
+                packets: tally.packets,
+                bytes: tally.bytes,
+            };
+            Ok(Line::Verdicts {
+                verdicts: tallies.iter().map(verdict).collect(),
             })
         }
         Request::Status {} => Ok(Line::Status {

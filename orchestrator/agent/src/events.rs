@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use waggle_model::PodKey;
 use waggle_wire::v1;
 
 use crate::outbox::Outbox;
+use crate::pods::desired::Desired;
 use crate::pods::observed::SECOND;
 
 /// Repetitions within this time are one event.
@@ -41,7 +41,7 @@ impl Recorder {
     }
 
     /// Something that went as it should. `container` is empty for the pod itself.
-    pub(crate) fn normal(&self, pod: &PodKey, container: &str, reason: &str, message: String) {
+    pub(crate) fn normal(&self, pod: &Desired, container: &str, reason: &str, message: String) {
         self.record(
             pod,
             container,
@@ -53,7 +53,7 @@ impl Recorder {
     }
 
     /// Something a person may have to look at.
-    pub(crate) fn warning(&self, pod: &PodKey, container: &str, reason: &str, message: String) {
+    pub(crate) fn warning(&self, pod: &Desired, container: &str, reason: &str, message: String) {
         self.record(
             pod,
             container,
@@ -66,13 +66,19 @@ impl Recorder {
 
     fn record(
         &self,
-        pod: &PodKey,
+        pod: &Desired,
         container: &str,
         kind: &str,
         reason: &str,
         message: String,
         now: i64,
     ) {
+        let list = if pod.init_containers().iter().any(|c| c.name == container) {
+            "initContainers"
+        } else {
+            "containers"
+        };
+        let pod = &pod.key;
         let seen = self.count(
             (
                 format!("{}/{container}", pod.uid),
@@ -98,8 +104,7 @@ impl Recorder {
                 namespace: Some(pod.namespace.clone()),
                 name: Some(pod.name.clone()),
                 uid: Some(pod.uid.clone()),
-                field_path: (!container.is_empty())
-                    .then(|| format!("spec.containers{{{container}}}")),
+                field_path: (!container.is_empty()).then(|| format!("spec.{list}{{{container}}}")),
                 ..ObjectReference::default()
             },
             type_: Some(kind.to_owned()),
@@ -158,11 +163,7 @@ mod tests {
     async fn events_name_their_object_and_count_repetitions() {
         let outbox = Arc::new(Outbox::default());
         let recorder = Recorder::new("node1", Arc::clone(&outbox));
-        let pod = PodKey {
-            namespace: "shop".into(),
-            name: "web".into(),
-            uid: "u1".into(),
-        };
+        let pod = crate::pods::fixture::pod("{}");
         for at in [0, 60, 60 + 601] {
             recorder.record(&pod, "main", "Warning", "BackOff", "x".into(), at * SECOND);
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use nix::sched::{CloneFlags, setns};
@@ -25,6 +26,8 @@ use crate::pods::table::Table;
 
 /// Frames on their way up.
 const QUEUE: usize = 32;
+/// How long the server may take to hang up after the end of a stream.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Bytes in one frame.
 const CHUNK: usize = 32 << 10;
 
@@ -78,7 +81,7 @@ pub(crate) fn open(node: &Arc<Node>, table: &Table, channel: Channel, request: v
         let (up, frames) = mpsc::channel(QUEUE);
         drop(up.send(frame(Frame::Stream(request.stream.clone()))).await);
         let mut client = v1::node_client::NodeClient::new(channel);
-        let down = match client.stream(ReceiverStream::new(frames)).await {
+        let mut down = match client.stream(ReceiverStream::new(frames)).await {
             Ok(answer) => answer.into_inner(),
             Err(status) => {
                 return tracing::warn!(
@@ -89,9 +92,11 @@ pub(crate) fn open(node: &Arc<Node>, table: &Table, channel: Channel, request: v
             }
         };
         let served = match request.request {
-            Some(Request::Logs(request)) => server.logs(request, &up, down).await,
-            Some(Request::Exec(request)) => server.exec(request, &up, down).await,
-            Some(Request::PortForward(request)) => server.port_forward(request, &up, down).await,
+            Some(Request::Logs(request)) => server.logs(request, &up, &mut down).await,
+            Some(Request::Exec(request)) => server.exec(request, &up, &mut down).await,
+            Some(Request::PortForward(request)) => {
+                server.port_forward(request, &up, &mut down).await
+            }
             None => Err(Fault::bad(
                 "the agent of this node does not know this kind of stream",
             )),
@@ -108,6 +113,10 @@ pub(crate) fn open(node: &Arc<Node>, table: &Table, channel: Channel, request: v
             },
         };
         drop(up.send(frame(Frame::End(end))).await);
+        drop(up);
+        // Letting go of the answer would reset the stream, and with it what has not been sent yet.
+        let read = async { while let Ok(Some(_)) = down.message().await {} };
+        drop(tokio::time::timeout(FAREWELL, read).await);
     });
 }
 
@@ -125,7 +134,7 @@ impl Server {
         &self,
         request: v1::LogsRequest,
         up: &Up,
-        mut down: Streaming<v1::StreamFrame>,
+        down: &mut Streaming<v1::StreamFrame>,
     ) -> Result<i32, Fault> {
         let pod = request.pod.clone().unwrap_or_default();
         let name = &request.container;
@@ -195,7 +204,7 @@ impl Server {
         &self,
         request: v1::ExecRequest,
         up: &Up,
-        down: Streaming<v1::StreamFrame>,
+        down: &mut Streaming<v1::StreamFrame>,
     ) -> Result<i32, Fault> {
         let pod = request.pod.unwrap_or_default();
         if request.command.is_empty() {
@@ -221,8 +230,7 @@ impl Server {
             session.stderr.take(),
         );
         let terminal = session.terminal.clone();
-        let hung_up = CancellationToken::new();
-        let input = tokio::spawn(feed(down, stdin, terminal, hung_up.clone()));
+        let input = feed(down, stdin, terminal);
         let output = async {
             tokio::join!(
                 copy(
@@ -235,9 +243,8 @@ impl Server {
         };
         let code = tokio::select! {
             (_, code) = async { tokio::join!(output, session.wait()) } => Some(code),
-            () = hung_up.cancelled() => None,
+            () = input => None,
         };
-        input.abort();
         match code {
             Some(code) => Ok(code?),
             None => {
@@ -254,7 +261,7 @@ impl Server {
         &self,
         request: v1::PortForwardRequest,
         up: &Up,
-        mut down: Streaming<v1::StreamFrame>,
+        down: &mut Streaming<v1::StreamFrame>,
     ) -> Result<i32, Fault> {
         let pod = request.pod.unwrap_or_default();
         let port = u16::try_from(request.port)
@@ -318,12 +325,11 @@ async fn copy(
     }
 }
 
-/// Feeds a command's stdin and terminal size from the server's frames; says so when the server hangs up.
+/// Feeds a command's stdin and terminal size from the server's frames; completes when the server hangs up.
 async fn feed(
-    mut down: Streaming<v1::StreamFrame>,
+    down: &mut Streaming<v1::StreamFrame>,
     mut stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     terminal: Option<waggle_runtime::client::Terminal>,
-    hung_up: CancellationToken,
 ) {
     while let Ok(Some(message)) = down.message().await {
         match message.frame {
@@ -346,7 +352,6 @@ async fn feed(
             _ => {}
         }
     }
-    hung_up.cancel();
 }
 
 /// Connects to a port on the loopback address of a network namespace, or of the node's own.

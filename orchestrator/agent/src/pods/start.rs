@@ -55,9 +55,7 @@ impl Worker {
         };
         if streak > 1 {
             let text = format!("Back-off restarting failed container {name}");
-            self.node
-                .recorder
-                .warning(&self.pod.key, name, "BackOff", text);
+            self.node.recorder.warning(&self.pod, name, "BackOff", text);
         }
         match self.start(&container, streak).await {
             Ok(()) => {
@@ -66,7 +64,7 @@ impl Worker {
             }
             Err(fault) => {
                 self.node.recorder.warning(
-                    &self.pod.key,
+                    &self.pod,
                     name,
                     "Failed",
                     format!("Error: {}", fault.message),
@@ -147,7 +145,7 @@ impl Worker {
         })?;
         self.seen.containers.insert(name.clone(), created);
         self.node.recorder.normal(
-            &self.pod.key,
+            &self.pod,
             &name,
             "Created",
             format!("Created container: {name}"),
@@ -156,9 +154,7 @@ impl Worker {
             Ok(started) => {
                 self.seen.containers.insert(name.clone(), started);
                 let text = format!("Started container {name}");
-                self.node
-                    .recorder
-                    .normal(&self.pod.key, &name, "Started", text);
+                self.node.recorder.normal(&self.pod, &name, "Started", text);
                 Ok(())
             }
             Err(error) => {
@@ -255,7 +251,7 @@ impl Worker {
         {
             self.node
                 .recorder
-                .warning(&self.pod.key, "", "FailedMount", error.to_string());
+                .warning(&self.pod, "", "FailedMount", error.to_string());
         }
     }
 
@@ -305,8 +301,7 @@ async fn image(
     match (here, policy) {
         (Some(image), "IfNotPresent" | "Never") => {
             let text = format!("Container image {reference:?} already present on machine");
-            node.recorder
-                .normal(&pod.key, &container.name, "Pulled", text);
+            node.recorder.normal(pod, &container.name, "Pulled", text);
             return Ok(Box::new(image));
         }
         (None, "Never") => {
@@ -320,7 +315,7 @@ async fn image(
         _ => {}
     }
     node.recorder.normal(
-        &pod.key,
+        pod,
         &container.name,
         "Pulling",
         format!("Pulling image {reference:?}"),
@@ -338,8 +333,7 @@ async fn image(
         started.elapsed().as_millis(),
         image.size
     );
-    node.recorder
-        .normal(&pod.key, &container.name, "Pulled", text);
+    node.recorder.normal(pod, &container.name, "Pulled", text);
     Ok(Box::new(image))
 }
 

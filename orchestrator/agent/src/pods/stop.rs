@@ -46,7 +46,7 @@ impl Stopper {
                     let text =
                         format!("PreStop hook of container {} failed: {why}", container.name);
                     node.recorder
-                        .warning(&pod.key, &container.name, "FailedPreStopHook", text);
+                        .warning(&pod, &container.name, "FailedPreStopHook", text);
                 }
             }
             let left = grace.saturating_sub(begun.elapsed());

@@ -158,6 +158,13 @@ impl Table {
         }
     }
 
+    /// An image was added to the node's store.
+    pub(crate) fn image_added(&self) {
+        for entry in self.lock().pods.values() {
+            drop(entry.mail.send(Mail::ImageAdded));
+        }
+    }
+
     /// Takes in what the supervisor reports.
     pub(crate) fn hear(&self, report: Report) {
         match report {

@@ -39,6 +39,8 @@ pub(crate) enum Mail {
         reference: String,
         result: Result<Box<Image>, ImageFault>,
     },
+    /// An image was added: who waits for one may look again.
+    ImageAdded,
     /// Probes of one attempt of a container.
     Probe {
         container: String,
@@ -224,6 +226,11 @@ impl Worker {
                 reference,
                 result,
             } => self.image_came(container, &reference, result),
+            Mail::ImageAdded => {
+                let waits =
+                    |prepare: &Prepare| matches!(prepare, Prepare::Held(hold) if hold.is_image());
+                self.seen.prepare.retain(|_, prepare| !waits(prepare));
+            }
             Mail::Probe {
                 container,
                 attempt,
@@ -257,7 +264,7 @@ impl Worker {
         {
             self.node
                 .recorder
-                .warning(&self.pod.key, &name, "Adjusted", note.clone());
+                .warning(&self.pod, &name, "Adjusted", note.clone());
         }
         if new_exit {
             self.forget_stopper(&name);
@@ -299,7 +306,7 @@ impl Worker {
                 let text = format!("Failed to pull image {reference:?}: {}", fault.message);
                 self.node
                     .recorder
-                    .warning(&self.pod.key, &container, "Failed", text);
+                    .warning(&self.pod, &container, "Failed", text);
                 let before = before.filter(Hold::is_image);
                 let hold = Hold::after(before.as_ref(), fault.reason, fault.message, clock::now());
                 self.seen.prepare.insert(container, Prepare::Held(hold));
@@ -311,7 +318,7 @@ impl Worker {
         if let Some(failure) = report.failure {
             self.node
                 .recorder
-                .warning(&self.pod.key, container, "Unhealthy", failure);
+                .warning(&self.pod, container, "Unhealthy", failure);
         }
         self.seen
             .verdicts
@@ -452,7 +459,7 @@ impl Worker {
                 let message = format!("Failed to {what} of the pod: {}", fault.message);
                 self.node
                     .recorder
-                    .warning(&self.pod.key, "", fault.reason, message.clone());
+                    .warning(&self.pod, "", fault.reason, message.clone());
                 let before = self.seen.sandbox_hold.take();
                 self.seen.sandbox_hold = Some(Hold::after(
                     before.as_ref(),
@@ -542,7 +549,7 @@ impl Worker {
         if !stopped_before {
             self.node
                 .recorder
-                .normal(&self.pod.key, name, "Killing", message);
+                .normal(&self.pod, name, "Killing", message);
         }
         let signal = self
             .images
@@ -584,7 +591,7 @@ impl Worker {
                 tracing::warn!(pod = %self.pod.key, message);
                 self.node
                     .recorder
-                    .warning(&self.pod.key, "", fault.reason, message.clone());
+                    .warning(&self.pod, "", fault.reason, message.clone());
                 let before = self.seen.sandbox_hold.take();
                 let mut hold = Hold::after(before.as_ref(), fault.reason, message, clock::now());
                 hold.until = hold.until.min(clock::now() + 5 * SECOND);
