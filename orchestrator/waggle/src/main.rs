@@ -67,7 +67,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Action::Agent(args) => {
             install_tls()?;
-            logging::start("info")?;
+            logging::start("info,hickory_server=warn")?;
             in_runtime(roles::agent(args))
         }
         Action::Verb(verb) => {
