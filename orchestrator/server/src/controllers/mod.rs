@@ -3,6 +3,7 @@
 
 mod events;
 mod patience;
+mod refused;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -18,6 +19,7 @@ use waggle_plan::{Ids, Plan, Snapshot};
 use crate::objects::Objects;
 use crate::sessions::Numbers;
 use patience::{LONGEST_REST, Patience};
+use refused::Purpose;
 
 pub use events::Recorder;
 pub use view::View;
@@ -147,18 +149,22 @@ impl Runner {
                 .insert(name, Instant::now() + Duration::from_secs(seconds.max(1))),
             None => self.due.remove(name),
         };
-        if plan.writes.is_empty() && plan.events.is_empty() {
-            return false;
-        }
-        let wanted = plan.writes.len();
+        !(plan.writes.is_empty() && plan.events.is_empty()) && self.commit(name, plan).await
+    }
+
+    /// Commits a plan; true when at least one write went in.
+    async fn commit(&mut self, name: &'static str, plan: Plan) -> bool {
+        let purposes: Vec<Purpose> = plan.writes.iter().map(Purpose::of).collect();
+        let wanted = purposes.len();
         let mut failed = 0;
-        for outcome in self.parts.objects.apply_plan(plan.writes).await {
-            if let Err(status) = outcome {
-                failed += 1;
-                // A conflict says that somebody was faster; the next snapshot shows it.
-                if !status.is_conflict() && !status.is_not_found() {
-                    tracing::warn!(planner = name, error = %status, "a planned write was refused");
-                }
+        let outcomes = self.parts.objects.apply_plan(plan.writes).await;
+        for (outcome, purpose) in outcomes.into_iter().zip(purposes) {
+            let Err(status) = outcome else { continue };
+            failed += 1;
+            // A conflict says that somebody was faster; the next snapshot shows it.
+            if !status.is_conflict() && !status.is_not_found() {
+                tracing::warn!(planner = name, error = %status, "a planned write was refused");
+                self.parts.recorder.record(purpose.event(&status));
             }
         }
         if failed > 0 {
