@@ -20,6 +20,9 @@ pub(crate) const VERSION: &str = if env!("WAGGLE_COMMIT").is_empty() {
     concat!(env!("CARGO_PKG_VERSION"), "+", env!("WAGGLE_COMMIT"))
 };
 
+/// libcontainer logs what it also gives back as an error.
+const SUPERVISOR_LOG: &str = "info,libcontainer=off,libcgroups=off";
+
 fn main() -> ExitCode {
     let arguments = Arguments::try_parse().unwrap_or_else(|error| {
         let code = if error.use_stderr() {
@@ -54,8 +57,14 @@ fn sentence(error: &anyhow::Error) -> String {
 fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         // Single-threaded processes: before any thread or runtime is made.
-        Action::Supervisor(args) => roles::supervisor(args),
-        Action::Worker => roles::worker(),
+        Action::Supervisor(args) => {
+            logging::start(SUPERVISOR_LOG)?;
+            roles::supervisor(args)
+        }
+        Action::Worker => {
+            logging::start(SUPERVISOR_LOG)?;
+            roles::worker()
+        }
         Action::Dev(args) => {
             install_tls()?;
             waggle_cli::dev::run(args)

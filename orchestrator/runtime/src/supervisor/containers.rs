@@ -1,18 +1,18 @@
-//! Containers: from the request to the exit code, and how a new supervisor takes over those of the one before.
+//! Containers: from the request to the running process. How they end: `endings`; how a new supervisor takes them over:
+//! `adopt`.
 
-use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::Mode;
 
 use super::core::{Core, Reply, Source, Then, process_of};
-use super::keeper::{CoreWord, Exit};
+use super::keeper::CoreWord;
 use super::logs::{Left, LogFile, Output};
 use super::now_ns;
 use super::pool::Task;
@@ -23,21 +23,11 @@ use crate::error::FaultKind;
 use crate::frame::MAX_FDS;
 use crate::protocol::{Body, CreateJob, Fault, Job, JobBind, JobResult, NamespaceKind};
 use crate::spec::{ContainerKey, ContainerPhase, ContainerSpec, ContainerState, Sandbox};
-use crate::sys::{self, Children, Ending};
-
-/// The exit code of a container whose end nobody saw.
-const UNKNOWN_CODE: i32 = 255;
-/// How long the exit code of somebody else's child may take to appear.
-const LOST_PATIENCE: Duration = Duration::from_secs(2);
-
-/// A removal that fails is tried so often before who waits for it is told.
-const MAX_QUICK_RETRIES: u32 = 5;
-/// And then again after so long, for ever.
-const RETRY_PAUSE: Duration = Duration::from_secs(3);
+use crate::sys;
 
 /// Who reaps a container's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Parent {
+pub(super) enum Parent {
     /// We made it.
     Us,
     /// Our predecessor made it; the keeper tells its end.
@@ -51,24 +41,24 @@ enum Parent {
 pub(super) struct Container {
     pub(super) record: Record,
     /// Of its process while it lives, with what the event loop knows it by.
-    process: Option<(OwnedFd, Option<u64>)>,
-    parent: Parent,
-    log: LogFile,
-    outputs: Vec<(Output, Stream, u64)>,
+    pub(super) process: Option<(OwnedFd, Option<u64>)>,
+    pub(super) parent: Parent,
+    pub(super) log: LogFile,
+    pub(super) outputs: Vec<(Output, Stream, u64)>,
     /// Who waits for its removal.
-    waiting: Vec<Reply>,
+    pub(super) waiting: Vec<Reply>,
     /// What follows its removal.
-    after: Option<AfterRemoval>,
-    deleting: bool,
+    pub(super) after: Option<AfterRemoval>,
+    pub(super) deleting: bool,
     /// Deletions that failed, and when the next one is due.
-    failures: u32,
-    retry: Option<Instant>,
+    pub(super) failures: u32,
+    pub(super) retry: Option<Instant>,
     /// Since when its process is gone and its exit code is looked for.
     pub(super) lost: Option<Instant>,
 }
 
 #[derive(Debug)]
-enum AfterRemoval {
+pub(super) enum AfterRemoval {
     /// Its creation failed; the client hears of it when all is clean again.
     Tell(Reply, Fault),
     /// The next attempt takes its place.
@@ -83,7 +73,7 @@ pub(super) struct Created {
 }
 
 impl Container {
-    fn new(record: Record) -> Self {
+    pub(super) fn new(record: Record) -> Self {
         Container {
             log: LogFile::new(record.spec.log_path.clone()),
             record,
@@ -148,7 +138,7 @@ impl Core {
         }
     }
 
-    fn check(&self, spec: &ContainerSpec) -> Result<(), Fault> {
+    pub(super) fn check(&self, spec: &ContainerSpec) -> Result<(), Fault> {
         let invalid = |text: String| Err(Fault::new(FaultKind::Invalid, text));
         if !is_plain_name(&spec.name) {
             return invalid(format!("{:?} can't name a container", spec.name));
@@ -181,7 +171,11 @@ impl Core {
         }
     }
 
-    fn begin_creation(&mut self, spec: ContainerSpec, reply: Reply) -> Result<(), Fault> {
+    pub(super) fn begin_creation(
+        &mut self,
+        spec: ContainerSpec,
+        reply: Reply,
+    ) -> Result<(), Fault> {
         let key = spec.key();
         let mut container = Container::new(Record::new(spec, &self.boot));
         let dir = self.folders.container(&container.record.id);
@@ -388,7 +382,7 @@ impl Core {
         }
     }
 
-    fn undo_creation(&mut self, key: &ContainerKey, reply: Reply, fault: Fault) {
+    pub(super) fn undo_creation(&mut self, key: &ContainerKey, reply: Reply, fault: Fault) {
         let Some(container) = self.containers.get_mut(key) else {
             return;
         };
@@ -480,131 +474,18 @@ impl Core {
         }
     }
 
-    /// Begins a removal, or joins one. `true` when there is nothing to remove.
-    pub(super) fn remove_container(&mut self, key: &ContainerKey, reply: Option<Reply>) -> bool {
-        let Some(container) = self.containers.get_mut(key) else {
-            return true;
-        };
-        container.waiting.extend(reply);
-        let before = std::mem::replace(&mut container.record.stage, Stage::Removing);
-        if before != Stage::Creating {
-            self.continue_removal(key);
-        }
-        false
-    }
-
-    /// The next step of a removal: its process first, then all the rest.
-    fn continue_removal(&mut self, key: &ContainerKey) {
-        let Some(container) = self.containers.get_mut(key) else {
+    /// Writes a container's record and tells who listens.
+    pub(super) fn changed(&mut self, key: &ContainerKey) {
+        let Some(container) = self.containers.get(key) else {
             return;
         };
         let dir = self.folders.container(&container.record.id);
         if let Err(error) = record::write(&dir, &container.record) {
-            tracing::warn!(container = %key, %error, "its record can't be written");
+            tracing::error!(container = %key, %error, "its record can't be written; a new supervisor would not know");
         }
-        if let Some((pidfd, _)) = &container.process {
-            if let Err(error) = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL) {
-                tracing::error!(container = %key, %error, "it can't be killed");
-            }
-            return;
+        if let Some(state) = container.visible() {
+            self.tell(&state);
         }
-        if std::mem::replace(&mut container.deleting, true) {
-            return;
-        }
-        let job = Job::DeleteContainer {
-            id: container.record.id.clone(),
-            dir,
-            cgroup: container_path(&self.options.cgroup, &key.pod, &key.name),
-        };
-        let then = Then::Deleted { key: key.clone() };
-        self.pool.push(Task {
-            pod: key.pod.clone(),
-            job,
-            fds: Vec::new(),
-            then,
-        });
-    }
-
-    pub(super) fn container_deleted(&mut self, key: &ContainerKey, result: JobResult) {
-        let Some(container) = self.containers.get_mut(key) else {
-            return;
-        };
-        container.deleting = false;
-        let failed = match result {
-            JobResult::Failed(fault) => Some(fault),
-            _ => None,
-        };
-        if let Some(fault) = &failed {
-            tracing::warn!(container = %key, reason = fault.message, "a removal failed; it is tried again");
-            container.failures += 1;
-            if container.failures < MAX_QUICK_RETRIES {
-                return self.continue_removal(key);
-            }
-            container.retry = Some(Instant::now() + RETRY_PAUSE);
-        }
-        let waiting = std::mem::take(&mut container.waiting);
-        let after = container.after.take();
-        if failed.is_none()
-            && let Some(container) = self.containers.remove(key)
-        {
-            self.release_streams(container);
-        }
-        let body = failed.clone().map_or(Body::Done, Body::Failed);
-        for reply in waiting {
-            self.answer(reply, body.clone());
-        }
-        match (after, failed) {
-            (None, _) => {}
-            (Some(AfterRemoval::Tell(reply, fault)), _) => self.answer(reply, Body::Failed(fault)),
-            (Some(AfterRemoval::Create(_, reply)), Some(fault)) => {
-                self.answer(reply, Body::Failed(fault))
-            }
-            (Some(AfterRemoval::Create(spec, reply)), None) => {
-                if let Err(fault) = self
-                    .check(&spec)
-                    .and_then(|()| self.begin_creation(*spec, reply))
-                {
-                    self.answer(reply, Body::Failed(fault));
-                }
-            }
-        }
-    }
-
-    /// Tries again to remove what could not be removed.
-    pub(super) fn retry_removals(&mut self) {
-        let now = Instant::now();
-        let due = |c: &Container| c.retry.is_some_and(|at| at <= now);
-        let keys: Vec<ContainerKey> = self
-            .containers
-            .iter()
-            .filter(|(_, c)| due(c))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
-            if let Some(container) = self.containers.get_mut(&key) {
-                container.retry = None;
-            }
-            self.continue_removal(&key);
-        }
-    }
-
-    /// Empties the streams into the log and closes them.
-    fn release_streams(&mut self, mut container: Container) -> Container {
-        for (output, _, token) in std::mem::take(&mut container.outputs) {
-            self.unwatch(&output, token);
-            output.finish(&mut container.log);
-        }
-        let names: &[&str] = if container.record.spec.tty {
-            &["terminal"]
-        } else {
-            &["stdout", "stderr"]
-        };
-        for name in names {
-            self.tell_keeper(&CoreWord::Forget {
-                name: format!("{}/{name}", container.record.id),
-            });
-        }
-        container
     }
 
     /// A container wrote something.
@@ -627,299 +508,22 @@ impl Core {
         self.containers.insert(key.clone(), container);
     }
 
-    /// A process of ours, or one that we only watch, has ended.
-    pub(super) fn container_ended(&mut self, key: &ContainerKey) {
-        let Some(container) = self.containers.get_mut(key) else {
-            return;
-        };
-        let Some((pidfd, _)) = &container.process else {
-            return;
-        };
-        if container.parent != Parent::Us {
-            container.lost.get_or_insert_with(Instant::now);
-            // Its code is looked for by the clock now; the event would come again and again.
-            let (fd, token) = match &mut container.process {
-                Some((fd, token)) => (fd.try_clone(), token.take()),
-                None => return,
-            };
-            if let (Ok(fd), Some(token)) = (fd, token) {
-                self.unwatch(fd, token);
-            }
-            return;
+    /// Empties the streams into the log and closes them.
+    pub(super) fn release_streams(&mut self, mut container: Container) -> Container {
+        for (output, _, token) in std::mem::take(&mut container.outputs) {
+            self.unwatch(&output, token);
+            output.finish(&mut container.log);
         }
-        match sys::wait(Children::Pidfd(pidfd.as_fd())) {
-            Ok(Some((_, ending))) => self.exited(key, Some(ending), now_ns()),
-            Ok(None) => {
-                let stray = container.record.pid.and_then(|pid| self.take_stray(pid));
-                if stray.is_some() || !self.lives(key) {
-                    self.exited(key, stray, now_ns());
-                }
-            }
-            Err(error) => {
-                tracing::error!(container = %key, %error, "its exit code can't be read");
-                self.exited(key, None, now_ns());
-            }
-        }
-    }
-
-    /// Whether its process is there, be it as a zombie.
-    fn lives(&self, key: &ContainerKey) -> bool {
-        self.containers.get(key).is_some_and(|c| {
-            c.record
-                .pid
-                .and_then(sys::start_ticks)
-                .is_some_and(|now| Some(now) == c.record.ticks)
-        })
-    }
-
-    /// Looks for the exit codes of containers that are not our children.
-    pub(super) fn find_lost(&mut self) {
-        let mut found = Vec::new();
-        for (key, container) in &self.containers {
-            let Some(since) = container.lost else {
-                continue;
-            };
-            let ending = container
-                .process
-                .as_ref()
-                .and_then(|(pidfd, _)| sys::pidfd_ending(pidfd.as_fd()));
-            if ending.is_some() || since.elapsed() > LOST_PATIENCE {
-                found.push((key.clone(), ending));
-            }
-        }
-        for (key, ending) in found {
-            self.exited(&key, ending, now_ns());
-        }
-    }
-
-    pub(super) fn keeper_saw(&mut self, exit: Exit) {
-        let key = self.containers.iter().find(|(_, c)| {
-            c.record.pid == Some(exit.pid)
-                && c.record.ticks == Some(exit.ticks)
-                && c.parent == Parent::Keeper
-        });
-        if let Some(key) = key.map(|(key, _)| key.clone()) {
-            self.exited(&key, Some(exit.ending), exit.at_ns);
-        }
-        self.tell_keeper(&CoreWord::Noted {
-            pid: exit.pid,
-            ticks: exit.ticks,
-        });
-    }
-
-    /// The keeper, which would have told us of their end, is gone.
-    pub(super) fn watch_keepers_containers(&mut self) {
-        let keys: Vec<ContainerKey> = self
-            .containers
-            .iter()
-            .filter(|(_, c)| c.parent == Parent::Keeper)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
-            let Some(mut container) = self.containers.remove(&key) else {
-                continue;
-            };
-            container.parent = Parent::Stranger;
-            if let Some((pidfd, token)) = &mut container.process {
-                match self.watch(&*pidfd, Source::Container(key.clone())) {
-                    Ok(watched) => *token = Some(watched),
-                    Err(error) => tracing::error!(container = %key, %error, "it can't be watched"),
-                }
-            }
-            self.containers.insert(key, container);
-        }
-    }
-
-    /// Takes note of the end of a container.
-    fn exited(&mut self, key: &ContainerKey, ending: Option<Ending>, at_ns: i64) {
-        let Some(mut container) = self.containers.remove(key) else {
-            return;
-        };
-        if let Some((pidfd, Some(token))) = container.process.take() {
-            self.unwatch(&pidfd, token);
-        }
-        container.lost = None;
-        let mut container = self.release_streams(container);
-        let cgroup = container_path(&self.options.cgroup, &key.pod, &key.name);
-        let record = &mut container.record;
-        if ending.is_none() {
-            record.notes.push("nobody saw its exit code".to_owned());
-        }
-        let ending = ending.unwrap_or(Ending {
-            code: UNKNOWN_CODE,
-            signal: None,
-        });
-        record.pid = None;
-        record.phase = ContainerPhase::Exited {
-            code: ending.code,
-            signal: ending.signal,
-            oom_killed: self.cgroups.oom_kills(&cgroup) > 0,
-            finished_ns: at_ns,
-        };
-        let removing = record.stage == Stage::Removing;
-        self.containers.insert(key.clone(), container);
-        if removing {
-            self.continue_removal(key);
+        let names: &[&str] = if container.record.spec.tty {
+            &["terminal"]
         } else {
-            self.changed(key);
-        }
-    }
-
-    /// Writes a container's record and tells who listens.
-    fn changed(&mut self, key: &ContainerKey) {
-        let Some(container) = self.containers.get(key) else {
-            return;
+            &["stdout", "stderr"]
         };
-        let dir = self.folders.container(&container.record.id);
-        if let Err(error) = record::write(&dir, &container.record) {
-            tracing::error!(container = %key, %error, "its record can't be written; a new supervisor would not know");
-        }
-        if let Some(state) = container.visible() {
-            self.tell(&state);
-        }
-    }
-
-    /// Takes over what our predecessor had.
-    pub(super) fn load_containers(
-        &mut self,
-        mut kept: BTreeMap<String, OwnedFd>,
-        exits: &[Exit],
-    ) -> io::Result<()> {
-        for (dir, record) in record::read_all::<Record>(&self.folders.containers())? {
-            match record {
-                Some(record) => self.load_container(record, &mut kept, exits),
-                None => {
-                    // Nothing was made before the first record was whole.
-                    tracing::warn!(dir = %dir.display(), "a folder without a record is removed");
-                    fs::remove_dir_all(&dir)?;
-                }
-            }
-        }
-        for name in kept.into_keys() {
-            self.tell_keeper(&CoreWord::Forget { name });
-        }
-        for exit in exits {
-            self.tell_keeper(&CoreWord::Noted {
-                pid: exit.pid,
-                ticks: exit.ticks,
+        for name in names {
+            self.tell_keeper(&CoreWord::Forget {
+                name: format!("{}/{name}", container.record.id),
             });
         }
-        Ok(())
-    }
-
-    fn load_container(
-        &mut self,
-        record: Record,
-        kept: &mut BTreeMap<String, OwnedFd>,
-        exits: &[Exit],
-    ) {
-        let key = record.spec.key();
-        let mut container = Container::new(record);
-        let unfinished = container.record.stage != Stage::Live;
-        if unfinished {
-            container.record.stage = Stage::Removing;
-        }
-        if container.record.exited() || container.record.boot != self.boot {
-            let vanished = !container.record.exited();
-            self.containers.insert(key.clone(), container);
-            if vanished {
-                self.exited(&key, None, now_ns());
-            } else if unfinished {
-                self.continue_removal(&key);
-            }
-            return;
-        }
-        if let Err(error) = self.reopen(&mut container, &key, kept) {
-            tracing::error!(container = %key, %error, "what it writes can't be read any more");
-        }
-        let exit = exits.iter().find(|e| {
-            Some(e.pid) == container.record.pid && Some(e.ticks) == container.record.ticks
-        });
-        let alive = exit.is_none() && self.take_over(&mut container, &key);
-        let creating = container.record.pid.is_none();
-        if !alive && exit.is_none() && !creating {
-            // The keeper may be about to tell.
-            container.parent = Parent::Keeper;
-            container.lost = Some(Instant::now());
-        }
-        self.containers.insert(key.clone(), container);
-        match (alive, exit) {
-            (true, _) => {
-                if unfinished {
-                    self.continue_removal(&key);
-                }
-            }
-            (false, Some(exit)) => self.exited(&key, Some(exit.ending), exit.at_ns),
-            (false, None) if creating || unfinished => self.continue_removal(&key),
-            (false, None) => {}
-        }
-    }
-
-    /// `true` when its process lives and is watched from now on.
-    fn take_over(&mut self, container: &mut Container, key: &ContainerKey) -> bool {
-        let (Some(pid), Some(ticks)) = (container.record.pid, container.record.ticks) else {
-            return false;
-        };
-        let Ok(pidfd) = sys::pidfd_open(pid) else {
-            return false;
-        };
-        // After the descriptor is open, so that it is this process and no later one.
-        if sys::start_ticks(pid) != Some(ticks) {
-            return false;
-        }
-        if container.record.phase == ContainerPhase::Created && container.record.started_ns > 0 {
-            container.record.phase = ContainerPhase::Running;
-        }
-        container.parent = if sys::parent(pid) == Some(self.keeper_pid) {
-            Parent::Keeper
-        } else {
-            Parent::Stranger
-        };
-        let token = if container.parent == Parent::Stranger {
-            match self.watch(&pidfd, Source::Container(key.clone())) {
-                Ok(token) => Some(token),
-                Err(error) => {
-                    tracing::error!(container = %key, %error, "it can't be watched");
-                    None
-                }
-            }
-        } else {
-            None
-        };
-        container.process = Some((pidfd, token));
-        true
-    }
-
-    fn reopen(
-        &mut self,
-        container: &mut Container,
-        key: &ContainerKey,
-        kept: &mut BTreeMap<String, OwnedFd>,
-    ) -> io::Result<()> {
-        let id = container.record.id.clone();
-        let wanted: &[(Stream, &str)] = if container.record.spec.tty {
-            &[(Stream::Stdout, "terminal")]
-        } else {
-            &[(Stream::Stdout, "stdout"), (Stream::Stderr, "stderr")]
-        };
-        for (stream, name) in wanted {
-            let fd = match kept.remove(&format!("{id}/{name}")) {
-                Some(fd) => fd,
-                None if container.record.spec.tty => continue,
-                None => OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .custom_flags(libc::O_NONBLOCK)
-                    .open(self.folders.container(&id).join(name))?
-                    .into(),
-            };
-            let token = self.watch(&fd, Source::Output(key.clone(), *stream))?;
-            container.outputs.push((
-                Output::new(fd, *stream, container.record.spec.tty),
-                *stream,
-                token,
-            ));
-        }
-        Ok(())
+        container
     }
 }

@@ -140,7 +140,7 @@ impl Keeper<'_> {
             .env_clear()
             .env(ROLE, "core")
             .stdin(OwnedFd::from(theirs));
-        for name in ["RUST_LOG", "RUST_BACKTRACE"] {
+        for name in ["WAGGLE_LOG", "RUST_BACKTRACE"] {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
         let child = command.stdout(Stdio::null()).spawn()?;

@@ -17,8 +17,11 @@ use crate::error::{Result, RuntimeError};
 use crate::frame::{Incoming, Outgoing};
 use crate::protocol::{Answer, Body, Call, Request, SOCKET};
 
+mod adopt;
+mod clients;
 mod containers;
 mod core;
+mod endings;
 mod execs;
 mod keeper;
 mod logs;

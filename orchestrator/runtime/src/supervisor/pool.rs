@@ -284,7 +284,7 @@ fn spawn<T>(
         .arg("worker")
         .env_clear()
         .current_dir("/");
-    for name in ["RUST_LOG", "RUST_BACKTRACE"] {
+    for name in ["WAGGLE_LOG", "RUST_BACKTRACE"] {
         command.envs(std::env::var_os(name).map(|value| (name, value)));
     }
     let child = command
