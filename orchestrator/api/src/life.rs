@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::walk::{at, carry, has, list, number, remove, set, text};
-use crate::{Fault, Resource, Status, validate};
+use crate::{Fault, Resource, Status};
 
 mod delete;
 
@@ -254,19 +254,6 @@ fn without_life(value: &Value) -> Value {
     remove(&mut value, &[], "status");
     remove(&mut value, &[], "metadata");
     value
-}
-
-/// Validates a whole object without changing it.
-///
-/// # Errors
-/// 422 with every fault.
-pub fn check(resource: &Resource, value: &Value) -> Result<(), Status> {
-    refuse(resource, value, (resource.validate)(value, None))
-}
-
-/// Faults of a name for a new object of this kind, as paths below `metadata`.
-pub fn name_faults(resource: &Resource, name: &str) -> Vec<Fault> {
-    validate::name(resource.kind, name)
 }
 
 #[cfg(test)]

@@ -36,21 +36,13 @@ static V3: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
         .collect()
 });
 
+static V3_INDEX: LazyLock<Value> = LazyLock::new(index);
 static V2: LazyLock<Value> = LazyLock::new(v2::document);
 static V2_BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| v2::encode(&V2));
 
 /// Answer of `/openapi/v3`.
 pub fn v3_index() -> Value {
-    let paths: Map<String, Value> = V3
-        .iter()
-        .map(|(path, document)| {
-            let mut hasher = DefaultHasher::new();
-            document.to_string().hash(&mut hasher);
-            let url = format!("/openapi/v3/{path}?hash={:016X}", hasher.finish());
-            (path.clone(), json!({ "serverRelativeURL": url }))
-        })
-        .collect();
-    json!({ "paths": paths })
+    V3_INDEX.clone()
 }
 
 /// Answer of `/openapi/v3/<path>`, with `path` such as `api/v1` or `apis/apps/v1`.
@@ -66,6 +58,20 @@ pub fn v2_json() -> &'static Value {
 /// Answer of `/openapi/v2` as [`V2_PROTOBUF`].
 pub fn v2_protobuf() -> &'static [u8] {
     &V2_BYTES
+}
+
+/// Each document with a hash of its content, so that clients keep it until it changes.
+fn index() -> Value {
+    let paths: Map<String, Value> = V3
+        .iter()
+        .map(|(path, document)| {
+            let mut hasher = DefaultHasher::new();
+            document.to_string().hash(&mut hasher);
+            let url = format!("/openapi/v3/{path}?hash={:016X}", hasher.finish());
+            (path.clone(), json!({ "serverRelativeURL": url }))
+        })
+        .collect();
+    json!({ "paths": paths })
 }
 
 fn document(group: &str, version: &str) -> Value {

@@ -11,7 +11,7 @@ use crate::{Resource, Status};
 
 pub use keys::{ListRule, list_rule};
 
-/// What a patch may do to an object that doesn't need it: 415 lists these.
+/// Content types of patches, as a 415 lists them: JSON patch, merge patch, strategic merge patch.
 pub const MEDIA_TYPES: [&str; 3] = [
     "application/json-patch+json",
     "application/merge-patch+json",

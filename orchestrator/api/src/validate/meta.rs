@@ -12,7 +12,7 @@ const ANNOTATION_BYTES: usize = 256 * 1024;
 const KNOWN_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 
 /// Faults of a name for a new object of this kind.
-pub(crate) fn name(kind: &str, name: &str) -> Vec<Fault> {
+fn name(kind: &str, name: &str) -> Vec<Fault> {
     let rule = match kind {
         "Namespace" | "Tenant" => names::label,
         "Service" => names::dns_1035,

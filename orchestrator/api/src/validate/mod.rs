@@ -20,7 +20,6 @@ use crate::Fault;
 
 pub(crate) use cluster::{event, lease, namespace, node, tenant};
 pub(crate) use config::{config_map, secret, service_account};
-pub(crate) use meta::name;
 pub(crate) use names::{label_value, qualified_name};
 pub(crate) use network::{endpoint_slice, service};
 pub(crate) use pod::pod;
