@@ -79,4 +79,7 @@ pub enum AgentError {
     /// The image store.
     #[error("cannot open the image store: {0}")]
     Images(String),
+    /// A part of the agent failed where it must not.
+    #[error("a part of the agent broke: {0}")]
+    Broken(String),
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use waggle_datapath::{Capacity, Config, Datapath, PodLink};
 use waggle_dns::{DnsOptions, DnsServer, Upstream};
 use waggle_runtime::cgroup::Cgroups;
@@ -81,25 +82,43 @@ pub(crate) async fn run(
             .map(|pod| (pod.uid.clone(), pod))
             .collect(),
     };
-    let hearing = table.clone();
+    let mut tasks = JoinSet::new();
+    let (hearing, containers) = (table.clone(), Arc::clone(&node.containers));
+    tasks.spawn(session.run(identity));
+    tasks.spawn(async move { Ok(dns.run(zones).await?) });
+    tasks.spawn(forever(async move {
+        containers.follow(|report| hearing.hear(report)).await;
+    }));
+    tasks.spawn(forever(network::follow(Arc::clone(&node), listener, zone)));
+    let report = machine::report(Arc::clone(&node), table.clone(), options.data.clone());
+    tasks.spawn(forever(report));
+    tasks.spawn(forever(machine::measure(Arc::clone(&node), table.clone())));
+    tasks.spawn(forever(admin::serve(socket, Arc::clone(&node), table)));
+    tasks.spawn(forever(Arc::clone(&keeper).run()));
+    let datapath = Arc::clone(&node.datapath);
+    tasks.spawn(forever(async move {
+        let error = datapath.forward_logs().await;
+        tracing::warn!(%error, "the programs' log can't be read");
+        std::future::pending().await
+    }));
     tracing::info!(node = %options.node, address = %options.address, "node is up");
     let ended = tokio::select! {
         () = shutdown => Ok(()),
-        result = session.run(identity) => result,
-        result = dns.run(zones) => result.map_err(AgentError::from),
-        () = node.containers.follow(|report| hearing.hear(report)) => Ok(()),
-        () = network::follow(Arc::clone(&node), listener, zone) => Ok(()),
-        () = machine::report(Arc::clone(&node), table.clone(), options.data.clone()) => Ok(()),
-        () = machine::measure(Arc::clone(&node), table.clone()) => Ok(()),
-        () = admin::serve(socket, Arc::clone(&node), table.clone()) => Ok(()),
-        () = Arc::clone(&keeper).run() => Ok(()),
-        error = node.datapath.forward_logs() => {
-            tracing::warn!(%error, "the programs' log can't be read");
-            std::future::pending().await
-        }
+        ended = tasks.join_next() => match ended {
+            Some(Ok(result)) => result,
+            Some(Err(error)) => Err(AgentError::Broken(error.to_string())),
+            None => Ok(()),
+        },
     };
+    tasks.shutdown().await;
     keeper.write_now()?;
     ended
+}
+
+/// A task that ends with the node only.
+async fn forever(task: impl Future<Output = ()>) -> Result<(), AgentError> {
+    task.await;
+    Ok(())
 }
 
 /// What must hold before anything is touched. Gives the node's folder in the unified cgroup hierarchy.

@@ -291,7 +291,8 @@ impl Server {
             while let Ok(Some(message)) = down.message().await {
                 match message.frame {
                     Some(Frame::Stdin(bytes)) => {
-                        if writer.write_all(&bytes).await.is_err() {
+                        let written = writer.write_all(&bytes).await;
+                        if written.is_err() {
                             break;
                         }
                     }

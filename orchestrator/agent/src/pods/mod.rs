@@ -9,6 +9,7 @@ pub(crate) mod files;
 pub(crate) mod next;
 pub(crate) mod observed;
 pub(crate) mod qos;
+pub(crate) mod sandbox;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;

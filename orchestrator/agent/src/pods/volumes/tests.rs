@@ -1,0 +1,98 @@
+//! Volumes made in a temporary folder.
+
+use waggle_model::network::NetworkState;
+
+use super::*;
+use crate::pods::fixture::pod;
+
+fn prepared(spec: &str, folder: &Path) -> Result<BTreeMap<String, PathBuf>, VolumeFault> {
+    let mut pod = pod(spec);
+    let map = r#"{"metadata":{"name":"m"},"data":{"a":"1","b":"2"}}"#;
+    pod.config_maps
+        .insert("m".into(), serde_json::from_str(map).unwrap());
+    let state = NetworkState::default();
+    let around = Surroundings {
+        node: "node1",
+        host: "172.30.0.11".parse().unwrap(),
+        node_cpu: 2000,
+        node_memory: 1 << 30,
+        services: &state,
+        api: None,
+    };
+    prepare(&pod, folder, &around)
+}
+
+#[test]
+fn data_becomes_files_and_stale_files_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = r#"{"volumes":[{"name":"v","configMap":{"name":"m","items":[{"key":"a","path":"x/y","mode":256}]}}]}"#;
+    let place = prepared(
+        r#"{"volumes":[{"name":"v","configMap":{"name":"m"}}]}"#,
+        folder.path(),
+    )
+    .unwrap()["v"]
+        .clone();
+    assert_eq!(std::fs::read_to_string(place.join("b")).unwrap(), "2");
+    prepared(spec, folder.path()).unwrap();
+    assert_eq!(std::fs::read_to_string(place.join("x/y")).unwrap(), "1");
+    assert_eq!(
+        std::fs::metadata(place.join("x/y"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777,
+        0o400
+    );
+    assert!(!place.join("a").exists() && !place.join("b").exists());
+    let down = r#"{"volumes":[{"name":"d","downwardAPI":{"items":[{"path":"labels","fieldRef":{"fieldPath":"metadata.labels"}}]}}]}"#;
+    let place = prepared(down, folder.path()).unwrap()["d"].clone();
+    assert_eq!(
+        std::fs::read_to_string(place.join("labels")).unwrap(),
+        "app=\"web\""
+    );
+}
+
+#[test]
+fn what_can_not_be_had_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for (volume, part) in [
+        (
+            r#"{"name":"v","configMap":{"name":"no"}}"#,
+            "volume \"v\": configmap \"no\" not found",
+        ),
+        (
+            r#"{"name":"v","configMap":{"name":"m","items":[{"key":"z","path":"z"}]}}"#,
+            "no key \"z\"",
+        ),
+        (
+            r#"{"name":"v","configMap":{"name":"m","items":[{"key":"a","path":"../z"}]}}"#,
+            "leads out",
+        ),
+        (
+            r#"{"name":"v","hostPath":{"path":"/no/such/place"}}"#,
+            "does not exist",
+        ),
+        (
+            r#"{"name":"v","nfs":{"server":"s","path":"/p"}}"#,
+            "not supported",
+        ),
+    ] {
+        let error = prepared(&format!(r#"{{"volumes":[{volume}]}}"#), folder.path())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_sub_path_stays_inside() {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/etc", folder.path().join("out")).unwrap();
+    assert_eq!(
+        below(folder.path(), "a/b").unwrap(),
+        folder.path().canonicalize().unwrap().join("a/b")
+    );
+    for sub in ["../x", "/etc", "out", ""] {
+        assert!(below(folder.path(), sub).is_err(), "{sub}");
+    }
+}
