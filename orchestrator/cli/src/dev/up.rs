@@ -261,7 +261,9 @@ impl Up {
             let nodes = runtime.block_on(api.get("/api/v1/nodes"));
             let nodes = nodes.unwrap_or_default();
             for node in waiting.clone() {
-                if readiness(&nodes, &node_name(node)).is_ok() {
+                // A restarted node is Ready by its last report; its new agent must answer for itself.
+                let answers = runtime.block_on(self.agent_answers(node));
+                if answers && readiness(&nodes, &node_name(node)).is_ok() {
                     waiting.remove(&node);
                     let words = agents.get(&node).map(Brought::words).unwrap_or_default();
                     self.progress.done(
@@ -280,6 +282,19 @@ impl Up {
             }));
         }
         self.pod_routes(runtime, api)
+    }
+
+    /// Whether the node's agent is up and has a network state from the server.
+    async fn agent_answers(&self, node: u16) -> bool {
+        let socket = self.layout.node_dir(node).join("agent.sock");
+        let question = serde_json::json!({"op": "status"});
+        let asked = crate::image::ask(&socket, &question);
+        match tokio::time::timeout(Duration::from_secs(1), asked).await {
+            Ok(Ok(status)) => status["network_generation"]
+                .as_u64()
+                .is_some_and(|generation| generation > 0),
+            _ => false,
+        }
     }
 
     fn not_ready(&self, nodes: &Value, waiting: &BTreeSet<u16>) -> anyhow::Error {
