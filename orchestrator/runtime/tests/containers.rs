@@ -639,3 +639,65 @@ async fn many_start_at_once() {
     }
     eprintln!("20 cycles in {:?}", begin.elapsed());
 }
+
+#[tokio::test]
+async fn the_node_shares_what_it_is_asked_to() {
+    let node = Node::start("host").await;
+    let spec = waggle_runtime::spec::SandboxSpec {
+        pod: "p1".into(),
+        namespace: "default".into(),
+        name: "p1".into(),
+        hostname: "h".into(),
+        host_network: true,
+    };
+    assert_eq!(
+        node.client
+            .create_sandbox(spec.clone())
+            .await
+            .unwrap()
+            .netns,
+        None
+    );
+    assert_eq!(
+        node.client.create_sandbox(spec.clone()).await.unwrap().spec,
+        spec
+    );
+    let hosts = node.dir.path().join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 me\n").unwrap();
+    let mut spec = node.container("p1", "c", "sleep 1000");
+    spec.privileged = true;
+    spec.mounts = vec![MountSpec {
+        source: Some(hosts),
+        target: "/etc/hosts".into(),
+        read_only: false,
+        tmpfs_bytes: None,
+    }];
+    node.run(spec).await;
+    let (_, out, err) = output(
+        &node,
+        exec(
+            "p1",
+            "c",
+            "cat /etc/hosts; ls -l /proc/1/ns/net; grep -E 'CapEff|Seccomp:' /proc/1/status",
+        ),
+    )
+    .await;
+    let net = std::fs::read_link("/proc/self/ns/net").unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let capabilities = status.lines().find(|l| l.starts_with("CapEff")).unwrap();
+    assert!(
+        out.starts_with("127.0.0.1 me\n") && out.contains(net.to_str().unwrap()),
+        "{out}{err}"
+    );
+    assert!(
+        out.contains(capabilities) && out.contains("Seccomp:\t0"),
+        "{out}"
+    );
+    // mount(2) works, and devices of the host are there.
+    let (code, _, err) = output(
+        &node,
+        exec("p1", "c", "mount -t tmpfs x /tmp && test -c /dev/kmsg"),
+    )
+    .await;
+    assert_eq!((code, err.as_str()), (0, ""));
+}

@@ -211,9 +211,18 @@ fn mount_by_string(layers: &[&Path], upper: &Path, work: &Path, target: &Path) -
     mounted.map_err(io::Error::from)
 }
 
-/// Our children inherit the place in the unified hierarchy, and with it the programs that are attached above.
+/// Our children inherit the place in the unified hierarchy, and with it the programs that are attached above. Moving
+/// costs milliseconds, so a worker stays where it is until another pod's job comes, or the supervisor moves it out.
 pub(super) fn enter_unified(folder: Option<&Path>) -> Result<(), Fault> {
     let Some(folder) = folder else { return Ok(()) };
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let there = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .is_some_and(|path| !path.is_empty() && folder.ends_with(path));
+    if there {
+        return Ok(());
+    }
     fs::write(folder.join("cgroup.procs"), "0")
         .map_err(|e| Fault::internal(format!("enter cgroup {}: {e}", folder.display())))
 }
