@@ -63,7 +63,7 @@ impl Session {
     pub(crate) async fn run(mut self, kept: Option<NodeIdentity>) -> Result<(), AgentError> {
         let mut identity = match kept {
             Some(identity) => identity,
-            None => self.join().await?,
+            None => join(&self.enrolment).await?,
         };
         let mut pause = PAUSES.0;
         let mut turn = 0;
@@ -90,22 +90,6 @@ impl Session {
                 pods = self.table.count(),
                 "no session with a server; pods and network go on"
             );
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSES.1);
-        }
-    }
-
-    async fn join(&self) -> Result<NodeIdentity, AgentError> {
-        let mut pause = PAUSES.0;
-        loop {
-            match self.enrolment.join().await {
-                Ok(identity) => {
-                    tracing::info!(node = %self.enrolment.node, "joined the cluster");
-                    return Ok(identity);
-                }
-                Err(JoinFault::Refused(why)) => return Err(AgentError::Join(why)),
-                Err(JoinFault::Later(why)) => tracing::warn!(why, "can't join yet"),
-            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSES.1);
         }
@@ -285,6 +269,26 @@ impl Session {
 
     fn keep_network(&self) {
         self.keeper.network(self.node.network.borrow().clone());
+    }
+}
+
+/// Joins the cluster, as soon as a server answers.
+///
+/// # Errors
+/// [`AgentError::Join`] when the cluster refuses this node for good.
+pub(crate) async fn join(enrolment: &Enrolment) -> Result<NodeIdentity, AgentError> {
+    let mut pause = PAUSES.0;
+    loop {
+        match enrolment.join().await {
+            Ok(identity) => {
+                tracing::info!(node = %enrolment.node, "joined the cluster");
+                return Ok(identity);
+            }
+            Err(JoinFault::Refused(why)) => return Err(AgentError::Join(why)),
+            Err(JoinFault::Later(why)) => tracing::warn!(why, "can't join yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
     }
 }
 

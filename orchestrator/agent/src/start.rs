@@ -22,7 +22,7 @@ use crate::node::Node;
 use crate::outbox::Outbox;
 use crate::persist::{Keeper, Known};
 use crate::pods::table::Table;
-use crate::session::{Session, decode};
+use crate::session::{Session, decode, join};
 use crate::{AgentError, AgentOptions, admin, clock, network};
 
 /// Where the node's own name servers are.
@@ -48,9 +48,17 @@ pub(crate) async fn run(
         servers: options.servers.clone(),
         token: options.token.clone(),
     };
-    let identity = enrolment.kept(clock::seconds())?;
+    let mut identity = enrolment.kept(clock::seconds())?;
     let dns = DnsServer::bind(&dns_options(&options)).await?;
     let socket = admin::bind(&folder.admin_socket())?;
+    tokio::pin!(shutdown);
+    // A node that has nothing yet is not set up before it is let in.
+    if identity.is_none() && known.pods.generation == 0 {
+        tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            joined = join(&enrolment) => identity = Some(joined?),
+        }
+    }
     let containers = Containers::open(
         folder.runtime(),
         &options.cgroup,
@@ -103,7 +111,7 @@ pub(crate) async fn run(
     }));
     tracing::info!(node = %options.node, address = %options.address, "node is up");
     let ended = tokio::select! {
-        () = shutdown => Ok(()),
+        () = &mut shutdown => Ok(()),
         ended = tasks.join_next() => match ended {
             Some(Ok(result)) => result,
             Some(Err(error)) => Err(AgentError::Broken(error.to_string())),
