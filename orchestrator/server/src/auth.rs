@@ -50,35 +50,61 @@ pub enum Attributes<'a> {
 ///
 /// # Errors
 /// 401 when credentials were given and are wrong.
-pub fn authenticate(pki: &Pki, peer: &PeerCertificate, headers: &HeaderMap) -> Result<Option<User>, Status> {
+pub fn authenticate(
+    pki: &Pki,
+    peer: &PeerCertificate,
+    headers: &HeaderMap,
+) -> Result<Option<User>, Status> {
     if let Some(der) = &peer.0 {
-        return user_of(der).map(Some).ok_or_else(|| Status::unauthorized("the client certificate names nobody"));
+        return user_of(der)
+            .map(Some)
+            .ok_or_else(|| Status::unauthorized("the client certificate names nobody"));
     }
-    let Some(header) = headers.get(AUTHORIZATION) else { return Ok(None) };
-    let token = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).map(str::trim);
+    let Some(header) = headers.get(AUTHORIZATION) else {
+        return Ok(None);
+    };
+    let token = header
+        .to_str()
+        .ok()
+        .and_then(|text| text.strip_prefix("Bearer "))
+        .map(str::trim);
     match token {
-        Some(token) if pki.is_admin_token(token) => {
-            Ok(Some(User { name: "waggle-admin".into(), groups: vec![ADMINISTRATORS.into()] }))
-        }
-        Some(token) if pki.is_join_token(token) => {
-            Err(Status::unauthorized("this is the token that agents join with, not a token for the API"))
-        }
+        Some(token) if pki.is_admin_token(token) => Ok(Some(User {
+            name: "waggle-admin".into(),
+            groups: vec![ADMINISTRATORS.into()],
+        })),
+        Some(token) if pki.is_join_token(token) => Err(Status::unauthorized(
+            "this is the token that agents join with, not a token for the API",
+        )),
         Some(_) => Err(Status::unauthorized("the bearer token is wrong")),
-        None => Err(Status::unauthorized("use a client certificate or a bearer token")),
+        None => Err(Status::unauthorized(
+            "use a client certificate or a bearer token",
+        )),
     }
 }
 
 fn user_of(der: &[u8]) -> Option<User> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let subject = certificate.subject();
-    let name = subject.iter_common_name().find_map(|one| one.as_str().ok())?.to_owned();
-    let groups = subject.iter_organization().filter_map(|one| one.as_str().ok()).map(str::to_owned).collect();
+    let name = subject
+        .iter_common_name()
+        .find_map(|one| one.as_str().ok())?
+        .to_owned();
+    let groups = subject
+        .iter_organization()
+        .filter_map(|one| one.as_str().ok())
+        .map(str::to_owned)
+        .collect();
     Some(User { name, groups })
 }
 
 /// Paths that answer to anybody: whether the server lives, and which it is.
 pub fn is_open(path: &str) -> bool {
-    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    let first = path
+        .trim_start_matches('/')
+        .split('/')
+        .next()
+        .unwrap_or_default();
     matches!(first, "version" | "livez" | "readyz" | "healthz")
 }
 
@@ -93,7 +119,9 @@ pub fn authorize(user: Option<&User>, asked: &Attributes<'_>) -> Result<(), Stat
         return Ok(());
     }
     let Some(user) = user else {
-        return Err(Status::unauthorized("Unauthorized: use a client certificate or a bearer token"));
+        return Err(Status::unauthorized(
+            "Unauthorized: use a client certificate or a bearer token",
+        ));
     };
     let belongs = |group: &str| user.groups.iter().any(|one| one == group);
     if belongs(ADMINISTRATORS) || (belongs(NODES) && node_may(asked)) {
@@ -105,8 +133,15 @@ pub fn authorize(user: Option<&User>, asked: &Attributes<'_>) -> Result<(), Stat
 /// Nodes get what they need through their session; beside that they may look, but not at secrets.
 fn node_may(asked: &Attributes<'_>) -> bool {
     match asked {
-        Attributes::Objects { verb, resource, subresource, .. } => {
-            matches!(*verb, "get" | "list" | "watch") && resource.kind != "Secret" && subresource.is_empty()
+        Attributes::Objects {
+            verb,
+            resource,
+            subresource,
+            ..
+        } => {
+            matches!(*verb, "get" | "list" | "watch")
+                && resource.kind != "Secret"
+                && subresource.is_empty()
         }
         Attributes::Path { verb, .. } => *verb == "get",
     }
@@ -114,7 +149,13 @@ fn node_may(asked: &Attributes<'_>) -> bool {
 
 fn forbidden(user: &User, asked: &Attributes<'_>) -> Status {
     match *asked {
-        Attributes::Objects { verb, resource, subresource, namespace, name } => {
+        Attributes::Objects {
+            verb,
+            resource,
+            subresource,
+            namespace,
+            name,
+        } => {
             let slash = if subresource.is_empty() { "" } else { "/" };
             let scope = if namespace.is_empty() {
                 "at the cluster scope".to_owned()
@@ -128,7 +169,10 @@ fn forbidden(user: &User, asked: &Attributes<'_>) -> Status {
             Status::forbidden(resource, name, &why)
         }
         Attributes::Path { verb, path } => {
-            let message = format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name);
+            let message = format!(
+                "forbidden: User {:?} cannot {verb} path {path:?}",
+                user.name
+            );
             Status::failure(403, "Forbidden", message)
         }
     }
@@ -141,12 +185,21 @@ mod tests {
     use super::*;
 
     fn user(group: &str) -> User {
-        User { name: "somebody".into(), groups: vec![group.into()] }
+        User {
+            name: "somebody".into(),
+            groups: vec![group.into()],
+        }
     }
 
     fn objects<'a>(verb: &'a str, kind: &str) -> Attributes<'a> {
         let resource = lookup_name(kind).unwrap();
-        Attributes::Objects { verb, resource, subresource: "", namespace: "shop", name: "" }
+        Attributes::Objects {
+            verb,
+            resource,
+            subresource: "",
+            namespace: "shop",
+            name: "",
+        }
     }
 
     #[test]
@@ -159,11 +212,36 @@ mod tests {
             (Some(&node), objects("create", "pods"), Some(403)),
             (Some(&other), objects("get", "pods"), Some(403)),
             (None, objects("get", "pods"), Some(401)),
-            (None, Attributes::Path { verb: "get", path: "/readyz" }, None),
-            (None, Attributes::Path { verb: "get", path: "/apis" }, Some(401)),
-            (Some(&node), Attributes::Path { verb: "get", path: "/apis" }, None),
+            (
+                None,
+                Attributes::Path {
+                    verb: "get",
+                    path: "/readyz",
+                },
+                None,
+            ),
+            (
+                None,
+                Attributes::Path {
+                    verb: "get",
+                    path: "/apis",
+                },
+                Some(401),
+            ),
+            (
+                Some(&node),
+                Attributes::Path {
+                    verb: "get",
+                    path: "/apis",
+                },
+                None,
+            ),
         ] {
-            assert_eq!(authorize(who, &asked).err().map(|status| status.code), code, "{who:?} {asked:?}");
+            assert_eq!(
+                authorize(who, &asked).err().map(|status| status.code),
+                code,
+                "{who:?} {asked:?}"
+            );
         }
     }
 

@@ -11,6 +11,8 @@ mod query;
 mod read;
 mod serve;
 mod target;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod write;
 
@@ -58,8 +60,15 @@ pub fn router(state: ServerState) -> Router {
         objects: Arc::clone(&state.objects),
         sessions: state.sessions.clone(),
     });
-    let all = metrics.merge(streams).merge(own);
+    let all = metrics
+        .merge(streams)
+        .merge(own)
+        .method_not_allowed_fallback(not_allowed);
     all.layer(middleware::from_fn_with_state(state, guard))
+}
+
+async fn not_allowed() -> Response {
+    refusal(&Status::method_not_allowed())
 }
 
 /// Lets in who may; everybody else gets a Status.
@@ -71,14 +80,20 @@ async fn guard(State(state): State<ServerState>, mut request: Request, next: Nex
 }
 
 fn admit(state: &ServerState, request: &mut Request) -> Result<(), Status> {
-    let peer = request.extensions().get::<PeerCertificate>().cloned().unwrap_or_default();
+    let peer = request
+        .extensions()
+        .get::<PeerCertificate>()
+        .cloned()
+        .unwrap_or_default();
     let user = auth::authenticate(&state.pki, &peer, request.headers())?;
     let path = request.uri().path();
     let verb = request.method().as_str().to_ascii_lowercase();
     let asked = match Target::parse(path) {
         Some(target) if !auth::is_open(path) => {
             let verb = verb_of(request.method(), &target, &Query::parse(request.uri())?);
-            return finish(request, user, |user| auth::authorize(user, &target.attributes(verb)));
+            return finish(request, user, |user| {
+                auth::authorize(user, &target.attributes(verb))
+            });
         }
         _ => Attributes::Path { verb: &verb, path },
     };
@@ -125,9 +140,14 @@ async fn dispatch(state: &ServerState, request: Request) -> Result<Response, Sta
     let target = Target::parse(request.uri().path()).ok_or_else(Status::unknown_path)?;
     let query = Query::parse(request.uri())?;
     let method = request.method().clone();
-    match (verb_of(&method, &target, &query), target.subresource.as_str()) {
+    match (
+        verb_of(&method, &target, &query),
+        target.subresource.as_str(),
+    ) {
         _ if !target.serves_subresource() => Err(Status::unknown_path()),
-        _ if method == Method::HEAD || method == Method::OPTIONS => Err(Status::method_not_allowed()),
+        _ if method == Method::HEAD || method == Method::OPTIONS => {
+            Err(Status::method_not_allowed())
+        }
         ("get", "scale") => read::scale(state, &target),
         ("get", _) => read::get(state, &target, &query, request.headers()).await,
         ("list", _) => collection::list(state, &target, &query, request.headers()).await,

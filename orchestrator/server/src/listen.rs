@@ -63,13 +63,18 @@ impl FromStr for ListenAddress {
     type Err = ListenError;
 
     fn from_str(text: &str) -> Result<Self, ListenError> {
-        let malformed = || ListenError::Malformed { text: text.to_owned() };
+        let malformed = || ListenError::Malformed {
+            text: text.to_owned(),
+        };
         let (address, namespace) = match text.split_once('@') {
             Some((_, "")) => return Err(malformed()),
             Some((address, namespace)) => (address, Some(PathBuf::from(namespace))),
             None => (text, None),
         };
-        Ok(Self { address: address.parse().map_err(|_| malformed())?, namespace })
+        Ok(Self {
+            address: address.parse().map_err(|_| malformed())?,
+            namespace,
+        })
     }
 }
 
@@ -84,8 +89,15 @@ impl ListenAddress {
             Some(namespace) => bind_inside(self.address, namespace),
         };
         bound.map_err(|cause| match cause.kind() {
-            std::io::ErrorKind::AddrInUse => ListenError::InUse { address: self.clone(), option },
-            _ => ListenError::Refused { address: self.clone(), option, cause },
+            std::io::ErrorKind::AddrInUse => ListenError::InUse {
+                address: self.clone(),
+                option,
+            },
+            _ => ListenError::Refused {
+                address: self.clone(),
+                option,
+                cause,
+            },
         })
     }
 }
@@ -93,11 +105,15 @@ impl ListenAddress {
 /// Binds in another network namespace; the thread that entered it ends with that.
 fn bind_inside(address: SocketAddr, namespace: &std::path::Path) -> std::io::Result<TcpListener> {
     let folder = std::fs::File::open(namespace)?;
-    let thread = std::thread::Builder::new().name("bind".into()).spawn(move || {
-        setns(&folder, CloneFlags::CLONE_NEWNET)?;
-        TcpListener::bind(address)
-    })?;
-    thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the binding thread panicked")))
+    let thread = std::thread::Builder::new()
+        .name("bind".into())
+        .spawn(move || {
+            setns(&folder, CloneFlags::CLONE_NEWNET)?;
+            TcpListener::bind(address)
+        })?;
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(std::io::Error::other("the binding thread panicked")))
 }
 
 #[cfg(test)]
@@ -107,10 +123,19 @@ mod tests {
     #[test]
     fn addresses_are_read_with_and_without_a_namespace() {
         let plain: ListenAddress = "127.0.0.1:6443".parse().unwrap();
-        assert_eq!((plain.to_string().as_str(), plain.namespace), ("127.0.0.1:6443", None));
+        assert_eq!(
+            (plain.to_string().as_str(), plain.namespace),
+            ("127.0.0.1:6443", None)
+        );
         let inside: ListenAddress = "[::1]:6444@/run/netns/fabric".parse().unwrap();
         assert_eq!(inside.to_string(), "[::1]:6444@/run/netns/fabric");
-        for text in ["", "127.0.0.1", "localhost:1", "127.0.0.1:1@", "127.0.0.1:70000"] {
+        for text in [
+            "",
+            "127.0.0.1",
+            "localhost:1",
+            "127.0.0.1:1@",
+            "127.0.0.1:70000",
+        ] {
             assert!(text.parse::<ListenAddress>().is_err(), "{text}");
         }
     }
@@ -119,9 +144,15 @@ mod tests {
     fn a_port_in_use_is_named_with_the_mend() {
         let free: ListenAddress = "127.0.0.1:0".parse().unwrap();
         let listener = free.bind("--listen").unwrap();
-        let taken = ListenAddress { address: listener.local_addr().unwrap(), namespace: None };
+        let taken = ListenAddress {
+            address: listener.local_addr().unwrap(),
+            namespace: None,
+        };
         let error = taken.bind("--listen").unwrap_err().to_string();
-        assert!(error.contains(&taken.to_string()) && error.contains("--listen"), "{error}");
+        assert!(
+            error.contains(&taken.to_string()) && error.contains("--listen"),
+            "{error}"
+        );
     }
 
     #[test]

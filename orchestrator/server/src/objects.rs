@@ -10,6 +10,8 @@ mod plan;
 mod registry;
 mod service_address;
 mod store_status;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -127,7 +129,10 @@ impl Default for ServiceNetwork {
     /// 10.96.0.0/16, with 10.96.0.1 kept for the API and 10.96.0.10 for DNS.
     fn default() -> Self {
         let range = "10.96.0.0/16".parse().expect("a literal range");
-        Self { range, kept: vec![[10, 96, 0, 1].into(), [10, 96, 0, 10].into()] }
+        Self {
+            range,
+            kept: vec![[10, 96, 0, 1].into(), [10, 96, 0, 10].into()],
+        }
     }
 }
 
@@ -142,7 +147,9 @@ pub struct Objects {
 
 impl std::fmt::Debug for Objects {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Objects").field("revision", &self.cache.revision()).finish_non_exhaustive()
+        f.debug_struct("Objects")
+            .field("revision", &self.cache.revision())
+            .finish_non_exhaustive()
     }
 }
 
@@ -165,15 +172,30 @@ impl Objects {
     ///
     /// # Errors
     /// A [`Status`] when the store can't be read or holds something that is no object.
-    pub async fn open_with(store: Arc<dyn Store>, clock: Clock, network: ServiceNetwork) -> Result<Arc<Self>, Status> {
+    pub async fn open_with(
+        store: Arc<dyn Store>,
+        clock: Clock,
+        network: ServiceNetwork,
+    ) -> Result<Arc<Self>, Status> {
         let cache = Arc::new(Cache::load(store.as_ref()).await?);
         let addresses = ServiceAllocator::new(network, &cache);
         let pump = tokio::spawn(cache::follow(Arc::clone(&store), Arc::clone(&cache)));
-        Ok(Arc::new(Self { store, cache, clock, addresses, pump }))
+        Ok(Arc::new(Self {
+            store,
+            cache,
+            clock,
+            addresses,
+            pump,
+        }))
     }
 
     /// The object, now. `namespace` is empty for a cluster-scoped kind.
-    pub fn get(&self, resource: &'static Resource, namespace: &str, name: &str) -> Option<Arc<Object>> {
+    pub fn get(
+        &self,
+        resource: &'static Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<Object>> {
         self.cache.get(resource, namespace, name)
     }
 
@@ -186,7 +208,11 @@ impl Objects {
     ///
     /// # Errors
     /// 410 Gone when that is no longer kept: list again, and watch from there.
-    pub fn watch(&self, resource: &'static Resource, after_revision: u64) -> Result<Events, Status> {
+    pub fn watch(
+        &self,
+        resource: &'static Resource,
+        after_revision: u64,
+    ) -> Result<Events, Status> {
         cache::watch(&self.cache, resource, after_revision)
     }
 
@@ -209,14 +235,25 @@ impl Objects {
     /// 504 for a revision that does not come within three seconds.
     pub async fn seen(&self, revision: u64) -> Result<(), Status> {
         let mut changed = self.changed();
-        let waited = tokio::time::timeout(CLIENT_WAITS, changed.wait_for(|&now| now >= revision)).await;
+        let waited =
+            tokio::time::timeout(CLIENT_WAITS, changed.wait_for(|&now| now >= revision)).await;
         if matches!(waited, Ok(Ok(_))) {
             return Ok(());
         }
         let current = self.cache.revision();
-        let mut status = Status::timeout(format!("Too large resource version: {revision}, current: {current}"));
-        let cause = Cause { reason: "ResourceVersionTooLarge".into(), message: "Too large resource version".into(), ..Cause::default() };
-        let details = Details { causes: vec![cause], retry_after_seconds: Some(1), ..Details::default() };
+        let mut status = Status::timeout(format!(
+            "Too large resource version: {revision}, current: {current}"
+        ));
+        let cause = Cause {
+            reason: "ResourceVersionTooLarge".into(),
+            message: "Too large resource version".into(),
+            ..Cause::default()
+        };
+        let details = Details {
+            causes: vec![cause],
+            retry_after_seconds: Some(1),
+            ..Details::default()
+        };
         status.details = Some(Box::new(details));
         Err(status)
     }
@@ -234,11 +271,25 @@ impl Objects {
         // Asked after listing: what has not changed by then was listed as it was.
         let listing = self.list(resource, namespace);
         if self.cache.unchanged_since(resource, revision) {
-            return Ok(Listing { revision, ..listing });
+            return Ok(Listing {
+                revision,
+                ..listing
+            });
         }
-        let prefix = namespace.map_or_else(|| resource.prefix(), |namespace| resource.prefix_in(namespace));
-        let page = self.store.range(&prefix, None, 0, Some(Revision(revision))).await.map_err(refused)?;
-        let objects = page.entries.iter().map(|entry| cache::decode(resource, entry)).collect::<Result<_, _>>()?;
+        let prefix = namespace.map_or_else(
+            || resource.prefix(),
+            |namespace| resource.prefix_in(namespace),
+        );
+        let page = self
+            .store
+            .range(&prefix, None, 0, Some(Revision(revision)))
+            .await
+            .map_err(refused)?;
+        let objects = page
+            .entries
+            .iter()
+            .map(|entry| cache::decode(resource, entry))
+            .collect::<Result<_, _>>()?;
         Ok(Listing { revision, objects })
     }
 
@@ -257,7 +308,10 @@ impl Objects {
     /// # Errors
     /// What the store says.
     pub async fn compact(&self, revision: u64) -> Result<(), Status> {
-        self.store.compact(Revision(revision)).await.map_err(refused)
+        self.store
+            .compact(Revision(revision))
+            .await
+            .map_err(refused)
     }
 
     /// Now, by the clock this was opened with.
@@ -270,11 +324,24 @@ impl Object {
     /// From a decoded object and the revision of its last change.
     pub(crate) fn new(resource: &'static Resource, mut value: Value, revision: u64) -> Self {
         value["metadata"]["resourceVersion"] = revision.to_string().into();
-        let text = |field: &str| value["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let text = |field: &str| {
+            value["metadata"][field]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
         let (namespace, name, uid) = (text("namespace"), text("name"), text("uid"));
         // A Value always serializes.
         let bytes = Bytes::from(serde_json::to_vec(&value).unwrap_or_default());
-        Self { resource, namespace, name, uid, revision, bytes, value }
+        Self {
+            resource,
+            namespace,
+            name,
+            uid,
+            revision,
+            bytes,
+            value,
+        }
     }
 
     /// Where it is in the order of lists: `namespace/name`, or `name`.

@@ -37,7 +37,10 @@ pub struct ServerOptions {
 impl ServerOptions {
     /// The defaults: 10.96.0.0/16 for Services (.1 the API, .10 DNS), 10.244.0.0/16 for pods, cluster.local.
     pub fn new(data: PathBuf, listen: Vec<ListenAddress>, node_listen: Vec<ListenAddress>) -> Self {
-        let range = |text: &str| text.parse().unwrap_or_else(|_| unreachable!("{text} is an address range"));
+        let range = |text: &str| {
+            text.parse()
+                .unwrap_or_else(|_| unreachable!("{text} is an address range"))
+        };
         Self {
             data,
             listen,
@@ -55,13 +58,25 @@ impl ServerOptions {
 
     /// Every name and address that clients may call the server by.
     pub(crate) fn names(&self) -> Vec<String> {
-        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        let mut names = vec![
+            "localhost".to_owned(),
+            "127.0.0.1".to_owned(),
+            "::1".to_owned(),
+        ];
         names.push(self.api_vip.to_string());
         let service = "kubernetes.default.svc";
         names.extend(["kubernetes", "kubernetes.default", service].map(str::to_owned));
         names.push(format!("{service}.{}", self.cluster_domain));
-        let addresses = self.listen.iter().chain(&self.node_listen).map(|one| one.address.ip());
-        names.extend(addresses.filter(|address| !address.is_unspecified()).map(|address| address.to_string()));
+        let addresses = self
+            .listen
+            .iter()
+            .chain(&self.node_listen)
+            .map(|one| one.address.ip());
+        names.extend(
+            addresses
+                .filter(|address| !address.is_unspecified())
+                .map(|address| address.to_string()),
+        );
         names.extend(self.advertise.map(|address| address.ip().to_string()));
         names.extend(self.extra_names.iter().cloned());
         names

@@ -13,8 +13,8 @@ use base64::Engine as _;
 use jiff::Timestamp;
 use rand::RngCore as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls::RootCertStore;
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
@@ -50,7 +50,9 @@ pub enum PkiError {
         cause: std::io::Error,
     },
     /// A file holds something else.
-    #[error("{path} does not hold a usable {what}: {cause}; restore it, or move the folder away to start afresh")]
+    #[error(
+        "{path} does not hold a usable {what}: {cause}; restore it, or move the folder away to start afresh"
+    )]
     Unusable {
         /// Which.
         path: PathBuf,
@@ -99,13 +101,17 @@ pub struct Pair {
 
 impl std::fmt::Debug for Pki {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pki").field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("Pki")
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
     }
 }
 
 impl std::fmt::Debug for Pair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pair").field("certificate_pem", &self.certificate_pem).finish_non_exhaustive()
+        f.debug_struct("Pair")
+            .field("certificate_pem", &self.certificate_pem)
+            .finish_non_exhaustive()
     }
 }
 
@@ -122,15 +128,33 @@ impl Pki {
         let issue = |name: &str, params: Result<CertificateParams, PkiError>| {
             let key = key(&folder.join(format!("{name}.key")))?;
             let certificate_pem = signed(name, params?, &key, &ca_pem, &ca_key)?;
-            write(&folder.join(format!("{name}.crt")), certificate_pem.as_bytes(), 0o644)?;
-            Ok(Pair { certificate_pem, key_pem: key.serialize_pem() })
+            write(
+                &folder.join(format!("{name}.crt")),
+                certificate_pem.as_bytes(),
+                0o644,
+            )?;
+            Ok(Pair {
+                certificate_pem,
+                key_pem: key.serialize_pem(),
+            })
         };
         let server = issue("server", server_params(names, now))?;
         let admin = issue("admin", client_params("waggle-admin", ADMINISTRATORS, now))?;
         key(&folder.join("service-account.key"))?;
-        let join_token = token(&folder.join("join-token"), &format!(".{}", fingerprint(&ca_pem)))?;
+        let join_token = token(
+            &folder.join("join-token"),
+            &format!(".{}", fingerprint(&ca_pem)),
+        )?;
         let admin_token = token(&folder.join("admin-token"), "")?;
-        Ok(Self { folder: folder.to_owned(), ca_pem, ca_key, server, admin, join_token, admin_token })
+        Ok(Self {
+            folder: folder.to_owned(),
+            ca_pem,
+            ca_key,
+            server,
+            admin,
+            join_token,
+            admin_token,
+        })
     }
 
     /// Where everything is kept.
@@ -173,8 +197,16 @@ impl Pki {
     ///
     /// # Errors
     /// [`PkiError::Request`] for a request that is malformed or not signed by its own key.
-    pub fn sign_node(&self, node: &NodeName, csr_pem: &str, now: Timestamp) -> Result<String, PkiError> {
-        let refused = |error: rcgen::Error| PkiError::Request { node: node.to_string(), cause: error.to_string() };
+    pub fn sign_node(
+        &self,
+        node: &NodeName,
+        csr_pem: &str,
+        now: Timestamp,
+    ) -> Result<String, PkiError> {
+        let refused = |error: rcgen::Error| PkiError::Request {
+            node: node.to_string(),
+            cause: error.to_string(),
+        };
         let mut request = CertificateSigningRequestParams::from_pem(csr_pem).map_err(refused)?;
         request.params = client_params(&format!("{NODE_USER}{node}"), NODES, now)?;
         let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, &self.ca_key).map_err(refused)?;
@@ -188,20 +220,27 @@ impl Pki {
     pub fn server_tls(&self) -> Result<Arc<ServerConfig>, PkiError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let path = self.folder.join("server.crt");
-        let unusable = |cause: String| PkiError::Unusable { path: path.clone(), what: "certificate", cause };
+        let unusable = |cause: String| PkiError::Unusable {
+            path: path.clone(),
+            what: "certificate",
+            cause,
+        };
         let mut roots = RootCertStore::empty();
-        let ca = CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(|e| unusable(e.to_string()))?;
+        let ca = CertificateDer::from_pem_slice(self.ca_pem.as_bytes())
+            .map_err(|e| unusable(e.to_string()))?;
         roots.add(ca).map_err(|error| unusable(error.to_string()))?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| unusable(error.to_string()))?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| unusable(error.to_string()))?;
         // The authority goes along: an agent that joins knows it by its fingerprint only.
         let pem = format!("{}{}", self.server.certificate_pem, self.ca_pem);
         let chain = CertificateDer::pem_slice_iter(pem.as_bytes())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| unusable(error.to_string()))?;
-        let key = PrivateKeyDer::from_pem_slice(self.server.key_pem.as_bytes()).map_err(|e| unusable(e.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(self.server.key_pem.as_bytes())
+            .map_err(|e| unusable(e.to_string()))?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| unusable(error.to_string()))?
@@ -215,8 +254,11 @@ impl Pki {
     /// A kubeconfig for the administrator; `url` is where the API is, `cluster` what contexts call it.
     pub fn kubeconfig(&self, url: &str, cluster: &str) -> String {
         let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-        let (ca, certificate, key) =
-            (encode(&self.ca_pem), encode(&self.admin.certificate_pem), encode(&self.admin.key_pem));
+        let (ca, certificate, key) = (
+            encode(&self.ca_pem),
+            encode(&self.admin.certificate_pem),
+            encode(&self.admin.key_pem),
+        );
         format!(
             "apiVersion: v1\nkind: Config\nclusters:\n- name: {cluster}\n  cluster:\n    server: {url}\n    \
              certificate-authority-data: {ca}\nusers:\n- name: {cluster}-admin\n  user:\n    \
@@ -237,15 +279,26 @@ impl Pki {
 
 fn make_folder(folder: &Path) -> Result<(), PkiError> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.map_err(|cause| PkiError::File { operation: "make", path: folder.to_owned(), cause })
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder);
+    made.map_err(|cause| PkiError::File {
+        operation: "make",
+        path: folder.to_owned(),
+        cause,
+    })
 }
 
 fn read(path: &Path) -> Result<Option<String>, PkiError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(PkiError::File { operation: "read", path: path.to_owned(), cause }),
+        Err(cause) => Err(PkiError::File {
+            operation: "read",
+            path: path.to_owned(),
+            cause,
+        }),
     }
 }
 
@@ -254,14 +307,23 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), PkiError> {
     let new = path.with_extension(format!("new.{}", std::process::id()));
     let written = (|| {
         let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&new)?;
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&new)?;
         file.write_all(content)?;
         file.sync_all()?;
         std::fs::rename(&new, path)
     })();
     written.map_err(|cause| {
         let _ = std::fs::remove_file(&new);
-        PkiError::File { operation: "write", path: path.to_owned(), cause }
+        PkiError::File {
+            operation: "write",
+            path: path.to_owned(),
+            cause,
+        }
     })
 }
 
@@ -282,8 +344,13 @@ fn key(path: &Path) -> Result<KeyPair, PkiError> {
 
 /// SHA-256 of a certificate's DER, hex.
 fn fingerprint(pem: &str) -> String {
-    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map(|der| der.to_vec()).unwrap_or_default();
-    Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect()
+    let der = CertificateDer::from_pem_slice(pem.as_bytes())
+        .map(|der| der.to_vec())
+        .unwrap_or_default();
+    Sha256::digest(der)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// The random token at `path`, made if it is not there: 32 bytes, base64 for URLs, then `suffix`.
@@ -292,7 +359,11 @@ fn token(path: &Path, suffix: &str) -> Result<String, PkiError> {
         let token = token.trim().to_owned();
         if token.is_empty() {
             let cause = "it is empty".to_owned();
-            return Err(PkiError::Unusable { path: path.to_owned(), what: "token", cause });
+            return Err(PkiError::Unusable {
+                path: path.to_owned(),
+                what: "token",
+                cause,
+            });
         }
         return Ok(token);
     }
@@ -320,14 +391,22 @@ fn authority(path: &Path, key: &KeyPair, now: Timestamp) -> Result<String, PkiEr
     }
     let mut params = params("waggle-ca", None, AUTHORITY_DAYS, now)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-    let made = params.self_signed(key).map_err(|error| making("ca", &error))?;
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
+    let made = params
+        .self_signed(key)
+        .map_err(|error| making("ca", &error))?;
     write(path, made.pem().as_bytes(), 0o644)?;
     Ok(made.pem())
 }
 
 fn making(what: &str, error: &rcgen::Error) -> PkiError {
-    PkiError::Making { what: what.to_owned(), cause: error.to_string() }
+    PkiError::Making {
+        what: what.to_owned(),
+        cause: error.to_string(),
+    }
 }
 
 fn signed(
@@ -338,10 +417,18 @@ fn signed(
     ca_key: &KeyPair,
 ) -> Result<String, PkiError> {
     let issuer = Issuer::from_ca_cert_pem(ca_pem, ca_key).map_err(|error| making(what, &error))?;
-    Ok(params.signed_by(key, &issuer).map_err(|error| making(what, &error))?.pem())
+    Ok(params
+        .signed_by(key, &issuer)
+        .map_err(|error| making(what, &error))?
+        .pem())
 }
 
-fn params(name: &str, group: Option<&str>, days: u32, now: Timestamp) -> Result<CertificateParams, PkiError> {
+fn params(
+    name: &str,
+    group: Option<&str>,
+    days: u32,
+    now: Timestamp,
+) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::default();
     let date = now.to_zoned(jiff::tz::TimeZone::UTC).date();
     let part = |value: i8| u8::try_from(value).unwrap_or(1);
@@ -352,7 +439,9 @@ fn params(name: &str, group: Option<&str>, days: u32, now: Timestamp) -> Result<
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     if let Some(group) = group {
-        params.distinguished_name.push(DnType::OrganizationName, group);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, group);
     }
     let mut serial = [0; 16];
     rand::rng().fill_bytes(&mut serial);
@@ -375,7 +464,11 @@ fn server_params(names: &[String], now: Timestamp) -> Result<CertificateParams, 
     for name in names {
         let name = match name.parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),
-            Err(_) => SanType::DnsName(name.as_str().try_into().map_err(|error| making(name, &error))?),
+            Err(_) => SanType::DnsName(
+                name.as_str()
+                    .try_into()
+                    .map_err(|error| making(name, &error))?,
+            ),
         };
         if !params.subject_alt_names.contains(&name) {
             params.subject_alt_names.push(name);
@@ -395,7 +488,11 @@ mod tests {
     }
 
     fn names() -> Vec<String> {
-        vec!["localhost".into(), "127.0.0.1".into(), "kubernetes.default.svc".into()]
+        vec![
+            "localhost".into(),
+            "127.0.0.1".into(),
+            "kubernetes.default.svc".into(),
+        ]
     }
 
     #[test]
@@ -415,11 +512,26 @@ mod tests {
     fn secrets_are_their_owners_only() {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(folder.path(), &names(), now()).unwrap();
-        pki.write_kubeconfig(&folder.path().join("kubeconfig"), "https://127.0.0.1:1", "local").unwrap();
-        let secrets =
-            ["ca.key", "server.key", "admin.key", "service-account.key", "join-token", "admin-token", "kubeconfig"];
+        pki.write_kubeconfig(
+            &folder.path().join("kubeconfig"),
+            "https://127.0.0.1:1",
+            "local",
+        )
+        .unwrap();
+        let secrets = [
+            "ca.key",
+            "server.key",
+            "admin.key",
+            "service-account.key",
+            "join-token",
+            "admin-token",
+            "kubeconfig",
+        ];
         for name in secrets {
-            let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+            let mode = std::fs::metadata(folder.path().join(name))
+                .unwrap()
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
     }
@@ -430,15 +542,23 @@ mod tests {
         let pki = Pki::open(folder.path(), &names(), now()).unwrap();
         let key = KeyPair::generate().unwrap();
         let mut wish = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
-        wish.distinguished_name.push(DnType::OrganizationName, ADMINISTRATORS);
+        wish.distinguished_name
+            .push(DnType::OrganizationName, ADMINISTRATORS);
         let request = wish.serialize_request(&key).unwrap().pem().unwrap();
-        let pem = pki.sign_node(&NodeName::try_from("node1").unwrap(), &request, now()).unwrap();
+        let pem = pki
+            .sign_node(&NodeName::try_from("node1").unwrap(), &request, now())
+            .unwrap();
         let (_, der) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
         let certificate = der.parse_x509().unwrap();
-        assert_eq!(certificate.subject().to_string(), "CN=system:node:node1, O=system:nodes");
+        assert_eq!(
+            certificate.subject().to_string(),
+            "CN=system:node:node1, O=system:nodes"
+        );
         assert!(certificate.subject_alternative_name().unwrap().is_none());
         assert!(certificate.validity().is_valid());
-        let refused = pki.sign_node(&NodeName::try_from("node1").unwrap(), "nonsense", now()).unwrap_err();
+        let refused = pki
+            .sign_node(&NodeName::try_from("node1").unwrap(), "nonsense", now())
+            .unwrap_err();
         assert!(refused.to_string().contains("node1"), "{refused}");
     }
 
@@ -447,7 +567,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         Pki::open(folder.path(), &names(), now()).unwrap();
         std::fs::write(folder.path().join("ca.key"), "garbage").unwrap();
-        let error = Pki::open(folder.path(), &names(), now()).unwrap_err().to_string();
-        assert!(error.contains("ca.key") && error.contains("private key"), "{error}");
+        let error = Pki::open(folder.path(), &names(), now())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("ca.key") && error.contains("private key"),
+            "{error}"
+        );
     }
 }

@@ -82,11 +82,18 @@ pub async fn run(options: ServerOptions, stop: CancellationToken) -> Result<(), 
     let listeners = bind_all(&options.listen, "--listen")?;
     let node_listeners = bind_all(&options.node_listen, "--node-listen")?;
     let bound: Vec<SocketAddr> = listeners.iter().map(|(_, address)| *address).collect();
-    let advertise = options.advertise.or_else(|| advertised(&bound)).ok_or(ServerError::NoAddress)?;
+    let advertise = options
+        .advertise
+        .or_else(|| advertised(&bound))
+        .ok_or(ServerError::NoAddress)?;
     let pki = Arc::new(Pki::open(&options.data, &options.names(), now)?);
     let store = open_store(&options.data)?;
-    let network = ServiceNetwork { range: options.service_cidr, kept: vec![options.api_vip, options.dns_vip] };
-    let objects = Objects::open_with(store, Arc::new(jiff::Timestamp::now), network).await?;
+    let network = ServiceNetwork {
+        range: options.service_cidr,
+        kept: vec![options.api_vip, options.dns_vip],
+    };
+    let objects =
+        Objects::open_with(Arc::clone(&store), Arc::new(jiff::Timestamp::now), network).await?;
     objects.bootstrap(options.api_vip, advertise).await?;
     let usage = Arc::new(UsageRegistry::default());
     let view = View::follow(&objects).await?;
@@ -120,25 +127,47 @@ pub async fn run(options: ServerOptions, stop: CancellationToken) -> Result<(), 
             Ok(())
         });
     }
-    let controllers = Controllers { objects: Arc::clone(&objects), view, numbers, recorder };
+    let controllers = Controllers {
+        objects: Arc::clone(&objects),
+        view,
+        numbers,
+        recorder,
+    };
     let end = stop.clone();
     parts.spawn(async move {
         controllers.run(end).await;
         Ok(())
     });
     let end = stop.clone();
-    let node_listeners = node_listeners.into_iter().map(|(listener, _)| listener).collect();
-    parts.spawn(async move { sessions.serve(node_listeners, end).await.map_err(ServerError::from) });
+    let node_listeners = node_listeners
+        .into_iter()
+        .map(|(listener, _)| listener)
+        .collect();
+    parts.spawn(async move {
+        sessions
+            .serve(node_listeners, end)
+            .await
+            .map_err(ServerError::from)
+    });
     parts.spawn(forget_history(objects, stop.clone()));
     // Last, so that whoever sees it finds a server that answers.
     let url = format!("https://{}", local(&bound).unwrap_or(advertise));
-    pki.write_kubeconfig(&options.data.join("admin.kubeconfig"), &url, &options.cluster_name)?;
+    pki.write_kubeconfig(
+        &options.data.join("admin.kubeconfig"),
+        &url,
+        &options.cluster_name,
+    )?;
     tracing::info!(%url, data = %options.data.display(), "the server is up");
-    finish(parts, stop).await
+    let outcome = finish(parts, stop).await;
+    store.close().await;
+    outcome
 }
 
 /// Waits for every part. The first that fails ends the others.
-async fn finish(mut parts: JoinSet<Result<(), ServerError>>, stop: CancellationToken) -> Result<(), ServerError> {
+async fn finish(
+    mut parts: JoinSet<Result<(), ServerError>>,
+    stop: CancellationToken,
+) -> Result<(), ServerError> {
     let mut outcome = Ok(());
     while let Some(ended) = parts.join_next().await {
         let ended = ended.unwrap_or_else(|error| Err(ServerError::Broken(error.to_string())));
@@ -184,15 +213,22 @@ fn bind_all(
     addresses.iter().map(bind).collect()
 }
 
-fn to_tokio(listener: TcpListener, address: SocketAddr) -> Result<tokio::net::TcpListener, ServerError> {
-    let fault = |cause| ServerError::Listener { address: address.to_string(), cause };
+fn to_tokio(
+    listener: TcpListener,
+    address: SocketAddr,
+) -> Result<tokio::net::TcpListener, ServerError> {
+    let fault = |cause| ServerError::Listener {
+        address: address.to_string(),
+        cause,
+    };
     listener.set_nonblocking(true).map_err(fault)?;
     tokio::net::TcpListener::from_std(listener).map_err(fault)
 }
 
 /// The first address that others can reach; otherwise the first.
 fn advertised(bound: &[SocketAddr]) -> Option<SocketAddr> {
-    let reachable = |address: &&SocketAddr| !address.ip().is_loopback() && !address.ip().is_unspecified();
+    let reachable =
+        |address: &&SocketAddr| !address.ip().is_loopback() && !address.ip().is_unspecified();
     bound.iter().find(reachable).or(bound.first()).copied()
 }
 
@@ -200,8 +236,14 @@ fn advertised(bound: &[SocketAddr]) -> Option<SocketAddr> {
 fn local(bound: &[SocketAddr]) -> Option<SocketAddr> {
     let loopback = |address: &&SocketAddr| address.ip().is_loopback();
     let anywhere = bound.iter().find(|address| address.ip().is_unspecified());
-    let anywhere = anywhere.map(|address| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()));
-    bound.iter().find(loopback).copied().or(anywhere).or(bound.first().copied())
+    let anywhere =
+        anywhere.map(|address| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()));
+    bound
+        .iter()
+        .find(loopback)
+        .copied()
+        .or(anywhere)
+        .or(bound.first().copied())
 }
 
 fn settings(options: &ServerOptions) -> Settings {

@@ -116,6 +116,12 @@ impl Store for EmbeddedStore {
     async fn revision(&self) -> Result<Revision, Error> {
         Ok(Revision(self.live.revision()))
     }
+
+    async fn close(&self) {
+        let file = Arc::clone(&self.file);
+        // A commit that runs is let finish.
+        let _ = tokio::task::spawn_blocking(move || file.close()).await;
+    }
 }
 
 #[cfg(test)]
@@ -151,6 +157,26 @@ mod tests {
         assert_eq!(store.revision().await.unwrap(), Revision(1));
         assert_eq!(store.get("/a").await.unwrap().unwrap().created, Revision(1));
         assert_eq!(store.commit(vec![write("/b")]).await.unwrap(), Revision(2));
+    }
+
+    #[tokio::test]
+    async fn a_closed_store_refuses_and_frees_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let watch = store.watch("/", Revision(0)).await.unwrap();
+        store.close().await;
+        let write = Write {
+            key: "/a".into(),
+            expect: crate::Expect::Absent,
+            value: None,
+        };
+        assert!(matches!(
+            store.commit(vec![write]).await,
+            Err(Error::Medium { .. })
+        ));
+        assert!(store.get("/a").await.is_err());
+        open(&folder);
+        drop(watch);
     }
 
     #[tokio::test]

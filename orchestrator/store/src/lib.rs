@@ -163,4 +163,6 @@ pub trait Store: Send + Sync + 'static {
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
     /// Revision of the last commit.
     async fn revision(&self) -> Result<Revision, Error>;
+    /// Gives the medium back; everything asked afterwards is refused. For a store that others may want to open next.
+    async fn close(&self);
 }

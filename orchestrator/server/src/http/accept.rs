@@ -30,29 +30,46 @@ pub(super) fn form(headers: &HeaderMap) -> Result<Form, Status> {
             }
         }
     }
-    if any { Err(Status::not_acceptable(&["application/json"])) } else { Ok(Form::Plain) }
+    if any {
+        Err(Status::not_acceptable(&["application/json"]))
+    } else {
+        Ok(Form::Plain)
+    }
 }
 
 fn form_of(part: &str) -> Option<Form> {
     let mut words = part.split(';').map(str::trim);
-    if !matches!(words.next()?, "application/json" | "*/*" | "application/*" | "") {
+    if !matches!(
+        words.next()?,
+        "application/json" | "*/*" | "application/*" | ""
+    ) {
         return None;
     }
     let parameters: Vec<(&str, &str)> = words.filter_map(|word| word.split_once('=')).collect();
-    let of = |name: &str| parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+    let of = |name: &str| {
+        parameters
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| *value)
+    };
     match (of("as"), of("g"), of("v")) {
         (None, ..) => Some(Form::Plain),
         (Some("Table"), Some("meta.k8s.io"), Some("v1" | "v1beta1")) => Some(Form::Table),
-        (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1" | "v1beta1")) => {
-            Some(Form::Metadata)
-        }
+        (
+            Some("PartialObjectMetadata" | "PartialObjectMetadataList"),
+            Some("meta.k8s.io"),
+            Some("v1" | "v1beta1"),
+        ) => Some(Form::Metadata),
         _ => None,
     }
 }
 
 /// The aggregated form of discovery that is wanted, if any.
 pub(super) fn aggregated(headers: &HeaderMap) -> Option<Aggregated> {
-    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let values = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).find_map(|part| {
         let words: Vec<&str> = part.split(';').map(str::trim).collect();
         if !words.contains(&"g=apidiscovery.k8s.io") {
@@ -77,9 +94,18 @@ mod tests {
         for (accept, expect) in [
             (kubectl, Some(Form::Table)),
             ("application/json", Some(Form::Plain)),
-            ("application/vnd.kubernetes.protobuf,application/json", Some(Form::Plain)),
-            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some(Form::Metadata)),
-            ("application/json;as=Table;g=other;v=v1, */*", Some(Form::Plain)),
+            (
+                "application/vnd.kubernetes.protobuf,application/json",
+                Some(Form::Plain),
+            ),
+            (
+                "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+                Some(Form::Metadata),
+            ),
+            (
+                "application/json;as=Table;g=other;v=v1, */*",
+                Some(Form::Plain),
+            ),
             ("application/vnd.kubernetes.protobuf", None),
         ] {
             let mut headers = HeaderMap::new();

@@ -22,7 +22,11 @@ pub fn status_response(status: &Status) -> Response {
 /// A Status as an HTTP response.
 pub(super) fn refusal(status: &Status) -> Response {
     let mut response = json(code(status.code), &status.to_value());
-    if let Some(seconds) = status.details.as_ref().and_then(|details| details.retry_after_seconds) {
+    if let Some(seconds) = status
+        .details
+        .as_ref()
+        .and_then(|details| details.retry_after_seconds)
+    {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
     response
@@ -35,7 +39,11 @@ fn code(code: u16) -> StatusCode {
 /// A JSON document.
 pub(super) fn json(code: StatusCode, value: &Value) -> Response {
     // A Value always serializes.
-    bytes(code, JSON, Bytes::from(serde_json::to_vec(value).unwrap_or_default()))
+    bytes(
+        code,
+        JSON,
+        Bytes::from(serde_json::to_vec(value).unwrap_or_default()),
+    )
 }
 
 /// Bytes that are encoded already.
@@ -44,24 +52,48 @@ pub(super) fn bytes(code: StatusCode, content_type: &str, bytes: Bytes) -> Respo
     *response.status_mut() = code;
     let headers = response.headers_mut();
     let plain = HeaderValue::from_static("application/octet-stream");
-    headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap_or(plain));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_str(content_type).unwrap_or(plain),
+    );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response
 }
 
 /// One object in the form that was asked for. `now` is seconds since the epoch.
-pub(super) fn object(code: StatusCode, object: &Object, form: Form, include: IncludeObject, now: i64) -> Response {
+pub(super) fn object(
+    code: StatusCode,
+    object: &Object,
+    form: Form,
+    include: IncludeObject,
+    now: i64,
+) -> Response {
     match form {
         Form::Plain => bytes(code, JSON, object.bytes.clone()),
-        Form::Table => json(code, &table_of(object.resource, &object.value, include, now, true)),
+        Form::Table => json(
+            code,
+            &table_of(object.resource, &object.value, include, now, true),
+        ),
         Form::Metadata => json(code, &table::partial(&object.value)),
     }
 }
 
 /// A Table of one object, carrying its revision.
-pub(super) fn table_of(resource: &Resource, value: &Value, include: IncludeObject, now: i64, headings: bool) -> Value {
-    let resource_version = value["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
-    let metadata = ListMeta { resource_version, ..ListMeta::default() };
+pub(super) fn table_of(
+    resource: &Resource,
+    value: &Value,
+    include: IncludeObject,
+    now: i64,
+    headings: bool,
+) -> Value {
+    let resource_version = value["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let metadata = ListMeta {
+        resource_version,
+        ..ListMeta::default()
+    };
     table::document(resource, [value], now, include, &metadata, headings)
 }
 
@@ -69,7 +101,10 @@ pub(super) fn table_of(resource: &Resource, value: &Value, include: IncludeObjec
 pub(super) fn warn(mut response: Response, warnings: &[String]) -> Response {
     let name: HeaderName = WARNING;
     for text in warnings {
-        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\r', '\n'], " ");
+        let quoted = text
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace(['\r', '\n'], " ");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(name.clone(), value);
         }

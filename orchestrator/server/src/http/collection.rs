@@ -40,7 +40,9 @@ impl Selection {
     }
 
     pub(super) fn takes(&self, object: &Object) -> bool {
-        self.namespace.as_ref().is_none_or(|namespace| *namespace == object.namespace)
+        self.namespace
+            .as_ref()
+            .is_none_or(|namespace| *namespace == object.namespace)
             && self.name.as_ref().is_none_or(|name| *name == object.name)
             && self.labels.matches_object(&object.value)
             && self.fields.matches(&object.value)
@@ -59,16 +61,22 @@ struct Place {
 
 impl Place {
     fn token(&self) -> String {
-        URL_SAFE_NO_PAD.encode(json!({"v": 1, "rv": self.revision, "after": self.after}).to_string())
+        URL_SAFE_NO_PAD
+            .encode(json!({"v": 1, "rv": self.revision, "after": self.after}).to_string())
     }
 
     fn parse(token: &str) -> Result<Self, Status> {
         let read = || {
             let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
             let value: Value = serde_json::from_slice(&bytes).ok()?;
-            Some(Self { revision: value["rv"].as_u64()?, after: value["after"].as_str()?.to_owned() })
+            Some(Self {
+                revision: value["rv"].as_u64()?,
+                after: value["after"].as_str()?.to_owned(),
+            })
         };
-        read().ok_or_else(|| Status::bad_request("continue: the token is not one that this server gave"))
+        read().ok_or_else(|| {
+            Status::bad_request("continue: the token is not one that this server gave")
+        })
     }
 }
 
@@ -87,7 +95,11 @@ pub(super) async fn list(
     let now = state.objects.now().as_second();
     let values = || objects.iter().map(|object| &object.value);
     Ok(match form {
-        Form::Plain => answer::bytes(StatusCode::OK, "application/json", plain(target, &objects, &metadata)),
+        Form::Plain => answer::bytes(
+            StatusCode::OK,
+            "application/json",
+            plain(target, &objects, &metadata),
+        ),
         Form::Table => {
             let table = table::document(target.resource, values(), now, include, &metadata, true);
             answer::json(StatusCode::OK, &table)
@@ -97,19 +109,34 @@ pub(super) async fn list(
 }
 
 /// What to list from, and the key after which to start.
-async fn source(state: &ServerState, target: &Target, query: &Query) -> Result<(Listing, Option<String>), Status> {
+async fn source(
+    state: &ServerState,
+    target: &Target,
+    query: &Query,
+) -> Result<(Listing, Option<String>), Status> {
     let (resource, namespace) = (target.resource, target.in_namespace());
     if !query.continue_token.is_empty() {
         let place = Place::parse(&query.continue_token)?;
-        let listing = state.objects.list_at(resource, namespace, place.revision).await?;
+        let listing = state
+            .objects
+            .list_at(resource, namespace, place.revision)
+            .await?;
         return Ok((listing, Some(place.after)));
     }
-    match (query.resource_version_match.as_str(), revision(&query.resource_version)?) {
+    match (
+        query.resource_version_match.as_str(),
+        revision(&query.resource_version)?,
+    ) {
         ("Exact", Some(revision)) => {
             state.objects.seen(revision).await?;
-            Ok((state.objects.list_at(resource, namespace, revision).await?, None))
+            Ok((
+                state.objects.list_at(resource, namespace, revision).await?,
+                None,
+            ))
         }
-        ("Exact", None) => Err(Status::bad_request("resourceVersionMatch: Exact needs a resourceVersion")),
+        ("Exact", None) => Err(Status::bad_request(
+            "resourceVersionMatch: Exact needs a resourceVersion",
+        )),
         ("" | "NotOlderThan", _) => {
             at_least(state, &query.resource_version).await?;
             Ok((state.objects.list(resource, namespace), None))
@@ -126,20 +153,48 @@ fn page(
     limit: usize,
     after: Option<&str>,
 ) -> (Vec<Arc<Object>>, ListMeta) {
-    let mut metadata = ListMeta { resource_version: listing.revision.to_string(), ..ListMeta::default() };
-    let start = after.map_or(0, |after| listing.objects.partition_point(|object| object.key().as_str() <= after));
+    let mut metadata = ListMeta {
+        resource_version: listing.revision.to_string(),
+        ..ListMeta::default()
+    };
+    let start = after.map_or(0, |after| {
+        listing
+            .objects
+            .partition_point(|object| object.key().as_str() <= after)
+    });
     let rest = &listing.objects[start..];
     if limit == 0 {
-        return (rest.iter().filter(|object| selection.takes(object)).cloned().collect(), metadata);
+        return (
+            rest.iter()
+                .filter(|object| selection.takes(object))
+                .cloned()
+                .collect(),
+            metadata,
+        );
     }
-    let mut matching = rest.iter().enumerate().filter(|(_, object)| selection.takes(object));
+    let mut matching = rest
+        .iter()
+        .enumerate()
+        .filter(|(_, object)| selection.takes(object));
     let taken: Vec<(usize, &Arc<Object>)> = matching.by_ref().take(limit).collect();
     if let (Some((last, object)), true) = (taken.last(), matching.next().is_some()) {
-        metadata.continue_token = Place { revision: listing.revision, after: object.key() }.token();
+        metadata.continue_token = Place {
+            revision: listing.revision,
+            after: object.key(),
+        }
+        .token();
         let left = rest.len() - last - 1;
-        metadata.remaining_item_count = selection.is_everything().then(|| i64::try_from(left).unwrap_or(i64::MAX));
+        metadata.remaining_item_count = selection
+            .is_everything()
+            .then(|| i64::try_from(left).unwrap_or(i64::MAX));
     }
-    (taken.into_iter().map(|(_, object)| Arc::clone(object)).collect(), metadata)
+    (
+        taken
+            .into_iter()
+            .map(|(_, object)| Arc::clone(object))
+            .collect(),
+        metadata,
+    )
 }
 
 /// The list document, from the objects' own bytes.

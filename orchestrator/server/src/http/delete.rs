@@ -22,11 +22,15 @@ pub(super) async fn one(
     request: Request,
 ) -> Result<Response, Status> {
     let options = options(query, request).await?;
-    let deleted = state.objects.delete(target.resource, &target.namespace, &target.name, &options).await?;
+    let deleted = state
+        .objects
+        .delete(target.resource, &target.namespace, &target.name, &options)
+        .await?;
     Ok(match deleted {
-        Deleted::Gone(object) => {
-            json(StatusCode::OK, &Status::deleted(target.resource, &object.name, &object.uid).to_value())
-        }
+        Deleted::Gone(object) => json(
+            StatusCode::OK,
+            &Status::deleted(target.resource, &object.name, &object.uid).to_value(),
+        ),
         Deleted::Marked(object) => bytes(StatusCode::OK, "application/json", object.bytes.clone()),
     })
 }
@@ -42,8 +46,16 @@ pub(super) async fn many(
     let selection = Selection::new(target, query)?;
     let listing = state.objects.list(target.resource, target.in_namespace());
     let mut items = Vec::new();
-    for object in listing.objects.iter().filter(|object| selection.takes(object)) {
-        match state.objects.delete(target.resource, &object.namespace, &object.name, &options).await {
+    for object in listing
+        .objects
+        .iter()
+        .filter(|object| selection.takes(object))
+    {
+        match state
+            .objects
+            .delete(target.resource, &object.namespace, &object.name, &options)
+            .await
+        {
             Ok(deleted) => items.push(deleted.object().value.clone()),
             Err(status) if status.is_not_found() => {}
             Err(status) => return Err(status),

@@ -16,7 +16,10 @@ use crate::run::ServerState;
 pub(super) async fn version() -> Response {
     let platform = format!("{}/{}", std::env::consts::OS, go_architecture());
     let version = Version::new(env!("CARGO_PKG_VERSION"), &platform);
-    document(StatusCode::OK, &serde_json::to_value(version).unwrap_or_default())
+    document(
+        StatusCode::OK,
+        &serde_json::to_value(version).unwrap_or_default(),
+    )
 }
 
 /// As Go, and so Kubernetes, calls it.
@@ -41,15 +44,24 @@ pub(super) async fn alive() -> Response {
 pub(super) async fn ready(State(state): State<ServerState>) -> Response {
     match state.objects.check().await {
         Ok(()) => text(StatusCode::OK, "ok"),
-        Err(status) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {status}\n")),
+        Err(status) => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not ready: {status}\n"),
+        ),
     }
 }
 
 /// GET /api.
-pub(super) async fn core_versions(State(state): State<ServerState>, headers: HeaderMap) -> Response {
+pub(super) async fn core_versions(
+    State(state): State<ServerState>,
+    headers: HeaderMap,
+) -> Response {
     match aggregated(&headers) {
         Some(form) => aggregate(form, &discovery::aggregated_core(form)),
-        None => document(StatusCode::OK, &discovery::versions(&state.advertise.to_string())),
+        None => document(
+            StatusCode::OK,
+            &discovery::versions(&state.advertise.to_string()),
+        ),
     }
 }
 
@@ -62,7 +74,11 @@ pub(super) async fn groups(headers: HeaderMap) -> Response {
 }
 
 fn aggregate(form: Aggregated, value: &Value) -> Response {
-    bytes(StatusCode::OK, discovery::aggregated_media_type(form), Bytes::from(value.to_string()))
+    bytes(
+        StatusCode::OK,
+        discovery::aggregated_media_type(form),
+        Bytes::from(value.to_string()),
+    )
 }
 
 fn found(value: Option<Value>) -> Response {
@@ -89,9 +105,21 @@ pub(super) async fn resources(Path((group, version)): Path<(String, String)>) ->
 
 /// GET /openapi/v2, as JSON or in the protobuf form.
 pub(super) async fn openapi_v2(headers: HeaderMap) -> Response {
-    let accepted = headers.get_all(http::header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    if accepted.into_iter().any(|value| value.contains("proto-openapi.spec.v2")) {
-        return bytes(StatusCode::OK, openapi::V2_PROTOBUF, Bytes::from_static(openapi::v2_protobuf()));
+    let accepted = headers
+        .get_all(http::header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    if accepted
+        .into_iter()
+        .any(|value| value.contains("proto-openapi.spec.v2"))
+    {
+        // Named as asked for, but for the "@" that no parser of media types takes.
+        let named = openapi::V2_PROTOBUF.replace('@', ".");
+        return bytes(
+            StatusCode::OK,
+            &named,
+            Bytes::from_static(openapi::v2_protobuf()),
+        );
     }
     document(StatusCode::OK, openapi::v2_json())
 }

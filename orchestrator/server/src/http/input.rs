@@ -17,7 +17,10 @@ const READABLE: [&str; 2] = ["application/json", "application/yaml"];
 
 /// The media type of the body, without parameters.
 pub(super) fn media_type(headers: &HeaderMap) -> &str {
-    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let given = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     given.split(';').next().unwrap_or_default().trim()
 }
 
@@ -52,7 +55,11 @@ pub(super) async fn value(request: Request) -> Result<(Value, Vec<Fault>), Statu
     if body.is_empty() {
         return Ok((Value::Null, Vec::new()));
     }
-    if yaml { from_yaml(&body).map(|value| (value, Vec::new())) } else { waggle_api::body::parse(&body) }
+    if yaml {
+        from_yaml(&body).map(|value| (value, Vec::new()))
+    } else {
+        waggle_api::body::parse(&body)
+    }
 }
 
 /// A single YAML document.
@@ -61,10 +68,20 @@ pub(super) fn from_yaml(body: &[u8]) -> Result<Value, Status> {
         Status::bad_request(format!("the body of the request is no valid YAML: {error}"))
     };
     let mut documents = serde_yaml_ng::Deserializer::from_slice(body);
-    let Some(first) = documents.next() else { return Ok(Value::Null) };
-    let value = Value::deserialize(first).map_err(broken)?;
+    let Some(first) = documents.next() else {
+        return Ok(Value::Null);
+    };
+    // By way of a YAML value, which refuses keys given twice.
+    let value = serde_yaml_ng::Value::deserialize(first).map_err(broken)?;
+    let value = serde_json::to_value(value).map_err(|error| {
+        Status::bad_request(format!(
+            "the body of the request is YAML, but no object: {error}"
+        ))
+    })?;
     if documents.next().is_some() {
-        return Err(Status::bad_request("the body of the request holds several YAML documents: send one at a time"));
+        return Err(Status::bad_request(
+            "the body of the request holds several YAML documents: send one at a time",
+        ));
     }
     Ok(value)
 }
@@ -77,7 +94,10 @@ mod tests {
 
     #[test]
     fn yaml_is_read_or_answered() {
-        assert_eq!(from_yaml(b"a:\n- 1\n- x: true\n").unwrap(), json!({"a": [1, {"x": true}]}));
+        assert_eq!(
+            from_yaml(b"a:\n- 1\n- x: true\n").unwrap(),
+            json!({"a": [1, {"x": true}]})
+        );
         for broken in [&b"a: [1"[..], b"a: 1\n---\nb: 2\n", b"a: 1\na: 2\n"] {
             let status = from_yaml(broken).unwrap_err();
             assert_eq!(status.code, 400, "{}", status.message);

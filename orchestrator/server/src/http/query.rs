@@ -43,19 +43,27 @@ impl Query {
         match name {
             "labelSelector" => self.label_selector = value,
             "fieldSelector" => self.field_selector = value,
-            "limit" if !value.is_empty() => self.limit = number::<i64>(name, &value)?.try_into().unwrap_or(0),
+            "limit" if !value.is_empty() => {
+                self.limit = number::<i64>(name, &value)?.try_into().unwrap_or(0)
+            }
             "continue" => self.continue_token = value,
             "resourceVersion" => self.resource_version = value,
             "resourceVersionMatch" => self.resource_version_match = value,
             "watch" => self.watch = flag(&value),
             "allowWatchBookmarks" => self.bookmarks = flag(&value),
             "sendInitialEvents" => self.send_initial_events = Some(flag(&value)),
-            "timeoutSeconds" if !value.is_empty() => self.timeout_seconds = Some(number(name, &value)?),
+            "timeoutSeconds" if !value.is_empty() => {
+                self.timeout_seconds = Some(number(name, &value)?)
+            }
             "fieldValidation" => self.field_validation = value.parse()?,
             "dryRun" => self.dry_run = dry_run(&value)?,
             "includeObject" => self.include_object = value,
-            "gracePeriodSeconds" if !value.is_empty() => self.grace_period_seconds = Some(number(name, &value)?),
-            "propagationPolicy" if !value.is_empty() => self.propagation_policy = Some(propagation(&value)?),
+            "gracePeriodSeconds" if !value.is_empty() => {
+                self.grace_period_seconds = Some(number(name, &value)?)
+            }
+            "propagationPolicy" if !value.is_empty() => {
+                self.propagation_policy = Some(propagation(&value)?)
+            }
             "orphanDependents" => self.orphan_dependents = Some(flag(&value)),
             _ => {}
         }
@@ -69,14 +77,20 @@ fn flag(value: &str) -> bool {
 }
 
 fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, Status> {
-    value.parse().map_err(|_| Status::bad_request(format!("{name}: Invalid value: {value:?}: must be a whole number")))
+    value.parse().map_err(|_| {
+        Status::bad_request(format!(
+            "{name}: Invalid value: {value:?}: must be a whole number"
+        ))
+    })
 }
 
 fn dry_run(value: &str) -> Result<bool, Status> {
     match value {
         "" => Ok(false),
         "All" => Ok(true),
-        _ => Err(Status::bad_request(format!("dryRun: Unsupported value: {value:?}: supported values: \"All\""))),
+        _ => Err(Status::bad_request(format!(
+            "dryRun: Unsupported value: {value:?}: supported values: \"All\""
+        ))),
     }
 }
 
@@ -102,18 +116,37 @@ mod tests {
 
     #[test]
     fn parameters_are_read() {
-        let query = parse("watch=1&labelSelector=a%3Db&limit=500&timeoutSeconds=7&dryRun=All&unknown=x").unwrap();
+        let query =
+            parse("watch=1&labelSelector=a%3Db&limit=500&timeoutSeconds=7&dryRun=All&unknown=x")
+                .unwrap();
         assert!(query.watch && query.dry_run);
-        assert_eq!((query.label_selector.as_str(), query.limit, query.timeout_seconds), ("a=b", 500, Some(7)));
+        assert_eq!(
+            (
+                query.label_selector.as_str(),
+                query.limit,
+                query.timeout_seconds
+            ),
+            ("a=b", 500, Some(7))
+        );
         assert!(!parse("watch=false").unwrap().watch);
     }
 
     #[test]
     fn what_can_not_be_read_is_named() {
-        for bad in ["limit=x", "timeoutSeconds=-1", "dryRun=Some", "fieldValidation=Maybe", "propagationPolicy=x"] {
+        for bad in [
+            "limit=x",
+            "timeoutSeconds=-1",
+            "dryRun=Some",
+            "fieldValidation=Maybe",
+            "propagationPolicy=x",
+        ] {
             let status = parse(bad).unwrap_err();
             assert_eq!(status.code, 400);
-            assert!(status.message.contains(bad.split('=').next().unwrap()), "{}", status.message);
+            assert!(
+                status.message.contains(bad.split('=').next().unwrap()),
+                "{}",
+                status.message
+            );
         }
     }
 }

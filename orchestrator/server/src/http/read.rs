@@ -19,14 +19,24 @@ pub(super) async fn get(
 ) -> Result<Response, Status> {
     at_least(state, &query.resource_version).await?;
     let form = form(headers)?;
-    let found = state.objects.get(target.resource, &target.namespace, &target.name);
+    let found = state
+        .objects
+        .get(target.resource, &target.namespace, &target.name);
     let found = found.ok_or_else(|| Status::not_found(target.resource, &target.name))?;
-    Ok(object(StatusCode::OK, &found, form, query.include_object.parse()?, state.objects.now().as_second()))
+    Ok(object(
+        StatusCode::OK,
+        &found,
+        form,
+        query.include_object.parse()?,
+        state.objects.now().as_second(),
+    ))
 }
 
 /// GET of an object's scale.
 pub(super) fn scale(state: &ServerState, target: &Target) -> Result<Response, Status> {
-    let found = state.objects.get(target.resource, &target.namespace, &target.name);
+    let found = state
+        .objects
+        .get(target.resource, &target.namespace, &target.name);
     let found = found.ok_or_else(|| Status::not_found(target.resource, &target.name))?;
     Ok(json(StatusCode::OK, &scaling::get(&found.value)))
 }
@@ -43,9 +53,10 @@ pub(super) async fn at_least(state: &ServerState, resource_version: &str) -> Res
 pub(super) fn revision(text: &str) -> Result<Option<u64>, Status> {
     match text {
         "" | "0" => Ok(None),
-        _ => text
-            .parse()
-            .map(Some)
-            .map_err(|_| Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a number"))),
+        _ => text.parse().map(Some).map_err(|_| {
+            Status::bad_request(format!(
+                "resourceVersion: Invalid value: {text:?}: must be a number"
+            ))
+        }),
     }
 }

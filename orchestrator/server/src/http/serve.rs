@@ -27,7 +27,12 @@ const REST: Duration = Duration::from_millis(50);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Serves `router` on `listener` until `stop`, then until its requests are done, bounded.
-pub(crate) async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    router: Router,
+    stop: CancellationToken,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let connections = TaskTracker::new();
     loop {
@@ -52,7 +57,10 @@ pub(crate) async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router:
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(FAREWELL, connections.wait()).await.is_err() {
+    if tokio::time::timeout(FAREWELL, connections.wait())
+        .await
+        .is_err()
+    {
         tracing::warn!(left = connections.len(), "requests were cut off");
     }
 }
@@ -68,15 +76,26 @@ async fn connection(
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(GREETING, acceptor.accept(stream)).await??;
     let certificates = stream.get_ref().1.peer_certificates();
-    let peer = PeerCertificate(certificates.and_then(|chain| chain.first()).map(|der| der.to_vec()));
+    let peer = PeerCertificate(
+        certificates
+            .and_then(|chain| chain.first())
+            .map(|der| der.to_vec()),
+    );
     let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
         router.clone().oneshot(request)
     });
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(GREETING);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE).max_concurrent_streams(1000);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(GREETING);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE)
+        .max_concurrent_streams(1000);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {

@@ -49,7 +49,14 @@ impl Target {
         }
     }
 
-    fn of(group: &str, version: &str, plural: &str, namespace: &str, name: &str, subresource: &str) -> Option<Self> {
+    fn of(
+        group: &str,
+        version: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+    ) -> Option<Self> {
         let resource = find(group, version, plural)?;
         Some(Self {
             resource,
@@ -62,7 +69,10 @@ impl Target {
     /// Whether the kind has this subresource on the generic path.
     pub(super) fn serves_subresource(&self) -> bool {
         self.subresource.is_empty()
-            || self.resource.subresources.contains(&self.subresource.as_str())
+            || self
+                .resource
+                .subresources
+                .contains(&self.subresource.as_str())
             || (self.subresource == "finalize" && self.resource.kind == "Namespace")
     }
 
@@ -97,9 +107,14 @@ mod tests {
 
     fn check(path: &str, expect: Option<(&str, &str, &str, &str)>) {
         let target = Target::parse(path);
-        let seen = target
-            .as_ref()
-            .map(|one| (one.resource.kind, one.namespace.as_str(), one.name.as_str(), one.subresource.as_str()));
+        let seen = target.as_ref().map(|one| {
+            (
+                one.resource.kind,
+                one.namespace.as_str(),
+                one.name.as_str(),
+                one.subresource.as_str(),
+            )
+        });
         assert_eq!(seen, expect, "{path}");
     }
 
@@ -107,14 +122,40 @@ mod tests {
     fn paths_name_what_kubernetes_means_by_them() {
         check("/api/v1/pods", Some(("Pod", "", "", "")));
         check("/api/v1/namespaces", Some(("Namespace", "", "", "")));
-        check("/api/v1/namespaces/shop", Some(("Namespace", "", "shop", "")));
-        check("/api/v1/namespaces/shop/status", Some(("Namespace", "", "shop", "status")));
-        check("/api/v1/namespaces/shop/pods", Some(("Pod", "shop", "", "")));
-        check("/api/v1/namespaces/shop/pods/web", Some(("Pod", "shop", "web", "")));
-        check("/api/v1/namespaces/shop/pods/web/log", Some(("Pod", "shop", "web", "log")));
-        check("/apis/apps/v1/namespaces/shop/deployments/web/scale", Some(("Deployment", "shop", "web", "scale")));
+        check(
+            "/api/v1/namespaces/shop",
+            Some(("Namespace", "", "shop", "")),
+        );
+        check(
+            "/api/v1/namespaces/shop/status",
+            Some(("Namespace", "", "shop", "status")),
+        );
+        check(
+            "/api/v1/namespaces/shop/pods",
+            Some(("Pod", "shop", "", "")),
+        );
+        check(
+            "/api/v1/namespaces/shop/pods/web",
+            Some(("Pod", "shop", "web", "")),
+        );
+        check(
+            "/api/v1/namespaces/shop/pods/web/log",
+            Some(("Pod", "shop", "web", "log")),
+        );
+        check(
+            "/apis/apps/v1/namespaces/shop/deployments/web/scale",
+            Some(("Deployment", "shop", "web", "scale")),
+        );
         check("/api/v1/nodes/node1", Some(("Node", "", "node1", "")));
-        for path in ["/", "/api", "/api/v1", "/api/v2/pods", "/api/v1/pods/web", "/apis/apps/v1/pods", "/x/v1/pods"] {
+        for path in [
+            "/",
+            "/api",
+            "/api/v1",
+            "/api/v2/pods",
+            "/api/v1/pods/web",
+            "/apis/apps/v1/pods",
+            "/x/v1/pods",
+        ] {
             check(path, None);
         }
         check("/api/v1/namespaces/shop/nodes", None);

@@ -72,18 +72,35 @@ pub(super) async fn watch(
     });
     let mut response = Response::new(Body::from_stream(stream));
     let headers = response.headers_mut();
-    let kind = if form == Form::Plain { "application/json" } else { "application/json;stream=watch" };
+    let kind = if form == Form::Plain {
+        "application/json"
+    } else {
+        "application/json;stream=watch"
+    };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     Ok(response)
 }
 
 fn check(query: &Query) -> Result<(), Status> {
-    let forbidden = |message: &str| Err(Status::failure(422, "Invalid", format!("ListOptions is invalid: {message}")));
-    match (query.send_initial_events, query.resource_version_match.as_str()) {
+    let forbidden = |message: &str| {
+        Err(Status::failure(
+            422,
+            "Invalid",
+            format!("ListOptions is invalid: {message}"),
+        ))
+    };
+    match (
+        query.send_initial_events,
+        query.resource_version_match.as_str(),
+    ) {
         (None, "") | (Some(_), "NotOlderThan") => Ok(()),
-        (None, _) => forbidden("resourceVersionMatch: Forbidden: it is forbidden for watch unless sendInitialEvents is provided"),
-        (Some(_), _) => forbidden("resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
+        (None, _) => forbidden(
+            "resourceVersionMatch: Forbidden: it is forbidden for watch unless sendInitialEvents is provided",
+        ),
+        (Some(_), _) => forbidden(
+            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
     }
 }
 
@@ -106,7 +123,10 @@ async fn start(
                 state.objects.seen(revision).await?;
             }
             let listing = state.objects.list(target.resource, target.in_namespace());
-            let wanted = listing.objects.iter().filter(|object| selection.takes(object));
+            let wanted = listing
+                .objects
+                .iter()
+                .filter(|object| selection.takes(object));
             ready.extend(wanted.map(|object| lines.event("ADDED", object)));
             if query.send_initial_events == Some(true) && query.bookmarks {
                 ready.push_back(lines.bookmark(listing.revision, true));
@@ -180,7 +200,11 @@ impl Watcher {
                 self.lines.now = self.objects.now().as_second();
                 self.take(&event);
                 // Whatever else is there goes with it.
-                while let Some(more) = self.events.as_mut().and_then(|events| events.next().now_or_never()) {
+                while let Some(more) = self
+                    .events
+                    .as_mut()
+                    .and_then(|events| events.next().now_or_never())
+                {
                     match more {
                         Some(Ok(event)) => self.take(&event),
                         other => return self.say(other),
@@ -198,14 +222,21 @@ impl Watcher {
 
     /// An event as it looks through the selection.
     fn take(&mut self, event: &ObjectEvent) {
-        let before = event.previous.as_ref().filter(|object| self.selection.takes(object));
+        let before = event
+            .previous
+            .as_ref()
+            .filter(|object| self.selection.takes(object));
         let after = event.kind != EventKind::Deleted && self.selection.takes(&event.object);
         let line = match (before, after) {
             (None, false) => return,
             (None, true) => self.lines.event("ADDED", &event.object),
             (Some(_), true) => self.lines.event("MODIFIED", &event.object),
-            (Some(_), false) if event.kind == EventKind::Deleted => self.lines.event("DELETED", &event.object),
-            (Some(before), false) => self.lines.event("DELETED", &before.at_revision(event.object.revision)),
+            (Some(_), false) if event.kind == EventKind::Deleted => {
+                self.lines.event("DELETED", &event.object)
+            }
+            (Some(before), false) => self
+                .lines
+                .event("DELETED", &before.at_revision(event.object.revision)),
         };
         self.ready.push_back(line);
     }
@@ -213,7 +244,11 @@ impl Watcher {
     /// Tells where the watch is. Only a revision whose events have all been taken may be told.
     fn bookmark(&mut self) {
         let revision = *self.objects.changed().borrow();
-        match self.events.as_mut().and_then(|events| events.next().now_or_never()) {
+        match self
+            .events
+            .as_mut()
+            .and_then(|events| events.next().now_or_never())
+        {
             Some(event) => self.say(event),
             None => {
                 let line = self.lines.bookmark(revision, false);
@@ -254,7 +289,8 @@ impl Lines {
     }
 
     fn bookmark(&mut self, revision: u64, ends_initial: bool) -> Bytes {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata =
+            json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if ends_initial {
             metadata["annotations"] = json!({INITIAL_END: "true"});
         }

@@ -27,10 +27,22 @@ pub(super) async fn create(
     }
     let headers = request.headers().clone();
     let (value, duplicates) = input::value(request).await?;
-    let mut read = target.resource.read(value, query.field_validation, duplicates)?;
+    let mut read = target
+        .resource
+        .read(value, query.field_validation, duplicates)?;
     settle_namespace(target, &mut read.value)?;
-    let made = state.objects.create(target.resource, read.value, &options(query)).await?;
-    answer(state, StatusCode::CREATED, &made, query, &headers, &read.warnings)
+    let made = state
+        .objects
+        .create(target.resource, read.value, &options(query))
+        .await?;
+    answer(
+        state,
+        StatusCode::CREATED,
+        &made,
+        query,
+        &headers,
+        &read.warnings,
+    )
 }
 
 /// PUT of an object, its status or its scale.
@@ -48,10 +60,22 @@ pub(super) async fn update(
     if target.subresource == "scale" {
         return rescale(state, target, query, |_| Ok(value.clone())).await;
     }
-    let mut read = target.resource.read(value, query.field_validation, duplicates)?;
+    let mut read = target
+        .resource
+        .read(value, query.field_validation, duplicates)?;
     settle_name(target, &mut read.value)?;
-    let made = state.objects.update(target.resource, read.value, part(target), &options(query)).await?;
-    answer(state, StatusCode::OK, &made, query, &headers, &read.warnings)
+    let made = state
+        .objects
+        .update(target.resource, read.value, part(target), &options(query))
+        .await?;
+    answer(
+        state,
+        StatusCode::OK,
+        &made,
+        query,
+        &headers,
+        &read.warnings,
+    )
 }
 
 /// PATCH of an object, its status or its scale.
@@ -72,7 +96,10 @@ pub(super) async fn patch(
     }
     let patch = Patch::parse(&media_type, &input::body(request).await?)?;
     if target.subresource == "scale" {
-        return rescale(state, target, query, |scale| patch_scale(&patch, target, scale)).await;
+        return rescale(state, target, query, |scale| {
+            patch_scale(&patch, target, scale)
+        })
+        .await;
     }
     let mut warnings = Vec::new();
     let change = |old: &Object| {
@@ -82,7 +109,16 @@ pub(super) async fn patch(
     };
     let objects = &state.objects;
     let (namespace, name) = (target.namespace.as_str(), target.name.as_str());
-    let made = objects.modify(target.resource, namespace, name, part(target), &options(query), change).await?;
+    let made = objects
+        .modify(
+            target.resource,
+            namespace,
+            name,
+            part(target),
+            &options(query),
+            change,
+        )
+        .await?;
     answer(state, StatusCode::OK, &made, query, &headers, &warnings)
 }
 
@@ -114,17 +150,34 @@ async fn rescale(
 ) -> Result<Response, Status> {
     let resource = target.resource;
     let (namespace, name) = (target.namespace.as_str(), target.name.as_str());
-    let change = |old: &Object| scale::apply(resource, &old.value, &change(&scale::get(&old.value))?);
-    let made = state.objects.modify(resource, namespace, name, Part::Main, &options(query), change).await?;
+    let change =
+        |old: &Object| scale::apply(resource, &old.value, &change(&scale::get(&old.value))?);
+    let made = state
+        .objects
+        .modify(
+            resource,
+            namespace,
+            name,
+            Part::Main,
+            &options(query),
+            change,
+        )
+        .await?;
     Ok(json(StatusCode::OK, &scale::get(&made.value)))
 }
 
 fn options(query: &Query) -> WriteOptions {
-    WriteOptions { dry_run: query.dry_run }
+    WriteOptions {
+        dry_run: query.dry_run,
+    }
 }
 
 fn part(target: &Target) -> Part {
-    if target.subresource == "status" { Part::Status } else { Part::Main }
+    if target.subresource == "status" {
+        Part::Status
+    } else {
+        Part::Main
+    }
 }
 
 fn answer(
@@ -136,7 +189,16 @@ fn answer(
     warnings: &[String],
 ) -> Result<Response, Status> {
     let now = state.objects.now().as_second();
-    Ok(warn(object(code, made, form(headers)?, query.include_object.parse()?, now), warnings))
+    Ok(warn(
+        object(
+            code,
+            made,
+            form(headers)?,
+            query.include_object.parse()?,
+            now,
+        ),
+        warnings,
+    ))
 }
 
 /// Gives the object the path's namespace.

@@ -26,9 +26,12 @@ impl Objects {
             }))
             .await?;
         }
-        for (name, tenant) in
-            [("default", None), ("kube-system", Some(SYSTEM_TENANT)), ("kube-public", Some(SYSTEM_TENANT)), ("kube-node-lease", Some(SYSTEM_TENANT))]
-        {
+        for (name, tenant) in [
+            ("default", None),
+            ("kube-system", Some(SYSTEM_TENANT)),
+            ("kube-public", Some(SYSTEM_TENANT)),
+            ("kube-node-lease", Some(SYSTEM_TENANT)),
+        ] {
             let labels = tenant.map_or_else(|| json!({}), |tenant| json!({TENANT_LABEL: tenant}));
             self.ensure(json!({
                 "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels},
@@ -53,7 +56,10 @@ impl Objects {
     /// Creates the object unless it is there.
     async fn ensure(&self, value: Value) -> Result<(), Status> {
         let kind = kind_of(&value)?;
-        if self.get(kind, text(&value, "namespace"), text(&value, "name")).is_some() {
+        if self
+            .get(kind, text(&value, "namespace"), text(&value, "name"))
+            .is_some()
+        {
             return Ok(());
         }
         match self.create(kind, value, &STORED).await {

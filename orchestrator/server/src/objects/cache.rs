@@ -19,7 +19,7 @@ use super::{EventKind, Events, Listing, Object, ObjectEvent, registry};
 /// Prefix of every object's key in the store.
 const ROOT: &str = "/registry/";
 /// Events kept of each kind.
-const RING: usize = 8192;
+pub(super) const RING: usize = 8192;
 /// Events that a watcher takes from the ring at once.
 const TAKE: usize = 128;
 /// How long a writer waits to see its own write here before it gives up.
@@ -49,7 +49,13 @@ struct Kind {
 impl Kind {
     fn new(revision: u64) -> Self {
         let count = watch::Sender::new(0);
-        Self { objects: Shelf::new(), ring: VecDeque::new(), dropped: 0, forgotten: revision, count }
+        Self {
+            objects: Shelf::new(),
+            ring: VecDeque::new(),
+            dropped: 0,
+            forgotten: revision,
+            count,
+        }
     }
 
     fn push(&mut self, event: ObjectEvent) {
@@ -79,17 +85,29 @@ impl Cache {
     pub(super) async fn load(store: &dyn Store) -> Result<Self, Status> {
         let page = store.range(ROOT, None, 0, None).await.map_err(refused)?;
         let revision = page.revision.0;
-        let mut kinds: HashMap<_, _> =
-            waggle_api::RESOURCES.iter().map(|resource| (slot(resource), Kind::new(revision))).collect();
+        let mut kinds: HashMap<_, _> = waggle_api::RESOURCES
+            .iter()
+            .map(|resource| (slot(resource), Kind::new(revision)))
+            .collect();
         for entry in page.entries {
             let Some((resource, key)) = registry::of_key(&entry.key) else {
-                tracing::warn!(key = entry.key, "the store holds an object of a kind that this server doesn't know");
+                tracing::warn!(
+                    key = entry.key,
+                    "the store holds an object of a kind that this server doesn't know"
+                );
                 continue;
             };
             let object = decode(resource, &entry)?;
-            kinds.entry(slot(resource)).or_insert_with(|| Kind::new(revision)).objects.insert(key.to_owned(), object);
+            kinds
+                .entry(slot(resource))
+                .or_insert_with(|| Kind::new(revision))
+                .objects
+                .insert(key.to_owned(), object);
         }
-        Ok(Self { state: RwLock::new(kinds), changed: watch::Sender::new(revision) })
+        Ok(Self {
+            state: RwLock::new(kinds),
+            changed: watch::Sender::new(revision),
+        })
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<Slot, Kind>> {
@@ -104,15 +122,29 @@ impl Cache {
         self.changed.subscribe()
     }
 
-    pub(super) fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        self.read().get(&slot(resource))?.objects.get(&key(namespace, name)).cloned()
+    pub(super) fn get(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<Object>> {
+        self.read()
+            .get(&slot(resource))?
+            .objects
+            .get(&key(namespace, name))
+            .cloned()
     }
 
     pub(super) fn list(&self, resource: &Resource, namespace: Option<&str>) -> Listing {
         let state = self.read();
         // Under the lock: the pump moves the revision while it holds it.
         let revision = self.revision();
-        let Some(kind) = state.get(&slot(resource)) else { return Listing { revision, objects: Vec::new() } };
+        let Some(kind) = state.get(&slot(resource)) else {
+            return Listing {
+                revision,
+                objects: Vec::new(),
+            };
+        };
         let objects = match namespace {
             None => kind.objects.values().cloned().collect(),
             Some(namespace) => below(&kind.objects, namespace).cloned().collect(),
@@ -123,46 +155,77 @@ impl Cache {
     /// Whether no object of the kind changed after `revision`, so that the kind now is the kind then.
     pub(super) fn unchanged_since(&self, resource: &Resource, revision: u64) -> bool {
         let state = self.read();
-        let Some(kind) = state.get(&slot(resource)) else { return true };
-        let last = kind.ring.back().map_or(kind.forgotten, |event| event.object.revision);
+        let Some(kind) = state.get(&slot(resource)) else {
+            return true;
+        };
+        let last = kind
+            .ring
+            .back()
+            .map_or(kind.forgotten, |event| event.object.revision);
         last <= revision
     }
 
     /// The state of `object`'s key right after `revision`, if that is still known.
-    pub(super) fn at(&self, resource: &Resource, namespace: &str, name: &str, revision: u64) -> Option<Arc<Object>> {
+    pub(super) fn at(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        revision: u64,
+    ) -> Option<Arc<Object>> {
         let state = self.read();
         let kind = state.get(&slot(resource))?;
-        let now = kind.objects.get(&key(namespace, name)).filter(|object| object.revision == revision);
+        let now = kind
+            .objects
+            .get(&key(namespace, name))
+            .filter(|object| object.revision == revision);
         let past = || {
-            let mine = |event: &&ObjectEvent| event.object.revision == revision && event.object.name == name;
-            kind.ring.iter().rev().filter(mine).find(|event| event.object.namespace == namespace)
+            let mine = |event: &&ObjectEvent| {
+                event.object.revision == revision && event.object.name == name
+            };
+            kind.ring
+                .iter()
+                .rev()
+                .filter(mine)
+                .find(|event| event.object.namespace == namespace)
         };
-        now.cloned().or_else(|| past().map(|event| Arc::clone(&event.object)))
+        now.cloned()
+            .or_else(|| past().map(|event| Arc::clone(&event.object)))
     }
 
     /// Returns once everything up to `revision` is here.
     pub(super) async fn reached(&self, revision: u64) -> Result<(), Status> {
         let mut changed = self.changed();
-        let waited = tokio::time::timeout(OWN_WRITE, changed.wait_for(|&now| now >= revision)).await;
+        let waited =
+            tokio::time::timeout(OWN_WRITE, changed.wait_for(|&now| now >= revision)).await;
         match waited {
             Ok(Ok(_)) => Ok(()),
-            _ => Err(Status::timeout("the write is durable, but the watch cache does not keep up")),
+            _ => Err(Status::timeout(
+                "the write is durable, but the watch cache does not keep up",
+            )),
         }
     }
 
     fn apply(&self, changes: &[Change]) -> Result<(), Status> {
-        let decoded = changes.iter().filter_map(decode_change).collect::<Result<Vec<_>, _>>()?;
+        let decoded = changes
+            .iter()
+            .filter_map(decode_change)
+            .collect::<Result<Vec<_>, _>>()?;
         let revision = changes.last().map_or(0, |change| change.revision.0);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         for (resource, key, object) in decoded {
-            let kind = state.entry(slot(resource)).or_insert_with(|| Kind::new(revision));
+            let kind = state
+                .entry(slot(resource))
+                .or_insert_with(|| Kind::new(revision));
             if let Some(event) = event(kind, key, object, revision) {
                 kind.push(event);
             }
         }
         // First each kind's count, then the revision: whoever hears of a revision finds its events.
         for change in changes {
-            if let Some(kind) = registry::of_key(&change.key).and_then(|(resource, _)| state.get(&slot(resource))) {
+            if let Some(kind) =
+                registry::of_key(&change.key).and_then(|(resource, _)| state.get(&slot(resource)))
+            {
                 kind.count.send_replace(kind.total());
             }
         }
@@ -171,35 +234,60 @@ impl Cache {
     }
 }
 
-fn event(kind: &mut Kind, key: String, object: Option<Arc<Object>>, revision: u64) -> Option<ObjectEvent> {
+fn event(
+    kind: &mut Kind,
+    key: String,
+    object: Option<Arc<Object>>,
+    revision: u64,
+) -> Option<ObjectEvent> {
     match object {
         Some(object) => {
             let previous = kind.objects.insert(key, Arc::clone(&object));
-            let kind = if previous.is_some() { EventKind::Modified } else { EventKind::Added };
-            Some(ObjectEvent { kind, object, previous })
+            let kind = if previous.is_some() {
+                EventKind::Modified
+            } else {
+                EventKind::Added
+            };
+            Some(ObjectEvent {
+                kind,
+                object,
+                previous,
+            })
         }
         None => {
             let last = kind.objects.remove(&key)?;
             let object = Arc::new(last.at_revision(revision));
-            Some(ObjectEvent { kind: EventKind::Deleted, object, previous: Some(last) })
+            Some(ObjectEvent {
+                kind: EventKind::Deleted,
+                object,
+                previous: Some(last),
+            })
         }
     }
 }
 
 /// Key below the kind.
 pub(super) fn key(namespace: &str, name: &str) -> String {
-    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+    if namespace.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{namespace}/{name}")
+    }
 }
 
 fn below<'a>(shelf: &'a Shelf, namespace: &str) -> impl Iterator<Item = &'a Arc<Object>> {
     let prefix = format!("{namespace}/");
     let range = (Bound::Included(prefix.clone()), Bound::Unbounded);
-    shelf.range(range).take_while(move |(key, _)| key.starts_with(&prefix)).map(|(_, object)| object)
+    shelf
+        .range(range)
+        .take_while(move |(key, _)| key.starts_with(&prefix))
+        .map(|(_, object)| object)
 }
 
 pub(super) fn decode(resource: &'static Resource, entry: &Entry) -> Result<Arc<Object>, Status> {
-    let value: Value = serde_json::from_slice(&entry.value)
-        .map_err(|error| Status::internal(format!("the store's {} is not JSON: {error}", entry.key)))?;
+    let value: Value = serde_json::from_slice(&entry.value).map_err(|error| {
+        Status::internal(format!("the store's {} is not JSON: {error}", entry.key))
+    })?;
     Ok(Arc::new(Object::new(resource, value, entry.modified.0)))
 }
 
@@ -207,7 +295,11 @@ type Decoded = (&'static Resource, String, Option<Arc<Object>>);
 
 fn decode_change(change: &Change) -> Option<Result<Decoded, Status>> {
     let (resource, key) = registry::of_key(&change.key)?;
-    let object = change.entry.as_ref().map(|entry| decode(resource, entry)).transpose();
+    let object = change
+        .entry
+        .as_ref()
+        .map(|entry| decode(resource, entry))
+        .transpose();
     Some(object.map(|object| (resource, key.to_owned(), object)))
 }
 
@@ -218,7 +310,9 @@ pub(super) async fn follow(store: Arc<dyn Store>, cache: Arc<Cache>) {
         match store.watch(ROOT, after).await {
             Ok(mut changes) => {
                 while let Some(item) = changes.next().await {
-                    let applied = item.map_err(refused).and_then(|changes| cache.apply(&changes));
+                    let applied = item
+                        .map_err(refused)
+                        .and_then(|changes| cache.apply(&changes));
                     if let Err(status) = applied {
                         tracing::error!(%status, "the watch cache can't follow the store");
                         break;
@@ -232,17 +326,32 @@ pub(super) async fn follow(store: Arc<dyn Store>, cache: Arc<Cache>) {
 }
 
 /// Events of a kind after `after`.
-pub(super) fn watch(cache: &Arc<Cache>, resource: &'static Resource, after: u64) -> Result<Events, Status> {
+pub(super) fn watch(
+    cache: &Arc<Cache>,
+    resource: &'static Resource,
+    after: u64,
+) -> Result<Events, Status> {
     let state = cache.read();
-    let kind = state.get(&slot(resource)).ok_or_else(Status::unknown_path)?;
+    let kind = state
+        .get(&slot(resource))
+        .ok_or_else(Status::unknown_path)?;
     if after < kind.forgotten {
         return Err(Status::too_old(after, kind.forgotten));
     }
-    let seen = kind.ring.partition_point(|event| event.object.revision <= after) as u64;
+    let seen = kind
+        .ring
+        .partition_point(|event| event.object.revision <= after) as u64;
     let position = kind.dropped + seen;
     let count = kind.count.subscribe();
-    let reader =
-        Reader { cache: Arc::clone(cache), resource, position, after, count, ready: VecDeque::new(), ended: false };
+    let reader = Reader {
+        cache: Arc::clone(cache),
+        resource,
+        position,
+        after,
+        count,
+        ready: VecDeque::new(),
+        ended: false,
+    };
     let stream = futures::stream::unfold(reader, |mut reader| async {
         let item = reader.next().await?;
         Some((item, reader))
@@ -286,13 +395,18 @@ impl Reader {
     /// Moves what the ring has into `ready`; false when there is nothing.
     fn take(&mut self) -> Result<bool, Status> {
         let state = self.cache.read();
-        let kind = state.get(&slot(self.resource)).ok_or_else(Status::unknown_path)?;
+        let kind = state
+            .get(&slot(self.resource))
+            .ok_or_else(Status::unknown_path)?;
         if self.position < kind.dropped {
             return Err(Status::too_old(self.after, kind.forgotten));
         }
         let start = usize::try_from(self.position - kind.dropped).unwrap_or(usize::MAX);
         let end = kind.ring.len().min(start.saturating_add(TAKE));
-        let fresh = kind.ring.range(start.min(end)..end).filter(|event| event.object.revision > self.after);
+        let fresh = kind
+            .ring
+            .range(start.min(end)..end)
+            .filter(|event| event.object.revision > self.after);
         self.ready.extend(fresh.cloned());
         self.position += (end - start.min(end)) as u64;
         Ok(end > start)

@@ -42,9 +42,19 @@ impl Objects {
         }
     }
 
-    fn prepare_new(&self, resource: &'static Resource, value: Value, namespace: &str) -> Result<Value, Status> {
+    fn prepare_new(
+        &self,
+        resource: &'static Resource,
+        value: Value,
+        namespace: &str,
+    ) -> Result<Value, Status> {
         let uid = uuid::Uuid::new_v4().to_string();
-        let context = CreateContext { now: self.now(), uid: &uid, name_suffix: &suffix(), namespace };
+        let context = CreateContext {
+            now: self.now(),
+            uid: &uid,
+            name_suffix: &suffix(),
+            namespace,
+        };
         let made = prepare_create(resource, value, &context)?;
         self.check_namespace(resource, &made)?;
         Ok(made)
@@ -56,7 +66,10 @@ impl Objects {
         mut value: Value,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Status> {
-        let (namespace, name) = (text(&value, "namespace").to_owned(), text(&value, "name").to_owned());
+        let (namespace, name) = (
+            text(&value, "namespace").to_owned(),
+            text(&value, "name").to_owned(),
+        );
         if self.get(resource, &namespace, &name).is_some() {
             return Err(Status::already_exists(resource, &name));
         }
@@ -64,7 +77,11 @@ impl Objects {
         if options.dry_run {
             return Ok(Arc::new(unstored(resource, value)));
         }
-        let write = Write { key: resource.key(&namespace, &name), expect: Expect::Absent, value: Some(encoded(&value)) };
+        let write = Write {
+            key: resource.key(&namespace, &name),
+            expect: Expect::Absent,
+            value: Some(encoded(&value)),
+        };
         let committed = self.store.commit(vec![write]).await;
         let revision = committed.map_err(|error| match error {
             Error::Conflict { .. } => Status::already_exists(resource, &name),
@@ -78,7 +95,9 @@ impl Objects {
 
     /// A namespaced object needs its namespace, and not one that is being deleted.
     fn check_namespace(&self, resource: &Resource, value: &Value) -> Result<(), Status> {
-        let (Some(namespaces), true) = (find("", "v1", "namespaces"), resource.namespaced) else { return Ok(()) };
+        let (Some(namespaces), true) = (find("", "v1", "namespaces"), resource.namespaced) else {
+            return Ok(());
+        };
         let (namespace, name) = (text(value, "namespace"), text(value, "name"));
         let Some(found) = self.get(namespaces, "", namespace) else {
             return Err(Status::not_found(namespaces, namespace));
@@ -87,7 +106,9 @@ impl Objects {
         if found.value["metadata"]["deletionTimestamp"].is_null() || resource.kind == "Event" {
             return Ok(());
         }
-        let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        let why = format!(
+            "unable to create new content in namespace {namespace} because it is being terminated"
+        );
         Err(Status::forbidden(resource, name, &why))
     }
 
@@ -102,8 +123,14 @@ impl Objects {
         part: Part,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Status> {
-        let (namespace, name) = (text(&value, "namespace").to_owned(), text(&value, "name").to_owned());
-        self.modify(resource, &namespace, &name, part, options, |_| Ok(value.clone())).await
+        let (namespace, name) = (
+            text(&value, "namespace").to_owned(),
+            text(&value, "name").to_owned(),
+        );
+        self.modify(resource, &namespace, &name, part, options, |_| {
+            Ok(value.clone())
+        })
+        .await
     }
 
     /// Changes a part of an object: `change` makes what it should be from what it is. Tried again when somebody else
@@ -121,7 +148,9 @@ impl Objects {
         mut change: impl FnMut(&Object) -> Result<Value, Status> + Send,
     ) -> Result<Arc<Object>, Status> {
         for _ in 0..ATTEMPTS {
-            let old = self.get(resource, namespace, name).ok_or_else(|| Status::not_found(resource, name))?;
+            let old = self
+                .get(resource, namespace, name)
+                .ok_or_else(|| Status::not_found(resource, name))?;
             let wanted = change(&old)?;
             let new = prepare_update(resource, &old.value, wanted, part)?;
             if let Some(object) = self.replace(&old, new, options).await? {
@@ -150,11 +179,14 @@ impl Objects {
         if options.dry_run {
             return Ok(Some(Arc::new(Object::new(resource, new, old.revision))));
         }
-        let Some(revision) = self.commit_over(old, Some(encoded(&new))).await? else { return Ok(None) };
+        let Some(revision) = self.commit_over(old, Some(encoded(&new))).await? else {
+            return Ok(None);
+        };
         if let Some(reservation) = reservation {
             reservation.keep();
         }
-        let kept_address = new["spec"]["type"] != "ExternalName" && new["spec"]["clusterIP"] != "None";
+        let kept_address =
+            new["spec"]["type"] != "ExternalName" && new["spec"]["clusterIP"] != "None";
         if resource.kind == "Service" && !kept_address {
             self.addresses.release(&old.uid);
         }
@@ -170,7 +202,9 @@ impl Objects {
         if options.dry_run {
             return Ok(Some(Arc::clone(old)));
         }
-        let Some(revision) = self.commit_over(old, None).await? else { return Ok(None) };
+        let Some(revision) = self.commit_over(old, None).await? else {
+            return Ok(None);
+        };
         if old.resource.kind == "Service" {
             self.addresses.release(&old.uid);
         }
@@ -178,9 +212,17 @@ impl Objects {
         Ok(Some(Arc::new(old.at_revision(revision.0))))
     }
 
-    async fn commit_over(&self, old: &Object, value: Option<Bytes>) -> Result<Option<Revision>, Status> {
+    async fn commit_over(
+        &self,
+        old: &Object,
+        value: Option<Bytes>,
+    ) -> Result<Option<Revision>, Status> {
         let key = old.resource.key(&old.namespace, &old.name);
-        let write = Write { key, expect: Expect::Modified(Revision(old.revision)), value };
+        let write = Write {
+            key,
+            expect: Expect::Modified(Revision(old.revision)),
+            value,
+        };
         match self.store.commit(vec![write]).await {
             Ok(revision) => Ok(Some(revision)),
             Err(Error::Conflict { .. }) => {
@@ -200,7 +242,12 @@ impl Objects {
         revision: Revision,
     ) -> Result<Arc<Object>, Status> {
         self.reached(revision.0).await?;
-        let seen = self.cache.at(resource, text(value, "namespace"), text(value, "name"), revision.0);
+        let seen = self.cache.at(
+            resource,
+            text(value, "namespace"),
+            text(value, "name"),
+            revision.0,
+        );
         Ok(seen.unwrap_or_else(|| Arc::new(Object::new(resource, value.clone(), revision.0))))
     }
 }
@@ -232,5 +279,7 @@ pub(super) fn encoded(value: &Value) -> Bytes {
 
 fn suffix() -> String {
     let mut random = rand::rng();
-    (0..SUFFIX_LENGTH).map(|_| char::from(SUFFIX_LETTERS[random.random_range(0..SUFFIX_LETTERS.len())])).collect()
+    (0..SUFFIX_LENGTH)
+        .map(|_| char::from(SUFFIX_LETTERS[random.random_range(0..SUFFIX_LETTERS.len())]))
+        .collect()
 }

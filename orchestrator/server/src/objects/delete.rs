@@ -21,14 +21,22 @@ impl Objects {
         name: &str,
         options: &DeleteOptions,
     ) -> Result<Deleted, Status> {
-        let dry_run = options.dry_run.as_ref().is_some_and(|what| !what.is_empty());
+        let dry_run = options
+            .dry_run
+            .as_ref()
+            .is_some_and(|what| !what.is_empty());
         let write = WriteOptions { dry_run };
         for _ in 0..ATTEMPTS {
-            let old = self.get(resource, namespace, name).ok_or_else(|| Status::not_found(resource, name))?;
+            let old = self
+                .get(resource, namespace, name)
+                .ok_or_else(|| Status::not_found(resource, name))?;
             let answer = match prepare_delete(resource, &old.value, options, self.now())? {
                 Deletion::Remove => self.remove(&old, &write).await?.map(Deleted::Gone),
                 Deletion::Unchanged => Some(Deleted::Marked(Arc::clone(&old))),
-                Deletion::Mark(value) => self.replace(&old, value, &write).await?.map(Deleted::Marked),
+                Deletion::Mark(value) => self
+                    .replace(&old, value, &write)
+                    .await?
+                    .map(Deleted::Marked),
             };
             if let Some(answer) = answer {
                 return Ok(answer);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use waggle_api::life::{Preconditions, time_text};
-use waggle_api::{DeleteOptions, Part, Propagation, Resource, Status, by_kind, find, prepare_update};
+use waggle_api::{
+    DeleteOptions, Part, Propagation, Resource, Status, by_kind, find, prepare_update,
+};
 use waggle_plan::{ObjectRef, Write};
 use waggle_store::{Error, Expect, Revision};
 
@@ -30,7 +32,10 @@ impl Objects {
         let mut rest = writes.as_slice();
         while let Some(first) = rest.first() {
             let sort = std::mem::discriminant(first);
-            let run = rest.iter().take_while(|write| std::mem::discriminant(*write) == sort).count();
+            let run = rest
+                .iter()
+                .take_while(|write| std::mem::discriminant(*write) == sort)
+                .count();
             let (now, later) = rest.split_at(run);
             match first {
                 Write::Bind { .. } => answers.extend(self.bind_all(now).await),
@@ -44,39 +49,75 @@ impl Objects {
 
     async fn apply(&self, write: &Write) -> Result<(), Status> {
         match write {
-            Write::Create(value) => self.create(kind_of(value)?, value.clone(), &STORED).await.map(drop),
-            Write::Update(value) => self.update(kind_of(value)?, value.clone(), Part::Main, &STORED).await.map(drop),
-            Write::UpdateStatus(value) => {
-                self.update(kind_of(value)?, value.clone(), Part::Status, &STORED).await.map(drop)
-            }
-            Write::Bind { namespace, name, uid, node } => self.bind(namespace, name, uid, node).await,
-            Write::Delete { api_version, kind, namespace, name, uid, grace_seconds, propagation } => {
+            Write::Create(value) => self
+                .create(kind_of(value)?, value.clone(), &STORED)
+                .await
+                .map(drop),
+            Write::Update(value) => self
+                .update(kind_of(value)?, value.clone(), Part::Main, &STORED)
+                .await
+                .map(drop),
+            Write::UpdateStatus(value) => self
+                .update(kind_of(value)?, value.clone(), Part::Status, &STORED)
+                .await
+                .map(drop),
+            Write::Bind {
+                namespace,
+                name,
+                uid,
+                node,
+            } => self.bind(namespace, name, uid, node).await,
+            Write::Delete {
+                api_version,
+                kind,
+                namespace,
+                name,
+                uid,
+                grace_seconds,
+                propagation,
+            } => {
                 let options = DeleteOptions {
                     grace_period_seconds: *grace_seconds,
                     propagation_policy: Some(propagation_of(*propagation)),
-                    preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
+                    preconditions: Some(Preconditions {
+                        uid: Some(uid.clone()),
+                        resource_version: None,
+                    }),
                     ..DeleteOptions::default()
                 };
-                self.delete(resource_of(api_version, kind)?, namespace, name, &options).await.map(drop)
+                self.delete(resource_of(api_version, kind)?, namespace, name, &options)
+                    .await
+                    .map(drop)
             }
             Write::RemoveFinalizer { object, finalizer } => {
                 let spec = object.kind == "Namespace";
                 self.change(object, |value| {
-                    without(&mut value["metadata"], "finalizers", |one| one == finalizer.as_str());
+                    without(&mut value["metadata"], "finalizers", |one| {
+                        one == finalizer.as_str()
+                    });
                     if spec {
-                        without(&mut value["spec"], "finalizers", |one| one == finalizer.as_str());
+                        without(&mut value["spec"], "finalizers", |one| {
+                            one == finalizer.as_str()
+                        });
                     }
                 })
                 .await
             }
             Write::RemoveOwner { object, owner_uid } => {
                 let mine = |owner: &Value| owner["uid"] == owner_uid.as_str();
-                self.change(object, |value| without(&mut value["metadata"], "ownerReferences", mine)).await
+                self.change(object, |value| {
+                    without(&mut value["metadata"], "ownerReferences", mine)
+                })
+                .await
             }
         }
     }
 
-    async fn change(&self, object: &ObjectRef, change: impl Fn(&mut Value) + Send + Sync) -> Result<(), Status> {
+    async fn change(
+        &self,
+        object: &ObjectRef,
+        change: impl Fn(&mut Value) + Send + Sync,
+    ) -> Result<(), Status> {
         let resource = resource_of(&object.api_version, &object.kind)?;
         let (namespace, name) = (object.namespace.as_str(), object.name.as_str());
         let changed = self.modify(resource, namespace, name, Part::Main, &STORED, |old| {
@@ -91,26 +132,46 @@ impl Objects {
     /// All bindings in one transaction; one by one when somebody else changed one of the pods.
     async fn bind_all(&self, writes: &[Write]) -> Vec<Result<(), Status>> {
         let prepared: Vec<_> = writes.iter().map(|write| self.binding(write)).collect();
-        let whole: Vec<&Binding> = prepared.iter().filter_map(|one| one.as_ref().ok()).collect();
+        let whole: Vec<&Binding> = prepared
+            .iter()
+            .filter_map(|one| one.as_ref().ok())
+            .collect();
         let transaction = whole.iter().map(|binding| binding.write()).collect();
         match self.store.commit(transaction).await {
             Ok(revision) => {
                 let reached = self.reached(revision.0).await;
-                prepared.into_iter().map(|one| one.and(reached.clone())).collect()
+                prepared
+                    .into_iter()
+                    .map(|one| one.and(reached.clone()))
+                    .collect()
             }
-            Err(Error::Conflict { .. } | Error::Twice { .. }) => join_all(writes.iter().map(|write| self.apply(write))).await,
+            Err(Error::Conflict { .. } | Error::Twice { .. }) => {
+                join_all(writes.iter().map(|write| self.apply(write))).await
+            }
             Err(error) => {
                 let status = refused(error);
-                prepared.into_iter().map(|one| one.and(Err(status.clone()))).collect()
+                prepared
+                    .into_iter()
+                    .map(|one| one.and(Err(status.clone())))
+                    .collect()
             }
         }
     }
 
     fn binding(&self, write: &Write) -> Result<Binding, Status> {
-        let Write::Bind { namespace, name, uid, node } = write else {
+        let Write::Bind {
+            namespace,
+            name,
+            uid,
+            node,
+        } = write
+        else {
             return Err(Status::internal("a run of bindings holds something else"));
         };
-        let pod = self.get(pods()?, namespace, name).ok_or_else(|| Status::unknown_path())?;
+        let pods = pods()?;
+        let pod = self
+            .get(pods, namespace, name)
+            .ok_or_else(|| Status::not_found(pods, name))?;
         let bound = self.bound(&pod, uid, node)?;
         Ok(Binding { pod, bound })
     }
@@ -119,10 +180,18 @@ impl Objects {
     ///
     /// # Errors
     /// 404, and 409 when it is bound already or another pod by now.
-    pub async fn bind(&self, namespace: &str, name: &str, uid: &str, node: &str) -> Result<(), Status> {
+    pub async fn bind(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        node: &str,
+    ) -> Result<(), Status> {
         loop {
             let pods = pods()?;
-            let pod = self.get(pods, namespace, name).ok_or_else(|| Status::not_found(pods, name))?;
+            let pod = self
+                .get(pods, namespace, name)
+                .ok_or_else(|| Status::not_found(pods, name))?;
             let bound = self.bound(&pod, uid, node)?;
             if self.replace(&pod, bound, &STORED).await?.is_some() {
                 return Ok(());
@@ -133,18 +202,26 @@ impl Objects {
     /// The pod with its node, which no ordinary update may give it, and its condition.
     fn bound(&self, pod: &Object, uid: &str, node: &str) -> Result<Value, Status> {
         check_uid(pod, uid)?;
-        if let Some(there) = pod.value["spec"]["nodeName"].as_str().filter(|there| !there.is_empty()) {
+        if let Some(there) = pod.value["spec"]["nodeName"]
+            .as_str()
+            .filter(|there| !there.is_empty())
+        {
             let why = format!("pod {} is already assigned to node {there:?}", pod.name);
             return Err(Status::conflict(pod.resource, &pod.name, &why));
         }
         if !pod.value["metadata"]["deletionTimestamp"].is_null() {
-            let why = format!("pod {} is being deleted, cannot be assigned to a host", pod.name);
+            let why = format!(
+                "pod {} is being deleted, cannot be assigned to a host",
+                pod.name
+            );
             return Err(Status::conflict(pod.resource, &pod.name, &why));
         }
         let mut wanted = pod.value.clone();
         let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
             "lastTransitionTime": time_text(self.now())});
-        without(&mut wanted["status"], "conditions", |one| one["type"] == "PodScheduled");
+        without(&mut wanted["status"], "conditions", |one| {
+            one["type"] == "PodScheduled"
+        });
         match wanted["status"]["conditions"].as_array_mut() {
             Some(list) => list.push(condition),
             None => wanted["status"]["conditions"] = json!([condition]),
@@ -175,15 +252,21 @@ fn kind_of(value: &Value) -> Result<&'static Resource, Status> {
 }
 
 fn resource_of(api_version: &str, kind: &str) -> Result<&'static Resource, Status> {
-    by_kind(api_version, kind)
-        .ok_or_else(|| Status::bad_request(format!("no kind {kind:?} is registered for version {api_version:?}")))
+    by_kind(api_version, kind).ok_or_else(|| {
+        Status::bad_request(format!(
+            "no kind {kind:?} is registered for version {api_version:?}"
+        ))
+    })
 }
 
 fn check_uid(object: &Object, uid: &str) -> Result<(), Status> {
     if uid.is_empty() || uid == object.uid {
         return Ok(());
     }
-    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object.uid);
+    let why = format!(
+        "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+        object.uid
+    );
     Err(Status::conflict(object.resource, &object.name, &why))
 }
 
@@ -197,8 +280,12 @@ fn propagation_of(propagation: waggle_plan::Propagation) -> Propagation {
 
 /// Takes items out of the list `field` of `parent`; a list that is empty then is taken away.
 fn without(parent: &mut Value, field: &str, unwanted: impl Fn(&Value) -> bool) {
-    let Some(parent) = parent.as_object_mut() else { return };
-    let Some(items) = parent.get_mut(field).and_then(Value::as_array_mut) else { return };
+    let Some(parent) = parent.as_object_mut() else {
+        return;
+    };
+    let Some(items) = parent.get_mut(field).and_then(Value::as_array_mut) else {
+        return;
+    };
     items.retain(|item| !unwanted(item));
     if items.is_empty() {
         parent.remove(field);

@@ -7,7 +7,9 @@ pub(super) fn of_key(key: &str) -> Option<(&'static Resource, &str)> {
     let (group, rest) = key.strip_prefix("/registry/")?.split_once('/')?;
     let (plural, below) = rest.split_once('/')?;
     let group = if group == "core" { "" } else { group };
-    let row = RESOURCES.iter().find(|row| row.group == group && row.plural == plural)?;
+    let row = RESOURCES
+        .iter()
+        .find(|row| row.group == group && row.plural == plural)?;
     Some((row, below))
 }
 

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use waggle_api::{Fault, Resource, Status, find};
 use waggle_plan::ipam::{IpamError, ServiceAddresses};
 
-use super::cache::Cache;
 use super::ServiceNetwork;
+use super::cache::Cache;
 
 /// Owner of an address that is kept until a Service asks for it.
 const KEPT: &str = "the cluster: it is given only to the Service that names it";
@@ -20,11 +20,12 @@ pub(super) struct ServiceAllocator {
     kept: Vec<IpAddr>,
 }
 
-/// An address given to a Service that is not yet stored; given back unless kept.
+/// An address given to a Service that is not yet stored with it; unless kept, the Service is left with what it had.
 #[derive(Debug)]
 pub(super) struct Reservation<'a> {
     allocator: &'a ServiceAllocator,
     uid: Option<String>,
+    before: Option<IpAddr>,
 }
 
 impl Reservation<'_> {
@@ -36,8 +37,10 @@ impl Reservation<'_> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        if let Some(uid) = self.uid.take() {
-            self.allocator.release(&uid);
+        let Some(uid) = self.uid.take() else { return };
+        self.allocator.release(&uid);
+        if let Some(before) = self.before {
+            let _ = self.allocator.book().claim(&uid, before);
         }
     }
 }
@@ -45,9 +48,13 @@ impl Drop for Reservation<'_> {
 impl ServiceAllocator {
     pub(super) fn new(network: ServiceNetwork, cache: &Cache) -> Self {
         let mut book = ServiceAddresses::new(network.range);
-        let services = find("", "v1", "services").map(|row| cache.list(row, None).objects).unwrap_or_default();
+        let services = find("", "v1", "services")
+            .map(|row| cache.list(row, None).objects)
+            .unwrap_or_default();
         for service in services {
-            let address = service.value["spec"]["clusterIP"].as_str().and_then(|text| text.parse().ok());
+            let address = service.value["spec"]["clusterIP"]
+                .as_str()
+                .and_then(|text| text.parse().ok());
             if let Some(Err(error)) = address.map(|address| book.claim(&service.uid, address)) {
                 tracing::warn!(service = service.name, namespace = service.namespace, %error, "clusterIP");
             }
@@ -57,7 +64,10 @@ impl ServiceAllocator {
                 let _ = book.claim(&kept_owner(index), address);
             }
         }
-        Self { book: Mutex::new(book), kept: network.kept }
+        Self {
+            book: Mutex::new(book),
+            kept: network.kept,
+        }
     }
 
     fn book(&self) -> MutexGuard<'_, ServiceAddresses> {
@@ -65,7 +75,11 @@ impl ServiceAllocator {
     }
 
     /// Gives the Service in `value` its address, if it is of a type that has one: the one it names, or a free one.
-    pub(super) fn settle(&self, resource: &Resource, value: &mut Value) -> Result<Option<Reservation<'_>>, Status> {
+    pub(super) fn settle(
+        &self,
+        resource: &Resource,
+        value: &mut Value,
+    ) -> Result<Option<Reservation<'_>>, Status> {
         let spec = &value["spec"];
         let wanted = spec["clusterIP"].as_str().unwrap_or_default();
         if resource.kind != "Service" || spec["type"] == "ExternalName" || wanted == "None" {
@@ -73,8 +87,12 @@ impl ServiceAllocator {
         }
         let text = |field: &str| value["metadata"][field].as_str().unwrap_or_default();
         let (uid, name) = (text("uid").to_owned(), text("name").to_owned());
-        let address = self.take(&uid, wanted).map_err(|(text, error)| refused(resource, &name, &text, &error))?;
-        let Some((address, new)) = address else { return Ok(None) };
+        let taken = self
+            .take(&uid, wanted)
+            .map_err(|error| refused(resource, &name, wanted, &error))?;
+        let Some((address, before)) = taken else {
+            return Ok(None);
+        };
         value["spec"]["clusterIP"] = address.to_string().into();
         value["spec"]["clusterIPs"] = json!([address.to_string()]);
         let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
@@ -82,29 +100,37 @@ impl ServiceAllocator {
         if value["spec"]["ipFamilyPolicy"].is_null() {
             value["spec"]["ipFamilyPolicy"] = "SingleStack".into();
         }
-        Ok(new.then_some(Reservation { allocator: self, uid: Some(uid) }))
+        let changed = before != Some(address);
+        Ok(changed.then_some(Reservation {
+            allocator: self,
+            uid: Some(uid),
+            before,
+        }))
     }
 
-    /// The address and whether it is new to this Service. `None` when the text is no address (validation's to tell).
-    fn take(&self, uid: &str, wanted: &str) -> Result<Option<(IpAddr, bool)>, (String, IpamError)> {
+    /// The address, and the one that the Service had. `None` when `wanted` is no address (validation's to tell).
+    fn take(&self, uid: &str, wanted: &str) -> Result<Option<(IpAddr, Option<IpAddr>)>, IpamError> {
         let mut book = self.book();
-        let had = book.of(uid);
+        let before = book.of(uid);
         if wanted.is_empty() {
-            let address = book.assign(uid).map_err(|error| (String::new(), error))?;
-            return Ok(Some((address, had.is_none())));
+            return Ok(Some((book.assign(uid)?, before)));
         }
-        let Ok(address) = wanted.parse::<IpAddr>() else { return Ok(None) };
+        let Ok(address) = wanted.parse::<IpAddr>() else {
+            return Ok(None);
+        };
         if let Some(index) = self.kept.iter().position(|&kept| kept == address) {
             book.release(&kept_owner(index));
         }
-        let claimed = book.claim(uid, address).map_err(|error| (wanted.to_owned(), error));
-        claimed.map(|()| Some((address, had != Some(address))))
+        book.claim(uid, address)?;
+        Ok(Some((address, before)))
     }
 
     /// Takes back what a Service had.
     pub(super) fn release(&self, uid: &str) {
         let mut book = self.book();
-        let Some(address) = book.release(uid) else { return };
+        let Some(address) = book.release(uid) else {
+            return;
+        };
         if let Some(index) = self.kept.iter().position(|&kept| kept == address) {
             let _ = book.claim(&kept_owner(index), address);
         }
@@ -117,8 +143,14 @@ fn kept_owner(index: usize) -> String {
 
 fn refused(resource: &Resource, name: &str, wanted: &str, error: &IpamError) -> Status {
     if matches!(error, IpamError::Exhausted { .. }) {
-        return Status::internal(format!("failed to allocate a clusterIP for Service {name:?}: {error}"));
+        return Status::internal(format!(
+            "failed to allocate a clusterIP for Service {name:?}: {error}"
+        ));
     }
-    let fault = Fault::invalid("spec.clusterIPs", json!([wanted]), format!("failed to allocate IP {wanted}: {error}"));
+    let fault = Fault::invalid(
+        "spec.clusterIPs",
+        json!([wanted]),
+        format!("failed to allocate IP {wanted}: {error}"),
+    );
     Status::invalid(resource, name, &[fault])
 }

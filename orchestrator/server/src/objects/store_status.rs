@@ -8,9 +8,10 @@ pub(super) fn refused(error: Error) -> Status {
     match error {
         Error::Full { .. } => Status::storage_full(error),
         Error::Compacted { asked, oldest } => Status::too_old(asked.0, oldest.0),
-        Error::Future { asked, current } => {
-            Status::timeout(format!("Too large resource version: {}, current: {}", asked.0, current.0))
-        }
+        Error::Future { asked, current } => Status::timeout(format!(
+            "Too large resource version: {}, current: {}",
+            asked.0, current.0
+        )),
         other => Status::internal(other),
     }
 }

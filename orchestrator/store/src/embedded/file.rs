@@ -16,11 +16,33 @@ const CACHE_BYTES: usize = 32 << 20;
 /// pages, so that a full disk is met by an answer and not by an I/O error in the middle of a commit.
 const HEADROOM: u64 = 1 << 20;
 
-/// The file. `None` while the medium is broken; the next write tries to open it again.
+/// What is said of a file that was given back.
+const CLOSED: &str = "the store was closed";
+
+/// The file.
 #[derive(Debug)]
 pub(super) struct File {
     path: PathBuf,
-    database: RwLock<Option<Database>>,
+    database: RwLock<Slot>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Open(Database),
+    /// The medium failed; the next write tries to open it again.
+    Broken,
+    /// Given back for good.
+    Closed,
+}
+
+impl Slot {
+    fn database(&self) -> Result<&Database, &'static str> {
+        match self {
+            Self::Open(database) => Ok(database),
+            Self::Broken => Err("the file is closed after a fault, until a write opens it again"),
+            Self::Closed => Err(CLOSED),
+        }
+    }
 }
 
 impl File {
@@ -28,7 +50,7 @@ impl File {
     pub(super) fn open(path: &Path) -> Result<(Self, u64), Error> {
         let file = Self {
             path: path.to_owned(),
-            database: RwLock::new(None),
+            database: RwLock::new(Slot::Broken),
         };
         let revision = file.reopen()?;
         Ok((file, revision))
@@ -44,14 +66,25 @@ impl File {
             .database
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        drop(slot.take());
+        if matches!(*slot, Slot::Closed) {
+            return Err(self.medium("open", CLOSED));
+        }
+        *slot = Slot::Broken;
         let opened = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create(&self.path);
         let database = opened.map_err(|error| self.error("open", error.into()))?;
         let revision = prepare(&database).map_err(|error| self.error("open", error))?;
-        *slot = Some(database);
+        *slot = Slot::Open(database);
         Ok(revision)
+    }
+
+    /// Gives the file back, once nobody reads or writes.
+    pub(super) fn close(&self) {
+        *self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Slot::Closed;
     }
 
     /// Runs `read` on a snapshot, off the caller's thread.
@@ -63,9 +96,7 @@ impl File {
         let file = Arc::clone(self);
         let task = tokio::task::spawn_blocking(move || {
             let slot = file.database.read().unwrap_or_else(PoisonError::into_inner);
-            let database = slot
-                .as_ref()
-                .ok_or_else(|| file.medium(operation, "the file is closed after a fault"))?;
+            let database = slot.database().map_err(|why| file.medium(operation, why))?;
             let snapshot = database
                 .begin_read()
                 .map_err(|error| file.error(operation, error.into()))?;
@@ -81,7 +112,9 @@ impl File {
         write: impl FnOnce(&WriteTransaction) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let slot = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = slot.as_ref().ok_or(redb::Error::DatabaseClosed)?;
+        let database = slot
+            .database()
+            .map_err(|why| Failure::Refused(self.medium("commit", why)))?;
         let transaction = database.begin_write()?;
         let value = write(&transaction)?;
         transaction.commit()?;

@@ -16,9 +16,13 @@ use crate::{Change, Entry, Error, Expect, Page, Revision, Write};
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const CURRENT: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("current");
-const VERSIONS: TableDefinition<'_, (&str, u64), (u64, Option<&[u8]>)> =
-    TableDefinition::new("versions");
+const VERSIONS: TableDefinition<'_, VersionKey, Version> = TableDefinition::new("versions");
 const LOG: TableDefinition<'_, (u64, u32), &str> = TableDefinition::new("log");
+
+/// Key and revision.
+type VersionKey = (&'static str, u64);
+/// Revision of the key's creation, and the value unless this version is a deletion.
+type Version = (u64, Option<&'static [u8]>);
 
 const REVISION: &str = "revision";
 const OLDEST: &str = "oldest";
@@ -141,9 +145,6 @@ fn check(write: &Write, found: Option<Revision>) -> Result<(), Failure> {
         found,
     }))
 }
-
-type VersionKey = (&'static str, u64);
-type Version = (u64, Option<&'static [u8]>);
 
 fn value_at(
     versions: &impl ReadableTable<VersionKey, Version>,
