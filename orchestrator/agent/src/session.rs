@@ -24,7 +24,7 @@ use crate::pods::table::Table;
 use crate::streams;
 
 /// First and longest pause between two attempts.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 /// How long a server may take to say which pods are wanted, if it has anything new to say.
 const SETTLED: Duration = Duration::from_secs(5);
 /// Messages on their way up.
