@@ -17,7 +17,6 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "made once, at the start")]
 pub(crate) enum Action {
     /// A cluster on this machine
     Dev(waggle_cli::dev::DevArgs),

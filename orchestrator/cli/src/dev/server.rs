@@ -30,13 +30,13 @@ pub(crate) fn arguments(layout: &Layout, api_port: u16) -> Vec<OsString> {
     ]
 }
 
-/// Refuses a port that somebody else listens on; `mend` says which option chooses another.
+/// Refuses a port that somebody else listens on; `mend` says how to choose another.
 pub(crate) fn check_port(address: SocketAddr, mend: &str) -> Result<()> {
     match TcpListener::bind(address) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             bail!(
-                "port {} of {} is in use by another program: choose another with {mend}",
+                "port {} of {} is in use by another program: {mend}",
                 address.port(),
                 address.ip()
             )
@@ -153,12 +153,14 @@ mod tests {
     fn a_port_in_use_is_named_with_its_mend() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let fault = check_port(address, "--api-port").unwrap_err().to_string();
+        let fault = check_port(address, "choose another with --api-port")
+            .unwrap_err()
+            .to_string();
         assert!(
             fault.contains(&address.port().to_string()) && fault.contains("--api-port"),
             "{fault}"
         );
         drop(listener);
-        check_port(address, "--api-port").unwrap();
+        check_port(address, "choose another with --api-port").unwrap();
     }
 }

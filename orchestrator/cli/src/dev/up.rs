@@ -35,7 +35,8 @@ pub(crate) struct UpArgs {
     /// Make a Service reachable from this machine: [ADDRESS:]PORT=NAMESPACE/SERVICE:PORT
     #[arg(long, value_name = "WHERE=WHAT")]
     publish: Vec<Publish>,
-    /// Registry that the nodes may speak to without TLS; may be given more than once
+    /// Registry that the nodes may speak to without TLS, beside 172.30.0.1:5000 in the fabric's namespace; may be given
+    /// more than once
     #[arg(long, value_name = "HOST:PORT")]
     insecure_registry: Vec<String>,
     /// How long to wait for the nodes
@@ -48,6 +49,8 @@ pub(crate) struct UpArgs {
 
 /// How long a server or an agent may take to end by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A registry that somebody runs in the fabric's namespace, which only this cluster reaches.
+const FABRIC_REGISTRY: &str = "172.30.0.1:5000";
 const DEFAULT_NODES: u16 = 3;
 const DEFAULT_API_PORT: u16 = 6443;
 
@@ -109,7 +112,9 @@ pub(crate) fn run(args: UpArgs) -> Result<ExitCode> {
         binary: std::env::current_exe().context("cannot find this program's file")?,
         nodes,
         api_port,
-        insecure_registries: args.insecure_registry,
+        insecure_registries: std::iter::once(FABRIC_REGISTRY.to_owned())
+            .chain(args.insecure_registry)
+            .collect(),
         timeout: args.timeout,
         progress: Progress::start(args.quiet),
         layout,
@@ -184,7 +189,7 @@ impl Up {
         if !ours && cgroups::processes(&self.layout.cgroup_of("server")).is_empty() {
             server::check_port(
                 SocketAddr::from((Ipv4Addr::LOCALHOST, self.api_port)),
-                "--api-port",
+                "choose another with --api-port",
             )?;
         }
         publish.iter().try_for_each(|one| self.check_door_port(one))
@@ -194,7 +199,7 @@ impl Up {
         if Process::from_file(&self.layout.pid_file(&publish.part())).is_some() {
             return Ok(());
         }
-        server::check_port(publish.listen, "another port before the `=`")
+        server::check_port(publish.listen, "choose another before the `=`")
     }
 
     /// Namespaces, links, addresses, folders and bpffs of everything.
