@@ -119,7 +119,8 @@ pub(crate) fn run(args: UpArgs) -> Result<ExitCode> {
         progress: Progress::start(args.quiet),
         layout,
     };
-    up.check_ports(&args.publish)?;
+    let publish = with_known_doors(&up.layout, args.publish);
+    up.check_ports(&publish)?;
     up.progress.say(&format!(
         "Cluster {}: {nodes} nodes, state in {}",
         up.layout.name,
@@ -132,8 +133,8 @@ pub(crate) fn run(args: UpArgs) -> Result<ExitCode> {
         .context("cannot start a runtime")?;
     let api = up.server(&runtime)?;
     up.agents(&runtime, &api)?;
-    for publish in &args.publish {
-        up.door(publish)?;
+    for one in &publish {
+        up.door(one)?;
     }
     let shown = up.layout.kubeconfig();
     up.progress.say(&format!(
@@ -166,6 +167,24 @@ pub(crate) fn publish(layout: &Layout, publish: &[Publish]) -> Result<ExitCode> 
         up.door(one)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is to be published now, and what an earlier run has published at other ports.
+fn with_known_doors(layout: &Layout, mut publish: Vec<Publish>) -> Vec<Publish> {
+    let entries = std::fs::read_dir(&layout.dir)
+        .into_iter()
+        .flatten()
+        .flatten();
+    let files = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "publish"));
+    let mut known: Vec<Publish> = files
+        .filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok())
+        .collect();
+    known.retain(|one| publish.iter().all(|new| new.part() != one.part()));
+    known.sort_by_key(Publish::part);
+    publish.extend(known);
+    publish
 }
 
 /// The port that the cluster's kubeconfig points at.
@@ -403,6 +422,12 @@ impl Up {
                 self.layout.name
             );
         }
+        let remembered = self.layout.dir.join(format!("{part}.publish"));
+        std::fs::write(
+            &remembered,
+            format!("{}={}\n", publish.listen, publish.service()),
+        )
+        .with_context(|| format!("cannot write {}", remembered.display()))?;
         let arguments = door::arguments(&self.layout, publish);
         let cgroup = format!("{}/doors/{part}", self.layout.cgroup_of(&node));
         let mut brought = self.bring(&part, None, &cgroup, &arguments, &[])?;
@@ -483,6 +508,20 @@ fn pod_range(node: &Value) -> Option<(Ipv4Addr, u8)> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn doors_are_remembered_until_their_port_is_given_anew() {
+        let home = tempfile::tempdir().unwrap();
+        let layout = Layout::new(home.path(), "wgt-cli-doors".try_into().unwrap()).unwrap();
+        std::fs::create_dir_all(&layout.dir).unwrap();
+        for (port, service) in [("8080", "shop/old:80"), ("8081", "shop/other:80")] {
+            let text = format!("127.0.0.1:{port}={service}\n");
+            std::fs::write(layout.dir.join(format!("door-{port}.publish")), text).unwrap();
+        }
+        let all = with_known_doors(&layout, vec!["8080=shop/new:80".parse().unwrap()]);
+        let shown: Vec<String> = all.iter().map(Publish::service).collect();
+        assert_eq!(shown, ["shop/new:80", "shop/other:80"]);
+    }
 
     #[test]
     fn a_node_is_ready_or_says_why_not() {
