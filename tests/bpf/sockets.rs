@@ -130,6 +130,19 @@ fn ask_tcp(room: &Room, address: SocketAddr) -> std::io::Result<(String, SocketA
     })
 }
 
+/// Asks from a new unconnected socket; returns the answer and who gave it.
+fn ask_udp(room: &Room, address: SocketAddr) -> std::io::Result<(String, SocketAddr)> {
+    room.run(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send_to(b"?", address)?;
+        let mut answer = [0; 64];
+        let (length, from) = socket.recv_from(&mut answer)?;
+        let text = String::from_utf8_lossy(&answer[..length]).into_owned();
+        Ok((text, from))
+    })
+}
+
 fn connect_fault(room: &Room, address: SocketAddr) -> Option<i32> {
     // Not connect_timeout: its poll would hide which call failed.
     room.run(move || {
@@ -326,6 +339,9 @@ fn the_wall_answers_with_an_errno_and_an_export_opens_it() {
                 "web?",
                 "{target}"
             );
+            // The backend's answer goes to another tenant's pod, through the same hooks.
+            let answer = ask_udp(&bill.room, target).expect("exported");
+            assert_eq!(answer, ("web".into(), target));
         }
         assert_eq!(
             connect_fault(&bill.room, at(WEB, 9090)),

@@ -15,9 +15,11 @@ use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::error;
 use waggle_abi::{
-    Addr, Event, OwnerRow, Reason, SocketKey, TENANT_SYSTEM, VipRow, hook, service_flag,
+    Addr, Event, FlowKey, OwnerRow, Reason, SocketKey, TENANT_SYSTEM, UDP, VipRow, hook,
+    service_flag,
 };
 use waggle_ebpf::count::{count, report};
+use waggle_ebpf::flow::alive;
 use waggle_ebpf::maps::{CONFIG, SOCK_VIP};
 use waggle_ebpf::peer::{Peer, owner, peer};
 use waggle_ebpf::service::choose;
@@ -143,10 +145,11 @@ fn target(ctx: &SockAddrContext, caller: Caller, addr: Addr, port: u16) -> Resul
     let protocol = protocol(ctx);
     match peer(&addr)? {
         Peer::World | Peer::Host => Ok(Target::AsCalled),
-        Peer::Pod(row) => {
-            admit(caller, row.tenant, addr, port, protocol)?;
-            Ok(Target::AsCalled)
-        }
+        Peer::Pod(row) => match admit(caller, row.tenant, addr, port, protocol) {
+            // Rule 2 before rule 3: who was let in may be answered.
+            Err(_) if answers(ctx, caller, addr, port, protocol) => Ok(Target::AsCalled),
+            verdict => verdict.map(|()| Target::AsCalled),
+        },
         Peer::Vip(_) => translate(ctx, caller, addr, port, protocol),
     }
 }
@@ -193,6 +196,26 @@ fn admit(caller: Caller, tenant: u32, addr: Addr, port: u16, protocol: u8) -> Re
     } else {
         Err(Reason::TenantWall)
     }
+}
+
+/// Whether this is a datagram back to a peer whose own datagram a grant let through.
+#[inline(always)]
+fn answers(ctx: &SockAddrContext, caller: Caller, addr: Addr, port: u16, protocol: u8) -> bool {
+    let Caller::Pod(row) = caller else {
+        return false;
+    };
+    let Some(own_port) = local_port(ctx) else {
+        return false;
+    };
+    let asked = FlowKey {
+        src: addr,
+        dst: row.addr,
+        src_port: port,
+        dst_port: own_port,
+        protocol,
+        pad: [0; 3],
+    };
+    protocol == UDP && alive(&asked, false)
 }
 
 #[inline(always)]
@@ -308,6 +331,21 @@ fn cookie(ctx: *mut core::ffi::c_void) -> u64 {
 fn protocol(ctx: &SockAddrContext) -> u8 {
     // SAFETY: the context is the kernel's.
     unsafe { (*ctx.sock_addr).protocol as u8 }
+}
+
+/// Port that the socket is bound to, network byte order.
+#[inline(always)]
+fn local_port(ctx: &SockAddrContext) -> Option<u16> {
+    let call: *const bpf_sock_addr = ctx.sock_addr;
+    // SAFETY: the context is the kernel's; a socket that is there has its fields. The port is in host byte order.
+    unsafe {
+        let sock = (&raw const (*call).__bindgen_anon_1.sk).read_volatile();
+        if sock.is_null() {
+            return None;
+        }
+        let port = (&raw const (*sock).src_port).read_volatile();
+        Some((port as u16).to_be())
+    }
 }
 
 /// Address and port in the call, network byte order.
