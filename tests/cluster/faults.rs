@@ -142,14 +142,12 @@ pub(crate) fn wrong_token_and_used_port(cluster: &Cluster) -> Result<()> {
     ensure!(fault.contains("token"), "{fault}");
 
     let second = tempfile::tempdir()?;
+    let used = format!("127.0.0.1:{}", cluster.api_port());
     let mut server = Command::new(&binary);
     server
-        .args(["server", "--listen", "127.0.0.1:16443", "--data"])
+        .args(["server", "--listen", &used, "--data"])
         .arg(second.path());
     let fault = run(&mut server, Duration::from_secs(20))?.fault()?;
-    ensure!(
-        fault.contains("127.0.0.1:16443") && fault.contains("in use"),
-        "{fault}"
-    );
+    ensure!(fault.contains(&used) && fault.contains("in use"), "{fault}");
     Ok(())
 }

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     match shop() {
         Ok(cluster) => suite(cluster).run(),
         Err(error) => {
-            eprintln!("no cluster to test: {error:?}");
+            eprintln!("no cluster to test: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -95,7 +95,7 @@ fn suite(cluster: Cluster) -> Suite<Cluster> {
 
 /// The cluster with the sample application running, and a client of each tenant on each node.
 fn shop() -> Result<Cluster> {
-    let cluster = Cluster::up("wgt", 3, 16443)?;
+    let cluster = Cluster::up("wgt", 3)?;
     let manifest = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop.yaml");
     cluster
         .waggle(&["apply", "-f", &manifest.to_string_lossy()])?

@@ -1,5 +1,6 @@
 //! A whole cluster on this machine, made and removed by the product's own `waggle dev`.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -35,7 +36,7 @@ impl Cluster {
     ///
     /// # Errors
     /// An environment variable is missing, or the cluster does not come up.
-    pub fn up(name: &str, nodes: u32, api_port: u16) -> Result<Self> {
+    pub fn up(name: &str, nodes: u32) -> Result<Self> {
         let setting = |name: &str| {
             std::env::var_os(name)
                 .with_context(|| format!("{name} is not set; run these tests by: cargo xtask test"))
@@ -44,6 +45,7 @@ impl Cluster {
         let images = setting("WAGGLE_TEST_IMAGES")?;
         // A fixed place, so that the next run finds what a killed one left.
         let home = std::env::temp_dir().join("waggle-tests");
+        let api_port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let cluster = Self {
             name: name.to_owned(),
             binary,
@@ -177,6 +179,11 @@ impl Cluster {
             netns: format!("waggle-{}-{name}", self.name),
             name,
         }
+    }
+
+    /// Port of its API on loopback.
+    pub fn api_port(&self) -> u16 {
+        self.api_port
     }
 
     /// Folder with everything of this cluster.

@@ -27,7 +27,7 @@ impl<T: Send + Sync + 'static> Suite<T> {
     pub fn test(mut self, name: &str, body: fn(&T) -> Result<()>) -> Self {
         let fixture = self.fixture.clone();
         let trial = Trial::test(name, move || {
-            body(&fixture).map_err(|error| Failed::from(format!("{error:?}")))
+            body(&fixture).map_err(|error| Failed::from(format!("{error:#}")))
         });
         self.trials.push(trial);
         self

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     if std::env::args().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
-    match Cluster::up("wgt-kubectl", 1, 16543) {
+    match Cluster::up("wgt-kubectl", 1) {
         Ok(cluster) => Suite::new(cluster)
             .test("kubectl_1_20", |cluster| {
                 everyday(cluster, "WAGGLE_KUBECTL_OLD")
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
             .test("kubectl_1_37_exec_logs_and_top", streams)
             .run(),
         Err(error) => {
-            eprintln!("no cluster to test: {error:?}");
+            eprintln!("no cluster to test: {error:#}");
             ExitCode::FAILURE
         }
     }
