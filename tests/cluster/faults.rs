@@ -118,7 +118,7 @@ pub(crate) fn wrong_token_and_used_port(cluster: &Cluster) -> Result<()> {
     let binary = cluster.command(&[]).get_program().to_owned();
     let token = std::fs::read_to_string(cluster.folder().join("server/join-token"))?;
     let wrong = format!("wrong{}", token.trim());
-    let mut agent = cluster.node(1).command(&binary.to_string_lossy(), &[]);
+    let mut agent = cluster.fabric().command(&binary.to_string_lossy(), &[]);
     agent.args([
         "agent",
         "--server",
@@ -126,7 +126,7 @@ pub(crate) fn wrong_token_and_used_port(cluster: &Cluster) -> Result<()> {
         "--node",
         "stranger",
         "--address",
-        "172.30.0.99",
+        "172.30.0.1",
     ]);
     agent
         .args([

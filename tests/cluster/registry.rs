@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Background, Cluster, Node, eventually, run};
+use harness::{Background, Cluster, eventually, run};
 
 use crate::serving::pod_is_ready;
 
@@ -12,10 +12,7 @@ const REGISTRY: &str = "172.30.0.1:5000";
 
 pub(crate) fn image_is_pulled(cluster: &Cluster) -> Result<()> {
     let data = tempfile::tempdir()?;
-    let fabric = Node {
-        name: "fabric".into(),
-        netns: cluster.node(1).netns.replace("node1", "fabric"),
-    };
+    let fabric = cluster.fabric();
     let config = data.path().join("config.yml");
     let storage = data.path().join("storage");
     std::fs::write(

@@ -257,13 +257,20 @@ pub(crate) fn scaling_loses_no_request(cluster: &Cluster) -> Result<()> {
             ensure!(count.to_string() == replicas, "{count} pods");
             Ok(())
         })?;
+        // With 200 requests, the chance that one of ten backends is never chosen is below one in ten million.
+        let report = client(
+            cluster,
+            "shop",
+            "client-node2",
+            &["http", &format!("{SHOP}:80"), "--count", "200"],
+        )?;
+        let pods = report["pods"].as_object().map_or(0, serde_json::Map::len);
+        ensure!(
+            report["failed"] == 0 && pods.to_string() == replicas,
+            "not spread over {replicas}: {report}"
+        );
     }
-    let reports = shoppers.finish()?;
-    let pods = reports[0]["pods"]
-        .as_object()
-        .map_or(0, serde_json::Map::len);
-    ensure!(pods >= 10, "only {pods} pods answered: {}", reports[0]);
-    Ok(())
+    shoppers.finish().map(drop)
 }
 
 pub(crate) fn rolling_update_loses_no_request(cluster: &Cluster) -> Result<()> {

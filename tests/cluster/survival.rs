@@ -260,16 +260,15 @@ pub(crate) fn lost_node_is_replaced(cluster: &Cluster) -> Result<()> {
 
 pub(crate) fn down_leaves_no_trace(cluster: &Cluster) -> Result<()> {
     cluster.down()?;
-    let names = run(
-        std::process::Command::new("ip").args(["netns", "list"]),
-        Duration::from_secs(5),
-    )?
-    .ok()?;
-    ensure!(!names.contains("waggle-wgt-"), "namespaces: {names}");
+    let mut names = std::fs::read_dir("/run/netns")?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let prefixes = ["waggle-wgt-node", "waggle-wgt-fabric"];
+    let left = names.find(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+    ensure!(left.is_none(), "namespace: {left:?}");
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
     let left: Vec<&str> = mounts
         .lines()
-        .filter(|line| line.contains("waggle-wgt") || line.contains("waggle-tests/wgt"))
+        .filter(|line| line.contains("waggle-wgt-node") || line.contains("waggle-tests/wgt/"))
         .collect();
     ensure!(left.is_empty(), "mounts: {left:?}");
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup")?.filter_map(Result::ok) {
@@ -285,7 +284,7 @@ pub(crate) fn down_leaves_no_trace(cluster: &Cluster) -> Result<()> {
     for process in std::fs::read_dir("/proc")?.filter_map(Result::ok) {
         let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
         let text = String::from_utf8_lossy(&command).replace('\0', " ");
-        if text.contains("waggle-tests/wgt") {
+        if text.contains("waggle-tests/wgt/") {
             left.push(text);
         }
     }

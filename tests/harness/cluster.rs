@@ -172,6 +172,14 @@ impl Cluster {
         (1..=self.nodes).map(|number| self.node(number)).collect()
     }
 
+    /// What joins them: a namespace with a bridge, at 172.30.0.1.
+    pub fn fabric(&self) -> Node {
+        Node {
+            netns: format!("waggle-{}-fabric", self.name),
+            name: "fabric".into(),
+        }
+    }
+
     /// The node of this number, from 1.
     pub fn node(&self, number: u32) -> Node {
         let name = format!("node{number}");
@@ -220,11 +228,13 @@ impl Cluster {
 }
 
 impl Node {
-    /// A command that runs in this node's network namespace.
+    /// A command that runs in this node's network namespace, with this machine's mounts (`ip netns exec` would hide
+    /// the cgroups).
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new("ip");
+        let mut command = Command::new("nsenter");
         command
-            .args(["netns", "exec", &self.netns, program])
+            .arg(format!("--net=/run/netns/{}", self.netns))
+            .arg(program)
             .args(arguments);
         command
     }

@@ -14,15 +14,22 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 /// How long redis may take to answer before a request goes on without it.
-const REDIS_PATIENCE: Duration = Duration::from_secs(1);
+const REDIS_PATIENCE: Duration = Duration::from_millis(500);
 
 struct Front {
     version: String,
     pod: String,
-    redis: Option<String>,
+    redis: Option<Redis>,
+}
+
+/// One connection to redis, kept open and made anew after a failure.
+struct Redis {
+    address: String,
+    connection: Mutex<Option<BufReader<TcpStream>>>,
 }
 
 fn main() -> Result<()> {
@@ -42,7 +49,7 @@ async fn serve() -> Result<()> {
     let front = Arc::new(Front {
         version: setting("VERSION").unwrap_or_else(|| "dev".into()),
         pod: nix::unistd::gethostname()?.to_string_lossy().into_owned(),
-        redis: setting("REDIS"),
+        redis: setting("REDIS").map(Redis::at),
     });
     let listener = TcpListener::bind(("0.0.0.0", port))
         .await
@@ -51,9 +58,10 @@ async fn serve() -> Result<()> {
         .await
         .with_context(|| format!("UDP port {port}"))?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let redis = front.redis.as_ref().map_or("none", |redis| &redis.address);
     println!(
-        "user-center {} on port {port}, redis at {:?}",
-        front.version, front.redis
+        "user-center {} on port {port}, redis at {redis}",
+        front.version
     );
 
     let router = Router::new()
@@ -73,7 +81,7 @@ async fn serve() -> Result<()> {
 async fn front_page(State(front): State<Arc<Front>>) -> Json<Value> {
     let visits = match &front.redis {
         None => Value::Null,
-        Some(address) => match count_visit(address).await {
+        Some(redis) => match redis.count_visit().await {
             Ok(visits) => json!(visits),
             Err(error) => json!(format!("redis: {error:#}")),
         },
@@ -87,23 +95,56 @@ async fn healthz(State(front): State<Arc<Front>>) -> (StatusCode, String) {
     (StatusCode::OK, format!("ok {}\n", front.version))
 }
 
-/// `INCR visits`, in redis' own protocol (RESP 2).
-async fn count_visit(address: &str) -> Result<i64> {
-    let ask = async {
-        let mut redis = BufReader::new(TcpStream::connect(address).await.context("connect")?);
-        redis
-            .write_all(b"*2\r\n$4\r\nINCR\r\n$6\r\nvisits\r\n")
-            .await?;
-        let mut line = String::new();
-        redis.read_line(&mut line).await?;
-        match line.trim_end().strip_prefix(':') {
-            Some(number) => Ok(number.parse()?),
-            None => bail!("answered {line:?}"),
+impl Redis {
+    fn at(address: String) -> Self {
+        Self {
+            address,
+            connection: Mutex::new(None),
         }
-    };
-    timeout(REDIS_PATIENCE, ask)
-        .await
-        .context("no answer within a second")?
+    }
+
+    /// `INCR visits`. A connection that broke since the last visit is worth one more try.
+    async fn count_visit(&self) -> Result<i64> {
+        let mut connection = self.connection.lock().await;
+        let kept = connection.is_some();
+        let first = self.increment(&mut connection).await;
+        if first.is_err() && kept {
+            self.increment(&mut connection).await
+        } else {
+            first
+        }
+    }
+
+    /// In redis' own protocol (RESP 2).
+    async fn increment(&self, connection: &mut Option<BufReader<TcpStream>>) -> Result<i64> {
+        let mut redis = match connection.take() {
+            Some(redis) => redis,
+            None => {
+                let connect = TcpStream::connect(&self.address);
+                BufReader::new(
+                    timeout(REDIS_PATIENCE, connect)
+                        .await
+                        .context("no connection in time")??,
+                )
+            }
+        };
+        let mut line = String::new();
+        let ask = async {
+            redis
+                .write_all(b"*2\r\n$4\r\nINCR\r\n$6\r\nvisits\r\n")
+                .await?;
+            redis.read_line(&mut line).await
+        };
+        timeout(REDIS_PATIENCE, ask)
+            .await
+            .context("no answer in time")??;
+        let Some(visits) = line.trim_end().strip_prefix(':') else {
+            bail!("answered {line:?}")
+        };
+        let visits = visits.parse()?;
+        *connection = Some(redis);
+        Ok(visits)
+    }
 }
 
 /// Answers every datagram with version, pod and the datagram itself.
