@@ -18,8 +18,7 @@ pub struct InvalidName {
 
 const LABEL_RULE: &str =
     "must be 1 to 63 lower case letters, digits or '-', and start and end with a letter or digit";
-const SUBDOMAIN_RULE: &str =
-    "must be 1 to 253 lower case letters, digits, '-' or '.', and start and end with a letter or digit";
+const SUBDOMAIN_RULE: &str = "must be 1 to 253 lower case letters, digits, '-' or '.', and start and end with a letter or digit";
 
 fn alphanumeric(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit()
@@ -168,6 +167,9 @@ mod tests {
     #[test]
     fn the_error_names_the_text_and_the_rule() {
         let error = Namespace::try_from("Shop").unwrap_err().to_string();
-        assert!(error.contains("\"Shop\"") && error.contains("lower case"), "{error}");
+        assert!(
+            error.contains("\"Shop\"") && error.contains("lower case"),
+            "{error}"
+        );
     }
 }

@@ -114,7 +114,9 @@ pub struct Cidr {
 
 /// Why a text is no address range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid address range {text:?}: write ADDRESS/PREFIX such as 10.244.0.0/16, with no bits set after the prefix")]
+#[error(
+    "invalid address range {text:?}: write ADDRESS/PREFIX such as 10.244.0.0/16, with no bits set after the prefix"
+)]
 pub struct InvalidCidr {
     /// The text as given.
     pub text: String,
@@ -142,12 +144,15 @@ impl Cidr {
     }
     /// How many addresses it holds, at most `u64::MAX`.
     pub fn size(self) -> u64 {
-        1u64.checked_shl(u32::from(self.width() - self.prefix)).unwrap_or(u64::MAX)
+        1u64.checked_shl(u32::from(self.width() - self.prefix))
+            .unwrap_or(u64::MAX)
     }
     /// The address at `index` from the first; `None` past the end.
     pub fn nth(self, index: u64) -> Option<IpAddr> {
         (index < self.size()).then(|| match self.address {
-            IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() + u32::try_from(index).unwrap_or(u32::MAX)).into()),
+            IpAddr::V4(v4) => {
+                IpAddr::V4((v4.to_bits() + u32::try_from(index).unwrap_or(u32::MAX)).into())
+            }
             IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() + u128::from(index)).into()),
         })
     }
@@ -156,7 +161,9 @@ impl Cidr {
         if prefix < self.prefix || prefix > self.width() {
             return None;
         }
-        let count = 1u64.checked_shl(u32::from(prefix - self.prefix)).unwrap_or(u64::MAX);
+        let count = 1u64
+            .checked_shl(u32::from(prefix - self.prefix))
+            .unwrap_or(u64::MAX);
         if index >= count {
             return None;
         }
@@ -179,7 +186,9 @@ fn bits(address: IpAddr) -> u128 {
 impl std::str::FromStr for Cidr {
     type Err = InvalidCidr;
     fn from_str(text: &str) -> Result<Self, InvalidCidr> {
-        let invalid = || InvalidCidr { text: text.to_owned() };
+        let invalid = || InvalidCidr {
+            text: text.to_owned(),
+        };
         let (address, prefix) = text.split_once('/').ok_or_else(invalid)?;
         let address: IpAddr = address.parse().map_err(|_| invalid())?;
         let prefix: u8 = prefix.parse().map_err(|_| invalid())?;
@@ -188,8 +197,16 @@ impl std::str::FromStr for Cidr {
             return Err(invalid());
         }
         let host = u32::from(cidr.width() - prefix);
-        let mask = if host == 0 { 0 } else { u128::MAX >> (128 - host) };
-        if bits(address) & mask != 0 { Err(invalid()) } else { Ok(cidr) }
+        let mask = if host == 0 {
+            0
+        } else {
+            u128::MAX >> (128 - host)
+        };
+        if bits(address) & mask != 0 {
+            Err(invalid())
+        } else {
+            Ok(cidr)
+        }
     }
 }
 
@@ -267,14 +284,29 @@ impl NetworkState {
     /// [`GenerationGap`] when the delta starts elsewhere; the state is then unchanged.
     pub fn apply(&mut self, delta: NetworkDelta) -> Result<(), GenerationGap> {
         if delta.from != self.generation {
-            return Err(GenerationGap { expected: delta.from, found: self.generation });
+            return Err(GenerationGap {
+                expected: delta.from,
+                found: self.generation,
+            });
         }
-        delta.service_removals.iter().for_each(|id| drop(self.services.remove(id)));
-        delta.endpoint_removals.iter().for_each(|address| drop(self.endpoints.remove(address)));
-        delta.node_removals.iter().for_each(|name| drop(self.nodes.remove(name)));
-        self.services.extend(delta.service_upserts.into_iter().map(|s| (s.id, s)));
-        self.endpoints.extend(delta.endpoint_upserts.into_iter().map(|e| (e.address, e)));
-        self.nodes.extend(delta.node_upserts.into_iter().map(|n| (n.name.clone(), n)));
+        delta
+            .service_removals
+            .iter()
+            .for_each(|id| drop(self.services.remove(id)));
+        delta
+            .endpoint_removals
+            .iter()
+            .for_each(|address| drop(self.endpoints.remove(address)));
+        delta
+            .node_removals
+            .iter()
+            .for_each(|name| drop(self.nodes.remove(name)));
+        self.services
+            .extend(delta.service_upserts.into_iter().map(|s| (s.id, s)));
+        self.endpoints
+            .extend(delta.endpoint_upserts.into_iter().map(|e| (e.address, e)));
+        self.nodes
+            .extend(delta.node_upserts.into_iter().map(|n| (n.name.clone(), n)));
         self.generation = delta.to;
         Ok(())
     }
@@ -296,7 +328,10 @@ fn changes<K: Ord + Clone, V: PartialEq + Clone>(
     old: &BTreeMap<K, V>,
     new: &BTreeMap<K, V>,
 ) -> (Vec<V>, Vec<K>) {
-    let upserts = new.iter().filter(|(key, value)| old.get(key) != Some(value)).map(|(_, v)| v.clone());
+    let upserts = new
+        .iter()
+        .filter(|(key, value)| old.get(key) != Some(value))
+        .map(|(_, v)| v.clone());
     let removals = old.keys().filter(|key| !new.contains_key(key)).cloned();
     (upserts.collect(), removals.collect())
 }
@@ -315,10 +350,21 @@ mod tests {
         assert!(pods.contains("10.244.255.1".parse().unwrap()));
         assert!(!pods.contains("10.245.0.1".parse().unwrap()));
         assert!(!pods.contains("::1".parse().unwrap()));
-        for text in ["10.244.0.1/16", "10.244.0.0", "10.244.0.0/33", "x/8", "fd00::1/64"] {
+        for text in [
+            "10.244.0.1/16",
+            "10.244.0.0",
+            "10.244.0.0/33",
+            "x/8",
+            "fd00::1/64",
+        ] {
             assert!(text.parse::<Cidr>().is_err(), "{text}");
         }
-        assert!("0.0.0.0/0".parse::<Cidr>().unwrap().contains("1.2.3.4".parse().unwrap()));
+        assert!(
+            "0.0.0.0/0"
+                .parse::<Cidr>()
+                .unwrap()
+                .contains("1.2.3.4".parse().unwrap())
+        );
     }
 
     fn endpoint(last: u8, tenant: u32) -> Endpoint {
@@ -333,7 +379,9 @@ mod tests {
     }
 
     fn state(generation: u64, rows: Vec<(u8, u32)>) -> NetworkState {
-        let endpoints = rows.into_iter().map(|(last, tenant)| endpoint(last, tenant));
+        let endpoints = rows
+            .into_iter()
+            .map(|(last, tenant)| endpoint(last, tenant));
         NetworkState {
             generation: Generation(generation),
             endpoints: endpoints.map(|e| (e.address, e)).collect(),

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 /// Why a text is no quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid quantity {text:?}: write a number with an optional suffix such as 500m, 2, 64Mi or 1G")]
+#[error(
+    "invalid quantity {text:?}: write a number with an optional suffix such as 500m, 2, 64Mi or 1G"
+)]
 pub struct InvalidQuantity {
     /// The text as given.
     pub text: String,
@@ -68,7 +70,9 @@ impl FromStr for Quantity {
     type Err = InvalidQuantity;
 
     fn from_str(text: &str) -> Result<Self, InvalidQuantity> {
-        parse(text).ok_or_else(|| InvalidQuantity { text: text.to_owned() })
+        parse(text).ok_or_else(|| InvalidQuantity {
+            text: text.to_owned(),
+        })
     }
 }
 
@@ -78,7 +82,9 @@ fn parse(text: &str) -> Option<Quantity> {
         b'+' => (1, &text[1..]),
         _ => (1, text),
     };
-    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(rest.len());
     let (number, unit) = rest.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') || number.len() > 30 {
@@ -90,7 +96,9 @@ fn parse(text: &str) -> Option<Quantity> {
     let top = digits.checked_mul(numerator)?.checked_mul(1000)?;
     let bottom = scale.checked_mul(denominator)?;
     let milli = top / bottom + i128::from(top % bottom > 0);
-    Some(Quantity { milli: sign * milli })
+    Some(Quantity {
+        milli: sign * milli,
+    })
 }
 
 macro_rules! amount {
@@ -149,7 +157,11 @@ amount!(
 
 impl fmt::Display for MilliCpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 % 1000 == 0 { write!(f, "{}", self.0 / 1000) } else { write!(f, "{}m", self.0) }
+        if self.0 % 1000 == 0 {
+            write!(f, "{}", self.0 / 1000)
+        } else {
+            write!(f, "{}m", self.0)
+        }
     }
 }
 
@@ -183,7 +195,11 @@ mod tests {
             ("1n", 1),
             ("-3", -3000),
         ] {
-            assert_eq!(text.parse::<Quantity>().map(Quantity::milli), Ok(milli), "{text}");
+            assert_eq!(
+                text.parse::<Quantity>().map(Quantity::milli),
+                Ok(milli),
+                "{text}"
+            );
         }
         for text in ["", "x", "1x", "1.2.3", "--1", "1 Mi", "Mi", "1e999", "."] {
             assert!(text.parse::<Quantity>().is_err(), "{text}");
