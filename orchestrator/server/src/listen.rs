@@ -161,4 +161,34 @@ mod tests {
         let error = address.bind("--node-listen").unwrap_err().to_string();
         assert!(error.contains("/run/netns/wgt-none"), "{error}");
     }
+
+    /// Needs the right to make a network namespace: root, as everything that Waggle does on a node.
+    #[test]
+    fn the_same_port_is_free_in_another_namespace() {
+        let here: ListenAddress = "127.0.0.1:0".parse().unwrap();
+        let holder = here.bind("--listen").unwrap();
+        let taken = holder.local_addr().unwrap();
+        let (made, path) = std::sync::mpsc::channel();
+        let (done, end) = std::sync::mpsc::channel::<()>();
+        let keeper = std::thread::spawn(move || {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET)
+                .expect("this test makes a network namespace: run it as root");
+            made.send(format!("/proc/self/task/{}/ns/net", nix::unistd::gettid()))
+                .unwrap();
+            let _ = end.recv();
+        });
+        let namespace = path.recv().unwrap();
+        let inside = ListenAddress {
+            address: taken,
+            namespace: Some(namespace.into()),
+        };
+        let listener = inside.bind("--listen").unwrap();
+        assert_eq!(listener.local_addr().unwrap(), taken);
+        assert!(matches!(
+            inside.bind("--listen"),
+            Err(ListenError::InUse { .. })
+        ));
+        drop(done);
+        keeper.join().unwrap();
+    }
 }
