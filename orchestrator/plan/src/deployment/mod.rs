@@ -71,7 +71,7 @@ fn part(amount: &IntOrString, whole: i32, up: bool) -> i32 {
                 .and_then(|digits| digits.parse::<i64>().ok())
                 .unwrap_or(0)
                 .max(0);
-            let hundredths = percent * i64::from(whole) + if up { 99 } else { 0 };
+            let hundredths = i128::from(percent) * i128::from(whole) + if up { 99 } else { 0 };
             i32::try_from(hundredths / 100).unwrap_or(i32::MAX)
         }
     }
@@ -308,7 +308,12 @@ impl<'a> Rollout<'a> {
 
     /// Pods that all sets together ask for.
     fn total(&self) -> i32 {
-        self.sets().map(Set::size).sum()
+        self.sum(|set| set.size())
+    }
+
+    /// Over all sets, at most the largest number.
+    fn sum(&self, count: fn(&Set<'_>) -> i32) -> i32 {
+        self.sets().map(count).fold(0, i32::saturating_add)
     }
 
     fn forget_history(&self, plan: &mut Plan) {

@@ -172,7 +172,7 @@ impl Rollout<'_> {
     pub(super) fn note_scale(&self, row: &mut Set<'_>) {
         let annotations = row.set.metadata.annotations.get_or_insert_default();
         annotations.insert(DESIRED.into(), self.replicas.to_string());
-        annotations.insert(MAX.into(), (self.replicas + self.surge).to_string());
+        annotations.insert(MAX.into(), self.most().to_string());
     }
 
     /// The Deployment with the revision of its new set, if it does not carry it yet.

@@ -5,12 +5,17 @@ use super::{Rollout, Set};
 use crate::pod;
 
 impl Rollout<'_> {
+    /// Pods that may exist at once.
+    pub(super) fn most(&self) -> i32 {
+        self.replicas.saturating_add(self.surge)
+    }
+
     /// How large the new set may be now, given its size.
     pub(super) fn room_for_new(&self, size: i32) -> i32 {
         if self.is_recreate() {
             return self.replicas;
         }
-        let room = self.replicas + self.surge - self.total();
+        let room = self.most().saturating_sub(self.total());
         if room <= 0 {
             size
         } else {
@@ -105,7 +110,7 @@ impl Rollout<'_> {
     }
 
     fn drop_available(&mut self, minimum: i32) {
-        let mut removable = self.sets().map(Set::lasting).sum::<i32>() - minimum;
+        let mut removable = self.sum(|set| set.lasting()).saturating_sub(minimum);
         for index in 0..self.old.len() {
             if removable <= 0 {
                 return;

@@ -47,11 +47,7 @@ impl Rollout<'_> {
     }
 
     fn scale_in_proportion(&mut self) {
-        let most = if self.replicas > 0 {
-            self.replicas + self.surge
-        } else {
-            0
-        };
+        let most = if self.replicas > 0 { self.most() } else { 0 };
         let change = most - self.total();
         let known = self
             .deployment
@@ -80,10 +76,10 @@ impl Rollout<'_> {
         for row in &active {
             let share = share(row, wanted, surge, known, change, done);
             done += share;
-            sizes.push(row.size() + share);
+            sizes.push(row.size().saturating_add(share));
         }
         if let Some(first) = sizes.first_mut() {
-            *first = (*first + change - done).max(0);
+            *first = first.saturating_add(change.saturating_sub(done)).max(0);
         }
         for (row, size) in active.into_iter().zip(sizes) {
             row.set.spec.replicas = Some(size);
@@ -120,7 +116,7 @@ fn share(row: &Set<'_>, wanted: i32, surge: i32, known: i32, change: i32, done: 
             .unwrap_or(known)
             .max(1);
         rounded(
-            i64::from(size) * i64::from(wanted + surge),
+            i64::from(size) * (i64::from(wanted) + i64::from(surge)),
             i64::from(most_before),
         ) - size
     };
@@ -133,5 +129,6 @@ fn share(row: &Set<'_>, wanted: i32, surge: i32, known: i32, change: i32, done: 
 
 /// `top / bottom`, halves upwards.
 fn rounded(top: i64, bottom: i64) -> i32 {
+    let (top, bottom) = (i128::from(top), i128::from(bottom));
     i32::try_from((2 * top + bottom) / (2 * bottom)).unwrap_or(i32::MAX)
 }

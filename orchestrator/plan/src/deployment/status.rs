@@ -24,7 +24,7 @@ struct Saying {
 impl Rollout<'_> {
     pub(super) fn status(&self, plan: &mut Plan) -> DeploymentStatus {
         let before = self.deployment.status.clone().unwrap_or_default();
-        let sum = |count: fn(&Set<'_>) -> i32| self.sets().map(count).sum::<i32>();
+        let sum = |count: fn(&Set<'_>) -> i32| self.sum(count);
         let (total, available) = (sum(|row| row.active), sum(|row| row.available));
         let missing = (self.total() - available).max(0);
         let mut status = DeploymentStatus {

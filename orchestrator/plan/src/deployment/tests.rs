@@ -107,6 +107,29 @@ fn started(replicas: i32) -> World {
 }
 
 #[test]
+fn the_largest_numbers_are_borne() {
+    let largest = json!(i32::MAX);
+    let percent = json!("9223372036854775807%");
+    for surge in [&largest, &percent, &json!("25%")] {
+        for replicas in [0, 1, i32::MAX] {
+            let mut world = World::new();
+            let mut one = deployment("web", replicas, "web:1");
+            one["spec"]["strategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": surge}});
+            world.put(one);
+            world.apply(&plan(&world.snapshot, world.now));
+            set_image(&mut world, "web:2");
+            world.apply(&plan(&world.snapshot, world.now));
+            world.edit("Deployment", "shop", "web", |one| {
+                one["spec"]["replicas"] = json!(i32::MAX)
+            });
+            world.apply(&plan(&world.snapshot, world.now));
+            let total: i64 = sizes(&world).iter().map(|(_, size)| size).sum();
+            assert!(total <= i64::from(i32::MAX), "{surge} {replicas}: {total}");
+        }
+    }
+}
+
+#[test]
 fn a_new_deployment_is_rolled_out() {
     let mut world = World::new();
     world.put(deployment("web", 3, "web:1"));
