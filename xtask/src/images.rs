@@ -14,8 +14,8 @@ use crate::build::{self, Profile};
 use crate::oci_layout::Layout;
 use crate::run::{cache_dir, quiet};
 
-/// C library and a shell with the usual tools.
-const BASE: &[&str] = &["libc6", "libgcc-s1", "busybox-static"];
+/// C library and a shell with the usual tools; not the static one, whose look-ups need the C library's modules anyway.
+const BASE: &[&str] = &["libc6", "libgcc-s1", "busybox"];
 /// redis-server and the libraries that it loads.
 const REDIS: &[&str] = &[
     "redis-server",

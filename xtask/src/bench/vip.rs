@@ -58,8 +58,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let binary = build::waggle(Profile::Release)?;
     let layout = images::sample_application(Profile::Release)?;
     let client = Profile::Release.folder().join("shop-client");
-    let waggle = WaggleNode::create(binary, &layout)?;
     let plain = PlainNode::create(client)?;
+    let waggle = WaggleNode::create(binary, &layout)?;
     println!(
         "connect + 1 byte + close, microseconds: median of {} visits [lowest, highest], {} connections each way a visit",
         options.rounds, options.connections

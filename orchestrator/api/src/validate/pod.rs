@@ -38,12 +38,13 @@ pub(super) fn spec(spec: &Value, path: &str, out: &mut Vec<Fault>) {
         &format!("{path}.terminationGracePeriodSeconds"),
         out,
     );
-    at_least(
-        &spec["activeDeadlineSeconds"],
-        1,
-        &format!("{path}.activeDeadlineSeconds"),
-        out,
-    );
+    if !spec["activeDeadlineSeconds"].is_null() {
+        let detail = "this cluster doesn't end pods by it yet: remove it";
+        out.push(Fault::forbidden(
+            format!("{path}.activeDeadlineSeconds"),
+            detail,
+        ));
+    }
     container::security(
         &spec["securityContext"],
         &format!("{path}.securityContext"),

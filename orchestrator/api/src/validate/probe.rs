@@ -54,6 +54,13 @@ pub(super) fn lifecycle(container: &Value, path: &str, out: &mut Vec<Fault>) {
         let hook = &container["lifecycle"][field];
         if !hook.is_null() {
             handler(hook, &HOOKS, &format!("{path}.lifecycle.{field}"), out);
+            if field == "postStart" {
+                let detail = "this cluster doesn't run it yet: remove it";
+                out.push(Fault::forbidden(
+                    format!("{path}.lifecycle.postStart"),
+                    detail,
+                ));
+            }
         }
     }
 }

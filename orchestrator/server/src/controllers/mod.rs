@@ -9,6 +9,7 @@ mod tests;
 mod view;
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ const DEBOUNCE: Duration = Duration::from_millis(2);
 const LONGEST_RUN: u32 = 100;
 /// How they slow down; also when a refused write is planned again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long a planner that broke is left alone.
+const BROKEN_PAUSE: Duration = Duration::from_secs(10);
 
 /// What the planners run on.
 #[derive(Debug, Clone)]
@@ -142,7 +145,13 @@ impl Runner {
     async fn ask(&mut self, name: &'static str, planner: Planner) -> bool {
         let view = Arc::clone(&self.parts.view);
         let now = self.parts.objects.now();
-        let plan = view.read(|snapshot| planner(self, snapshot, now));
+        // One object that a planner can't bear must not take the API away, with which it could be mended.
+        let asked = AssertUnwindSafe(|| view.read(|snapshot| planner(self, snapshot, now)));
+        let Ok(plan) = catch_unwind(asked) else {
+            tracing::error!(planner = name, "a planner broke; it is asked again later");
+            self.due.insert(name, Instant::now() + BROKEN_PAUSE);
+            return false;
+        };
         match plan.again_after {
             Some(seconds) => self
                 .due
