@@ -17,7 +17,7 @@ pub(crate) fn ensure(name: &str) -> Result<()> {
     if is_namespace(&path) {
         return Ok(());
     }
-    std::fs::create_dir_all(NETNS_DIR).with_context(|| format!("cannot make {NETNS_DIR}"))?;
+    share_folder()?;
     File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     let target = path.clone();
     in_thread(move || {
@@ -32,6 +32,42 @@ pub(crate) fn ensure(name: &str) -> Result<()> {
         )
         .with_context(|| format!("cannot keep the network namespace at {}", target.display()))
     })
+}
+
+/// Makes the folder a shared mount on itself, as iproute2's first `ip netns add` would do later: a mount over it then would
+/// hide ours, and nobody could remove them any more.
+fn share_folder() -> Result<()> {
+    std::fs::create_dir_all(NETNS_DIR).with_context(|| format!("cannot make {NETNS_DIR}"))?;
+    if folder_is_mount()? {
+        return Ok(());
+    }
+    let nothing = None::<&str>;
+    let bound = mount(
+        Some(NETNS_DIR),
+        NETNS_DIR,
+        nothing,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        nothing,
+    );
+    bound
+        .and_then(|()| {
+            mount(
+                nothing,
+                NETNS_DIR,
+                nothing,
+                MsFlags::MS_SHARED | MsFlags::MS_REC,
+                nothing,
+            )
+        })
+        .with_context(|| format!("cannot share {NETNS_DIR}"))
+}
+
+fn folder_is_mount() -> Result<bool> {
+    let mounts =
+        std::fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
+    Ok(mounts
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some(NETNS_DIR)))
 }
 
 /// A namespace file is on the nsfs, which is another device than the folder's.
