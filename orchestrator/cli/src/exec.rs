@@ -76,11 +76,15 @@ pub(crate) async fn run(args: ExecArgs, globals: &Globals) -> Result<ExitCode> {
     };
     let status = attend(process, tty).await;
     drop(raw);
-    exit_code(&status?, name)
+    match status? {
+        Some(status) => exit_code(&status, name),
+        None => Ok(ExitCode::SUCCESS),
+    }
 }
 
-/// Moves bytes both ways until the command has ended.
-async fn attend(mut process: AttachedProcess, tty: bool) -> Result<Value> {
+/// Moves bytes both ways until the command has ended, or until nobody reads what it prints: then there is no status, as
+/// with `waggle exec POD -- yes | head`.
+async fn attend(mut process: AttachedProcess, tty: bool) -> Result<Option<Value>> {
     let status = process
         .take_status()
         .ok_or_else(|| anyhow!("exec without a status"))?;
@@ -91,13 +95,20 @@ async fn attend(mut process: AttachedProcess, tty: bool) -> Result<Value> {
     let resizing = sizes.map(|sender| tokio::spawn(send_sizes(sender)));
     let stdout = copy(process.stdout(), tokio::io::stdout());
     let stderr = copy(process.stderr(), tokio::io::stderr());
-    let (status, stdout, stderr) = tokio::join!(status, stdout, stderr);
+    let ended = until_end(status, stdout, stderr).await;
     for task in [input, resizing].into_iter().flatten() {
         task.abort();
     }
-    stdout
-        .and(stderr)
-        .context("cannot write what the command printed")?;
+    let status = match ended {
+        Ok(status) => status,
+        Err(error) => {
+            process.abort();
+            if error.kind() == std::io::ErrorKind::BrokenPipe {
+                return Ok(None);
+            }
+            return Err(error).context("cannot write what the command printed");
+        }
+    };
     let status = match status {
         Some(status) => status,
         None => {
@@ -108,7 +119,19 @@ async fn attend(mut process: AttachedProcess, tty: bool) -> Result<Value> {
             bail!("the connection ended before the command's exit code came");
         }
     };
-    Ok(serde_json::to_value(status)?)
+    Ok(Some(serde_json::to_value(status)?))
+}
+
+/// Waits for the command's status and the end of its output. An output that cannot be written ends the wait at once: as
+/// nobody drains it any more, the status behind it would never come.
+async fn until_end<T>(
+    status: impl Future<Output = T>,
+    stdout: impl Future<Output = std::io::Result<()>>,
+    stderr: impl Future<Output = std::io::Result<()>>,
+) -> std::io::Result<T> {
+    let status = async { Ok(status.await) };
+    let (status, (), ()) = tokio::try_join!(status, stdout, stderr)?;
+    Ok(status)
 }
 
 async fn copy(
@@ -203,6 +226,40 @@ fn exit_code(status: &Value, pod: &str) -> Result<ExitCode> {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_closed_output_ends_the_wait_for_a_command_that_still_prints() {
+        let (mut command, ours) = tokio::io::duplex(16);
+        let (closed, reader) = tokio::io::duplex(16);
+        drop(reader);
+        // The status follows only what has been printed in full.
+        let status = async move {
+            for _ in 0..1000 {
+                command.write_all(&[b'x'; 16]).await.unwrap();
+            }
+        };
+        let stderr = copy(None::<tokio::io::Empty>, tokio::io::sink());
+        let wait = until_end(status, copy(Some(ours), closed), stderr);
+        let ended = tokio::time::timeout(Duration::from_secs(10), wait)
+            .await
+            .unwrap();
+        assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test]
+    async fn all_output_is_written_before_the_end() {
+        let (mut command, ours) = tokio::io::duplex(16);
+        let status = async move {
+            command.write_all(&[b'x'; 100]).await.unwrap();
+            7
+        };
+        let mut written = Vec::new();
+        let stderr = copy(None::<tokio::io::Empty>, tokio::io::sink());
+        let ended = until_end(status, copy(Some(ours), &mut written), stderr).await;
+        assert_eq!(ended.unwrap(), 7);
+        assert_eq!(written, [b'x'; 100]);
+    }
 
     #[test]
     fn the_exit_code_comes_from_the_status() {
