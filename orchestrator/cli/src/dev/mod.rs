@@ -115,7 +115,8 @@ pub(crate) fn layout(which: &Which) -> Result<Layout> {
     Layout::new(&waggle_home()?, which.cluster.clone())
 }
 
-/// Keeps two of these commands from working on one cluster at a time. Without a cluster at its end, its file goes too.
+/// Keeps two of these commands from working on one cluster at a time. Without a cluster at its end, its file goes too, and
+/// the home folder with it if nothing else is there.
 #[derive(Debug)]
 struct ClusterLock {
     _file: Flock<File>,
@@ -127,6 +128,9 @@ impl Drop for ClusterLock {
     fn drop(&mut self) {
         if !self.cluster.exists() {
             let _already_gone = std::fs::remove_file(&self.path);
+            if let Some(home) = self.path.parent() {
+                let _in_use = std::fs::remove_dir(home);
+            }
         }
     }
 }
@@ -137,11 +141,16 @@ fn lock(layout: &Layout) -> Result<ClusterLock> {
         .dir
         .parent()
         .context("a cluster folder without a parent")?;
-    std::fs::create_dir_all(home).with_context(|| format!("cannot make {}", home.display()))?;
     let path = home.join(format!(".{}.lock", layout.name));
     loop {
-        let file =
-            File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        std::fs::create_dir_all(home).with_context(|| format!("cannot make {}", home.display()))?;
+        let file = match File::create(&path) {
+            // The holder before us has removed the folder that we have just made sure of.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !home.exists() => {
+                continue;
+            }
+            other => other.with_context(|| format!("cannot open {}", path.display()))?,
+        };
         let locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(locked) => locked,
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {

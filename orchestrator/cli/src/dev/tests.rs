@@ -175,6 +175,24 @@ fn down_removes_every_trace_of_whatever_is_there() {
 }
 
 #[test]
+fn the_last_down_removes_the_empty_home() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("home");
+    let of = |name: &str| Layout::new(&home, name.try_into().unwrap()).unwrap();
+    let (one, other) = (of("wgt-cli-home-a"), of("wgt-cli-home-b"));
+    for layout in [&one, &other] {
+        std::fs::create_dir_all(layout.server_dir()).unwrap();
+    }
+    down::run(&one, true).unwrap();
+    assert!(!one.dir.exists() && other.dir.exists());
+    down::run(&other, true).unwrap();
+    assert!(!home.exists() && folder.path().exists());
+    // On nothing, too.
+    down::run(&other, true).unwrap();
+    assert!(!home.exists());
+}
+
+#[test]
 fn another_clusters_things_stay() {
     let (one, other) = (Parts::new("wgt-cli-a"), Parts::new("wgt-cli-a-b"));
     one.network(1);
