@@ -136,6 +136,10 @@ pub(crate) fn run(args: UpArgs) -> Result<ExitCode> {
     for one in &publish {
         up.door(one)?;
     }
+    still_runs(&up.layout, "server")?;
+    for node in 1..=nodes {
+        still_runs(&up.layout, &node_name(node))?;
+    }
     let shown = up.layout.kubeconfig();
     up.progress.say(&format!(
         "Kubeconfig: {0}\n  export KUBECONFIG={0}",
@@ -185,6 +189,17 @@ fn with_known_doors(layout: &Layout, mut publish: Vec<Publish>) -> Vec<Publish> 
     known.sort_by_key(Publish::part);
     publish.extend(known);
     publish
+}
+
+/// Refuses a part that has answered but has ended since.
+fn still_runs(layout: &Layout, part: &str) -> Result<()> {
+    if Process::from_file(&layout.pid_file(part)).is_none() {
+        bail!(
+            "{part} has ended after its start; log: {}",
+            layout.log(part).display()
+        );
+    }
+    Ok(())
 }
 
 /// The port that the cluster's kubeconfig points at.
@@ -282,6 +297,7 @@ impl Up {
                     bail!("the agent of {} ended: {fault}", node_name(node));
                 }
             }
+            still_runs(&self.layout, "server")?;
             let nodes = runtime.block_on(api.get("/api/v1/nodes"));
             let nodes = nodes.unwrap_or_default();
             for node in waiting.clone() {
@@ -521,6 +537,27 @@ mod tests {
         let all = with_known_doors(&layout, vec!["8080=shop/new:80".parse().unwrap()]);
         let shown: Vec<String> = all.iter().map(Publish::service).collect();
         assert_eq!(shown, ["shop/new:80", "shop/other:80"]);
+    }
+
+    #[test]
+    fn a_server_that_has_ended_is_no_success() {
+        let home = tempfile::tempdir().unwrap();
+        let layout = Layout::new(home.path(), "wgt-cli-ended".try_into().unwrap()).unwrap();
+        std::fs::create_dir_all(&layout.dir).unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let process = Process::running(i32::try_from(child.id()).unwrap()).unwrap();
+        process.write(&layout.pid_file("server")).unwrap();
+        still_runs(&layout, "server").unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let fault = still_runs(&layout, "server").unwrap_err().to_string();
+        assert!(
+            fault.contains("server has ended") && fault.contains("server.log"),
+            "{fault}"
+        );
     }
 
     #[test]
