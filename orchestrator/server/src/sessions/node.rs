@@ -20,8 +20,8 @@ const LEASE_SECONDS: i64 = 40;
 /// A status that says nothing new is written again after this many seconds.
 const STATUS_SECONDS: i64 = 300;
 
-/// Makes or completes the Node object and answers its pod range.
-pub(super) async fn register(inner: &Inner, hello: &v1::Hello) -> Result<Cidr, Status> {
+/// Makes or completes the Node object and answers its pod range and its uid.
+pub(super) async fn register(inner: &Inner, hello: &v1::Hello) -> Result<(Cidr, String), Status> {
     let _one_at_a_time = inner.registering.lock().await;
     let nodes = kind("v1", "Node")?;
     let known = inner.objects.get(nodes, "", &hello.node);
@@ -57,11 +57,29 @@ pub(super) async fn register(inner: &Inner, hello: &v1::Hello) -> Result<Cidr, S
         .modify(nodes, "", &hello.node, Part::Main, &options, complete)
         .await?;
     let locate = |node: &Object| Ok(located(node.value.clone(), hello));
-    inner
+    let registered = inner
         .objects
         .modify(nodes, "", &hello.node, Part::Status, &options, locate)
         .await?;
-    Ok(range)
+    Ok((range, registered.uid.clone()))
+}
+
+/// Waits until the Node object with this uid is gone.
+pub(super) async fn gone(inner: &Inner, node: &str, uid: &str) {
+    let Ok(nodes) = kind("v1", "Node") else {
+        return std::future::pending().await;
+    };
+    let mut changes = inner.objects.changed();
+    loop {
+        changes.borrow_and_update();
+        let object = inner.objects.get(nodes, "", node);
+        if object.is_none_or(|object| object.uid != uid) {
+            return;
+        }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 fn range_of(node: &Object) -> Option<Cidr> {

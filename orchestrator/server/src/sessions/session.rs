@@ -32,8 +32,8 @@ pub(super) async fn run(
     inbound: Streaming<v1::FromAgent>,
     down: Down,
 ) {
-    let range = match node::register(&inner, &hello).await {
-        Ok(range) => range.to_string(),
+    let (range, uid) = match node::register(&inner, &hello).await {
+        Ok((range, uid)) => (range.to_string(), uid),
         Err(status) => {
             tracing::warn!(node, error = %status, "a node can't be registered");
             let refusal =
@@ -52,6 +52,11 @@ pub(super) async fn run(
     tokio::select! {
         () = link.ended.cancelled() => {
             drop(down.try_send(Err(Status::aborted("the server ended this session"))));
+        }
+        // Only a hello registers a node: the agent has to come back and say it.
+        () = node::gone(&inner, &node, &uid) => {
+            tracing::info!(node, "the Node object of a connected node is gone");
+            drop(down.try_send(Err(Status::aborted("the Node object was deleted"))));
         }
         () = upward::listen(&inner, &link, inbound) => {}
         _ = tell(&inner, &link, &hello, range, requests, &down) => {}

@@ -133,6 +133,49 @@ async fn a_node_is_registered_once_and_keeps_its_range() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_deleted_while_connected_has_to_say_hello_again() {
+    let cluster = Cluster::start().await;
+    let hello = v1::Hello {
+        node: "node1".into(),
+        address: "172.30.0.11".into(),
+        ..v1::Hello::default()
+    };
+    let channel = cluster.joined("node1").await;
+    let (_up, mut down) = Agent::dial(channel.clone(), hello).await.unwrap();
+    soon("a welcome", down.message()).await.unwrap();
+    let nodes = kind("v1", "Node").unwrap();
+    let before = cluster.objects.get(nodes, "", "node1").unwrap();
+    cluster
+        .objects
+        .delete(nodes, "", "node1", &DeleteOptions::default())
+        .await
+        .unwrap();
+    let ended = soon("the end of the session", async {
+        loop {
+            if let Err(status) = down.message().await {
+                return status;
+            }
+        }
+    })
+    .await;
+    assert_eq!(ended.code(), Code::Aborted);
+    let again = cluster.agent("node1").await;
+    let node = cluster.objects.get(nodes, "", "node1").unwrap();
+    assert_ne!(node.uid, before.uid);
+    assert_eq!(
+        node.value["spec"]["podCIDR"],
+        again.welcome.pod_cidr.as_str()
+    );
+    again.heartbeat().await;
+    cluster
+        .eventually("node1 is ready again", |cluster| {
+            let node = cluster.objects.get(nodes, "", "node1")?;
+            (ready(&node.value["status"]) == Some("True")).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_pod_is_told_with_all_it_needs_and_again_when_that_changes() {
     let cluster = Cluster::start().await;
     let mut agent = cluster.agent("node1").await;
