@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::Container;
 
 use super::desired::{Desired, RestartPolicy, is_sidecar};
-use super::observed::{Life, Observed, Prepare, SECOND, next_streak, restart_at};
+use super::observed::{Hold, Life, Observed, Prepare, SECOND, next_streak, restart_at};
 
 /// One thing to do. Steps of one answer are done in order; the first failure ends them, and the next look decides anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,8 +121,7 @@ pub(crate) fn over_before(pod: &Desired, seen: &Observed) -> bool {
 /// The container could not be started, and its pod's policy is not to try again.
 pub(crate) fn start_failed(pod: &Desired, container: &Container, seen: &Observed) -> bool {
     let hold = seen.prepare.get(&container.name).and_then(Prepare::hold);
-    pod.restart_policy() == RestartPolicy::Never
-        && hold.is_some_and(|hold| hold.reason == "RunContainerError")
+    pod.restart_policy() == RestartPolicy::Never && hold.is_some_and(Hold::is_start)
 }
 
 /// Every init container has done its work: the pod's condition `Initialized`.
@@ -246,13 +245,16 @@ fn start(name: &str, seen: &Observed, now: i64, streak: u32) -> Option<Step> {
             streak,
         }),
         Some(Prepare::Held(hold)) if hold.until > now => {
-            // The status changes from ErrImagePull to ImagePullBackOff a moment after the failure.
+            // The status changes from ErrImagePull to ImagePullBackOff a moment after the failure, and from
+            // RunContainerError to CrashLoopBackOff.
             let turn = hold.since + 2 * SECOND;
-            Some(Step::Wake(if hold.is_image() && turn > now {
-                turn
-            } else {
-                hold.until
-            }))
+            Some(Step::Wake(
+                if (hold.is_image() || hold.is_start()) && turn > now {
+                    turn
+                } else {
+                    hold.until
+                },
+            ))
         }
         Some(Prepare::Held(_)) | None => Some(Step::Pull {
             container: name.to_owned(),

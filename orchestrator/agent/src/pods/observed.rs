@@ -69,6 +69,11 @@ impl Hold {
         }
     }
 
+    /// The container was made and could not be started, as when its command does not exist.
+    pub(crate) fn is_start(&self) -> bool {
+        self.reason == "RunContainerError"
+    }
+
     /// Concerns the image.
     pub(crate) fn is_image(&self) -> bool {
         matches!(
@@ -135,6 +140,8 @@ pub(crate) struct Observed {
     pub(crate) stopping: BTreeMap<String, i64>,
     /// By container name: what it left at `terminationMessagePath` when it ended.
     pub(crate) messages: BTreeMap<String, String>,
+    /// By container name: its last attempt, when that could not be started at all.
+    pub(crate) start_errors: BTreeMap<String, Ended>,
     /// When the pod was first seen here.
     pub(crate) started: i64,
 }
@@ -211,6 +218,19 @@ pub(crate) fn restart_at(state: &ContainerState) -> i64 {
     match next_streak(state) {
         0 | 1 => finished_ns,
         streak => finished_ns + doubled(streak - 1),
+    }
+}
+
+/// How an attempt ended that could not be started: as kubelet has it, with code 128 and without a start.
+pub(crate) fn start_error(attempt: u32, message: &str, now: i64) -> Ended {
+    Ended {
+        attempt,
+        code: 128,
+        signal: None,
+        oom_killed: false,
+        started_ns: 0,
+        finished_ns: now,
+        message: message.to_owned(),
     }
 }
 

@@ -12,7 +12,7 @@ use waggle_runtime::spec::{ContainerState, MountSpec};
 use super::compose::{Attempt, container_spec};
 use super::desired::Desired;
 use super::env::environment;
-use super::observed::{Hold, Prepare, ended};
+use super::observed::{Hold, Prepare, ended, start_error};
 use super::status::known_restarts;
 use super::worker::{ImageFault, Mail, StepFault, Worker};
 use super::{files, volumes};
@@ -57,10 +57,12 @@ impl Worker {
             let text = format!("Back-off restarting failed container {name}");
             self.node.recorder.warning(&self.pod, name, "BackOff", text);
         }
+        let number = self.next_attempt(name, self.seen.containers.get(name));
         match self.start(&container, streak).await {
             Ok(()) => {
                 self.seen.prepare.remove(name);
                 self.seen.messages.remove(name);
+                self.seen.start_errors.remove(name);
             }
             Err(fault) => {
                 self.node.recorder.warning(
@@ -71,6 +73,10 @@ impl Worker {
                 );
                 let before = self.seen.prepare.get(name).and_then(Prepare::hold).cloned();
                 let hold = Hold::after(before.as_ref(), fault.reason, fault.message, clock::now());
+                if hold.is_start() {
+                    let error = start_error(number, &hold.message, hold.since);
+                    self.seen.start_errors.insert(name.to_owned(), error);
+                }
                 self.seen
                     .prepare
                     .insert(name.to_owned(), Prepare::Held(hold));
@@ -108,7 +114,12 @@ impl Worker {
         let attempt = Attempt {
             number,
             streak,
-            last: before.as_ref().and_then(|state| ended(state, &message)),
+            last: self
+                .seen
+                .start_errors
+                .get(name)
+                .cloned()
+                .or_else(|| ended(before.as_ref()?, &message)),
             env,
             mounts,
             log,
@@ -168,6 +179,9 @@ impl Worker {
     }
 
     fn next_attempt(&self, name: &str, before: Option<&ContainerState>) -> u32 {
+        if let Some(error) = self.seen.start_errors.get(name) {
+            return error.attempt + 1;
+        }
         match before {
             Some(state) => state.spec.attempt + 1,
             None => {

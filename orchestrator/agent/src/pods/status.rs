@@ -13,7 +13,7 @@ use waggle_runtime::spec::{ContainerPhase, ContainerState as Seen};
 use super::desired::{Desired, is_sidecar};
 use super::next::{is_initialized, outcome, start_failed};
 use super::observed::{
-    Ended, Life, Observed, Prepare, SECOND, ended, last_ended, note, restart_at,
+    Ended, Hold, Life, Observed, Prepare, SECOND, ended, last_ended, note, restart_at,
 };
 use super::qos::qos_class;
 
@@ -102,7 +102,7 @@ fn phase(pod: &Desired, seen: &Observed, initialized: bool) -> &'static str {
             .prepare
             .get(name)
             .and_then(Prepare::hold)
-            .is_some_and(|hold| hold.reason == "RunContainerError"),
+            .is_some_and(Hold::is_start),
     };
     if initialized && names().all(begun) {
         "Running"
@@ -248,8 +248,10 @@ fn container_status(
     let now_ended = state.and_then(|state| ended(state, message));
     let holding = waiting(pod, container, seen, initialized, now);
     let last = state.and_then(last_ended);
+    let start_error = seen.start_errors.get(name).filter(|_| !running);
     let (current, last) = match (&now_ended, holding) {
         _ if running => (running_state(state), last),
+        (_, Some(waiting)) if start_error.is_some() => (waiting, start_error.cloned()),
         (Some(ended), Some(waiting)) => (waiting, Some(ended.clone())),
         (Some(ended), None) => (terminated(pod, name, ended), last),
         (None, _) if start_failed(pod, container, seen) => (cannot_start(seen, name, now), last),
@@ -258,6 +260,9 @@ fn container_status(
             last,
         ),
     };
+    let attempt = start_error
+        .map(|error| error.attempt)
+        .or_else(|| state.map(|state| state.spec.attempt));
     let done = matches!(&now_ended, Some(ended) if ended.code == 0);
     ContainerStatus {
         name: name.clone(),
@@ -265,11 +270,8 @@ fn container_status(
         image_id: state
             .and_then(|s| s.spec.annotations.get(note::IMAGE_ID).cloned())
             .unwrap_or_default(),
-        container_id: state.map(|s| container_id(&pod.key.uid, name, s.spec.attempt)),
-        restart_count: state.map_or_else(
-            || known_restarts(pod, name),
-            |s| s.spec.attempt.cast_signed(),
-        ),
+        container_id: attempt.map(|attempt| container_id(&pod.key.uid, name, attempt)),
+        restart_count: attempt.map_or_else(|| known_restarts(pod, name), u32::cast_signed),
         ready: if init {
             done
         } else {
@@ -315,7 +317,7 @@ fn waiting(
         return None;
     }
     if let Some(hold) = seen.prepare.get(name).and_then(Prepare::hold) {
-        return Some(waiting_on(hold, container, now));
+        return Some(waiting_on(pod, hold, container, now));
     }
     let init = pod.init_containers().iter().any(|c| c.name == *name);
     match (seen.containers.get(name), seen.life(name)) {
@@ -336,11 +338,15 @@ fn waiting(
     }
 }
 
-fn waiting_on(hold: &super::observed::Hold, container: &Container, now: i64) -> ContainerState {
+fn waiting_on(pod: &Desired, hold: &Hold, container: &Container, now: i64) -> ContainerState {
     let image = container.image.as_deref().unwrap_or_default();
     if hold.reason == "ErrImagePull" && now >= hold.since + 2 * SECOND {
         let message = format!("Back-off pulling image {image:?}: {}", hold.message);
         return waiting_for("ImagePullBackOff", Some(message));
+    }
+    let again = pod.restart_policy() != super::desired::RestartPolicy::Never;
+    if hold.is_start() && again && now >= hold.since + 2 * SECOND {
+        return back_off(pod, &container.name, hold.until - hold.since);
     }
     waiting_for(hold.reason, Some(hold.message.clone()))
 }
@@ -353,10 +359,14 @@ fn crash_loop(pod: &Desired, state: &Seen) -> ContainerState {
     else {
         return waiting_for("CrashLoopBackOff", None);
     };
-    let seconds = (restart_at(state) - finished) / SECOND;
+    back_off(pod, &state.spec.name, restart_at(state) - finished)
+}
+
+fn back_off(pod: &Desired, container: &str, pause: i64) -> ContainerState {
     let message = format!(
-        "back-off {seconds}s restarting failed container={} pod={}",
-        state.spec.name, pod.key
+        "back-off {}s restarting failed container={container} pod={}",
+        pause / SECOND,
+        pod.key
     );
     waiting_for("CrashLoopBackOff", Some(message))
 }
@@ -383,11 +393,13 @@ fn running_state(state: Option<&Seen>) -> ContainerState {
 }
 
 fn terminated(pod: &Desired, name: &str, ended: &Ended) -> ContainerState {
+    let never_started = ended.code == 128 && ended.started_ns == 0;
     let reason = match ended {
         Ended {
             oom_killed: true, ..
         } => "OOMKilled",
         Ended { code: 0, .. } => "Completed",
+        _ if never_started => "StartError",
         _ => "Error",
     };
     let terminated = ContainerStateTerminated {
@@ -395,7 +407,7 @@ fn terminated(pod: &Desired, name: &str, ended: &Ended) -> ContainerState {
         signal: ended.signal,
         reason: Some(reason.to_owned()),
         message: (!ended.message.is_empty()).then(|| ended.message.clone()),
-        started_at: (ended.started_ns > 0).then(|| time(ended.started_ns)),
+        started_at: (ended.started_ns > 0 || never_started).then(|| time(ended.started_ns)),
         finished_at: Some(time(ended.finished_ns)),
         container_id: Some(container_id(&pod.key.uid, name, ended.attempt)),
     };
@@ -411,6 +423,7 @@ fn cannot_start(seen: &Observed, name: &str, now: i64) -> ContainerState {
         exit_code: 128,
         reason: Some("StartError".to_owned()),
         message: hold.map(|hold| hold.message.clone()),
+        started_at: Some(time(0)),
         finished_at: Some(time(hold.map_or(now, |hold| hold.since))),
         ..ContainerStateTerminated::default()
     };

@@ -4,7 +4,7 @@ use waggle_runtime::spec::ContainerPhase;
 
 use super::*;
 use crate::pods::fixture::{container, exited, pod};
-use crate::pods::observed::{Hold, Verdict};
+use crate::pods::observed::{Verdict, start_error};
 
 const NOW: i64 = 1_000_000 * SECOND;
 
@@ -212,4 +212,47 @@ fn addresses_are_told_once_attached() {
             .as_deref(),
         Some("172.30.0.11")
     );
+}
+
+#[test]
+fn a_container_that_cannot_be_started_counts_its_tries() {
+    let plain = pod("{}");
+    let mut seen = seen(&[]);
+    let mut hold = None;
+    for attempt in 0..3 {
+        let next = Hold::after(
+            hold.as_ref(),
+            "RunContainerError",
+            "no /nothing".into(),
+            NOW - SECOND,
+        );
+        let error = start_error(attempt, &next.message, next.since);
+        seen.start_errors.insert("main".into(), error);
+        seen.prepare
+            .insert("main".into(), Prepare::Held(next.clone()));
+        hold = Some(next);
+        assert_eq!(
+            line(&status(&plain, &seen)),
+            format!("Running ready=False RunContainerError/StartError(128)/{attempt}")
+        );
+    }
+    let later = pod_status(
+        &plain,
+        &seen,
+        None,
+        "172.30.0.11".parse().unwrap(),
+        NOW + 2 * SECOND,
+    );
+    assert_eq!(
+        line(&later),
+        "Running ready=False CrashLoopBackOff/StartError(128)/2"
+    );
+    let main = serde_json::to_value(&later.container_statuses.unwrap()[0]).unwrap();
+    assert_eq!(
+        main["lastState"]["terminated"]["startedAt"],
+        "1970-01-01T00:00:00Z"
+    );
+    let message = main["state"]["waiting"]["message"].as_str().unwrap();
+    assert!(message.starts_with("back-off 40s "), "{message}");
+    assert_eq!(main["containerID"], "waggle://u1.main.2");
 }
