@@ -198,7 +198,7 @@ impl<'a> Shoppers<'a> {
                     "--count",
                     "0",
                     "--interval",
-                    "5",
+                    "1",
                     "--until",
                     stop,
                 ];
@@ -228,7 +228,7 @@ impl<'a> Shoppers<'a> {
             let report: Value = serde_json::from_str(&output.stdout)
                 .with_context(|| format!("{name}: {output:?}"))?;
             ensure!(
-                report["failed"] == 0 && report["ok"].as_u64() > Some(100),
+                report["failed"] == 0 && report["ok"].as_u64() > Some(30),
                 "{name}: {report}"
             );
             reports.push(report);

@@ -1,6 +1,8 @@
 //! What dies comes back without its users noticing: the server, an agent, a node; and at the end nothing is left.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -69,8 +71,20 @@ pub(crate) fn server_killed(cluster: &Cluster) -> Result<()> {
     cluster
         .apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: acknowledged, namespace: shop}\ndata: {a: b}\n")?
         .ok()?;
+    let door = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    cluster
+        .waggle(&["dev", "publish", &format!("{door}=shop/user-center:80")])?
+        .ok()?;
+    eventually("the door answers", SETTLE, || ask(door))?;
     cluster.kill("server")?;
     // Without a server nobody can exec; the published door shows that services go on.
+    for request in 0..100 {
+        let page = ask(door).with_context(|| format!("request {request} without a server"))?;
+        ensure!(
+            page["app"] == "user-center" && page["visits"].is_i64(),
+            "{page}"
+        );
+    }
     ensure!(
         cluster.waggle(&["get", "pods"])?.code != 0,
         "the server is still there"
@@ -101,6 +115,22 @@ pub(crate) fn server_killed(cluster: &Cluster) -> Result<()> {
     )?;
     ensure!(report["failed"] == 0, "{report}");
     Ok(())
+}
+
+/// `GET /`, over a new connection.
+fn ask(address: SocketAddr) -> Result<Value> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (_, body) = text
+        .split_once("\r\n\r\n")
+        .context("an answer without a body")?;
+    serde_json::from_str(body).with_context(|| format!("no JSON: {text}"))
 }
 
 fn uids(list: &Value) -> BTreeSet<String> {

@@ -184,6 +184,10 @@ struct Door {
 }
 
 async fn serve(listener: TcpListener, door: std::sync::Arc<Door>) -> Result<()> {
+    // Known from the start, the address outlives a server that goes away before the first caller comes.
+    if let Err(error) = door.vip().await {
+        eprintln!("error: {}: {error:#}", door.publish.service());
+    }
     loop {
         let (client, _) = listener
             .accept()
