@@ -21,8 +21,9 @@ pub(crate) fn ip(text: &str) -> IpAddr {
 pub(crate) fn nodes() -> NetworkState {
     let node = |name: &str, address: &str, cidr: &str| NodeNetwork {
         name: name.into(),
-        address: ip(address),
-        pod_cidr: cidr.parse().expect("a range"),
+        addresses: vec![ip(address)],
+        pod_cidrs: vec![cidr.parse().expect("a range")],
+        zone: String::new(),
     };
     let nodes = [
         node("node1", HOST, "10.244.1.0/24"),
@@ -59,6 +60,7 @@ impl With for NetworkState {
             node: node.into(),
             namespace: "test".into(),
             pod: address.replace(['.', ':'], "-"),
+            host_ports: Vec::new(),
         };
         self.endpoints.insert(endpoint.address, endpoint);
         self
@@ -67,18 +69,14 @@ impl With for NetworkState {
     fn service(mut self, vip: &str, tenant: u32, backends: &[&str], export: &[u32]) -> Self {
         let backends: Vec<_> = backends
             .iter()
-            .map(|text| Backend {
-                address: ip(text),
-                port: 8080,
-                node: String::new(),
-                hostname: String::new(),
-            })
+            .map(|text| Backend::at(ip(text), 8080))
             .collect();
         let port = |protocol| ServicePort {
             name: String::new(),
             protocol,
             port: 80,
             backends: backends.clone(),
+            ..ServicePort::default()
         };
         let id = ServiceId(u32::try_from(self.services.len()).expect("few") + 1);
         let tenants: BTreeSet<_> = export.iter().map(|tenant| TenantId(*tenant)).collect();
@@ -90,6 +88,7 @@ impl With for NetworkState {
             vips: vec![ip(vip)],
             ports: vec![port(Protocol::Tcp), port(Protocol::Udp)],
             export: Export::To(tenants),
+            ..Service::default()
         };
         self.services.insert(id, service);
         self

@@ -32,18 +32,17 @@ pub(crate) type Routes = BTreeMap<(IpAddr, u8), Via>;
 
 /// The routes that the node called `name` needs.
 pub(crate) fn wanted(state: &NetworkState, name: &str) -> Routes {
-    let via = |node: &waggle_model::network::NodeNetwork| {
-        if node.name == name {
-            Via::Nowhere
-        } else {
-            Via::Node(node.address)
+    let mut routes = Routes::new();
+    for node in state.nodes.values() {
+        for range in &node.pod_cidrs {
+            if node.name == name {
+                routes.insert(key(*range), Via::Nowhere);
+            } else if let Some(address) = node.address_like(range.address()) {
+                routes.insert(key(*range), Via::Node(address));
+            }
         }
-    };
-    state
-        .nodes
-        .values()
-        .map(|node| (key(node.pod_cidr), via(node)))
-        .collect()
+    }
+    routes
 }
 
 fn key(cidr: Cidr) -> (IpAddr, u8) {
@@ -191,8 +190,9 @@ mod tests {
     fn other_nodes_are_behind_their_address_and_the_own_range_ends_here() {
         let node = |name: &str, address: &str, cidr: &str| NodeNetwork {
             name: name.into(),
-            address: address.parse().unwrap(),
-            pod_cidr: cidr.parse().unwrap(),
+            addresses: vec![address.parse().unwrap()],
+            pod_cidrs: vec![cidr.parse().unwrap()],
+            zone: String::new(),
         };
         let nodes = [
             node("a", "172.30.0.11", "10.244.0.0/24"),

@@ -303,7 +303,7 @@ impl ServiceNames {
         let mut ports = Vec::with_capacity(service.ports.len());
         for port in &service.ports {
             let mut backends = Vec::with_capacity(port.backends.len());
-            for backend in &port.backends {
+            for backend in port.usable() {
                 let label = host_label(&backend.hostname, backend.address);
                 if seen.insert((label.clone(), backend.address)) {
                     hosts.push((label.clone(), backend.address));
@@ -418,6 +418,7 @@ fn label_of(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "_tcp",
         Protocol::Udp => "_udp",
+        Protocol::Sctp => "_sctp",
     }
 }
 

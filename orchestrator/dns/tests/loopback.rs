@@ -1,7 +1,6 @@
 //! Real questions over UDP and TCP on loopback, for a cluster name, for an outside name through an upstream, and
 //! without one.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,30 +12,25 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::watch;
 use waggle_dns::{DnsOptions, DnsServer, Upstream, Zone, ZoneOptions};
-use waggle_model::network::{Backend, Export, NetworkState, Protocol, Service, ServicePort};
+use waggle_model::network::{Backend, NetworkState, Protocol, Service, ServicePort};
 use waggle_model::{ServiceId, TenantId};
 
 /// A headless Service with `count` backends.
 fn zone(domain: &str, count: u8) -> Arc<Zone> {
-    let backend = |last| Backend {
-        address: [10, 244, 0, last].into(),
-        port: 80,
-        node: String::new(),
-        hostname: String::new(),
-    };
+    let backend = |last: u8| Backend::at([10, 244, 0, last].into(), 80);
     let service = Service {
         id: ServiceId(1),
         namespace: "shop".into(),
         name: "web".into(),
         tenant: TenantId(2),
-        vips: vec![],
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,
             port: 80,
             backends: (1..=count).map(backend).collect(),
+            ..ServicePort::default()
         }],
-        export: Export::To(BTreeSet::new()),
+        ..Service::default()
     };
     let state = NetworkState {
         services: [(service.id, service)].into(),

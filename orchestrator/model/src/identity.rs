@@ -22,7 +22,7 @@ macro_rules! number {
 }
 
 number!(
-    /// Stands for (tenant, namespace, labels that a policy looks at). 0 is nobody.
+    /// Stands for (tenant, namespace, labels and named ports of pods). 0 is nobody.
     IdentityId, u32
 );
 number!(
@@ -32,6 +32,10 @@ number!(
 number!(
     /// Stands for a Service in the kernel and in network deltas. 0 is none.
     ServiceId, u32
+);
+number!(
+    /// Stands for a NetworkPolicy in the kernel and in network deltas. 0 is none.
+    PolicyId, u32
 );
 number!(
     /// Orders plans for one node: an older one is refused. 0 is "nothing applied yet".

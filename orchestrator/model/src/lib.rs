@@ -7,7 +7,7 @@ mod name;
 pub mod network;
 mod quantity;
 
-pub use identity::{Generation, IdentityId, ServiceId, TenantId};
+pub use identity::{Generation, IdentityId, PolicyId, ServiceId, TenantId};
 pub use name::{ClusterName, InvalidName, Namespace, NodeName, ObjectName, PodKey, TenantName};
 pub use quantity::{Bytes, InvalidQuantity, MilliCpu, Quantity};
 

@@ -13,7 +13,8 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Node, Pod, Service as ServiceObject, ServicePort as PortObject};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 use waggle_model::network::{
-    Backend, Endpoint, Export, NetworkState, NodeNetwork, Protocol, Service, ServicePort,
+    Backend, Cidr, Endpoint, Export, HostPort, NetworkState, NodeNetwork, Protocol, Service,
+    ServicePort, Standing,
 };
 use waggle_model::{EXPORT_ANNOTATION, Generation, IdentityId, TenantId};
 
@@ -46,6 +47,7 @@ pub fn network_state(
             .filter_map(|one| node(one))
             .map(|node| (node.name.clone(), node))
             .collect(),
+        ..NetworkState::default()
     }
 }
 
@@ -78,14 +80,7 @@ fn service(snapshot: &Snapshot, registry: &Registry, object: &ServiceObject) -> 
         )],
         ports => ports
             .iter()
-            .filter_map(|port| {
-                Some(service_port(
-                    snapshot,
-                    &slices,
-                    port,
-                    protocol(port.protocol.as_deref())?,
-                ))
-            })
+            .filter_map(|port| Some(service_port(snapshot, &slices, port, translated(port)?)))
             .collect(),
     };
     Some(Service {
@@ -96,6 +91,7 @@ fn service(snapshot: &Snapshot, registry: &Registry, object: &ServiceObject) -> 
         vips,
         ports,
         export: export(registry, object),
+        ..Service::default()
     })
 }
 
@@ -117,8 +113,14 @@ fn protocol(text: Option<&str>) -> Option<Protocol> {
     match text.unwrap_or("TCP") {
         "TCP" => Some(Protocol::Tcp),
         "UDP" => Some(Protocol::Udp),
+        "SCTP" => Some(Protocol::Sctp),
         _ => None,
     }
+}
+
+/// Protocol of a Service port that the datapath translates: not SCTP, whose checksum covers its ports.
+fn translated(port: &PortObject) -> Option<Protocol> {
+    protocol(port.protocol.as_deref()).filter(|one| *one != Protocol::Sctp)
 }
 
 fn export(registry: &Registry, object: &ServiceObject) -> Export {
@@ -138,16 +140,6 @@ fn export(registry: &Registry, object: &ServiceObject) -> Export {
     Export::To(names().filter_map(|name| registry.tenant(name)).collect())
 }
 
-/// How an endpoint may be used.
-#[derive(PartialEq)]
-enum Use {
-    /// Ready and staying.
-    Now,
-    /// About to end, but still answering: better than nobody.
-    IfNobodyElse,
-    Never,
-}
-
 fn service_port(
     snapshot: &Snapshot,
     slices: &[&EndpointSlice],
@@ -155,25 +147,25 @@ fn service_port(
     protocol: Protocol,
 ) -> ServicePort {
     let name = port.name.clone().unwrap_or_default();
-    let (mut ready, mut last) = (BTreeSet::new(), BTreeSet::new());
+    let mut backends = BTreeSet::new();
     for slice in slices {
         let Some(number) = slice_port(slice, &name, protocol, port.port) else {
             continue;
         };
         for endpoint in slice.endpoints.iter().flatten() {
-            let rows = match usefulness(snapshot, endpoint) {
-                Use::Now => &mut ready,
-                Use::IfNobodyElse => &mut last,
-                Use::Never => continue,
-            };
-            rows.extend(backend(endpoint, number));
+            if let Some(standing) = standing(snapshot, endpoint) {
+                backends.extend(backend(endpoint, number, standing));
+            }
         }
     }
-    let backends = if ready.is_empty() { last } else { ready };
     ServicePort {
         name,
         protocol,
         port: u16::try_from(port.port).unwrap_or(0),
+        node_port: port
+            .node_port
+            .and_then(|number| u16::try_from(number).ok())
+            .filter(|number| *number != 0),
         backends: backends.into_iter().collect(),
     }
 }
@@ -191,7 +183,8 @@ fn slice_port(slice: &EndpointSlice, name: &str, wanted: Protocol, default: i32)
     u16::try_from(found.port.unwrap_or(default)).ok()
 }
 
-fn usefulness(snapshot: &Snapshot, endpoint: &SliceEndpoint) -> Use {
+/// How an endpoint may be used; `None` for not at all.
+fn standing(snapshot: &Snapshot, endpoint: &SliceEndpoint) -> Option<Standing> {
     let conditions = endpoint.conditions.as_ref();
     let ready = conditions.and_then(|one| one.ready).unwrap_or(true);
     let serving = conditions.and_then(|one| one.serving).unwrap_or(ready);
@@ -206,26 +199,39 @@ fn usefulness(snapshot: &Snapshot, endpoint: &SliceEndpoint) -> Use {
             .pods
             .get(namespace, target.name.as_deref().unwrap_or_default());
         match found.filter(|pod| target.uid.is_none() || pod.metadata.uid == target.uid) {
-            Some(pod) if pod::is_terminated(pod) => return Use::Never,
+            Some(pod) if pod::is_terminated(pod) => return None,
             Some(pod) => terminating |= pod::is_deleted(pod),
-            None => return Use::Never,
+            None => return None,
         }
     }
     match (terminating, ready, serving) {
-        (false, true, _) => Use::Now,
-        (true, _, true) => Use::IfNobodyElse,
-        _ => Use::Never,
+        (false, true, _) => Some(Standing::Ready),
+        (true, _, true) => Some(Standing::Terminating),
+        _ => None,
     }
 }
 
-fn backend(endpoint: &SliceEndpoint, port: u16) -> Option<Backend> {
+fn backend(endpoint: &SliceEndpoint, port: u16, standing: Standing) -> Option<Backend> {
     // Only the first address means anything: KEP-752.
     let address = endpoint.addresses.first()?.parse().ok()?;
+    let hints = endpoint.hints.clone().unwrap_or_default();
     Some(Backend {
-        address,
-        port,
         node: endpoint.node_name.clone().unwrap_or_default(),
         hostname: endpoint.hostname.clone().unwrap_or_default(),
+        standing,
+        for_zones: hints
+            .for_zones
+            .into_iter()
+            .flatten()
+            .map(|zone| zone.name)
+            .collect(),
+        for_nodes: hints
+            .for_nodes
+            .into_iter()
+            .flatten()
+            .map(|node| node.name)
+            .collect(),
+        ..Backend::at(address, port)
     })
 }
 
@@ -253,6 +259,7 @@ fn endpoints(
                 node: node.to_owned(),
                 namespace: object.namespace.clone(),
                 pod: object.name.clone(),
+                host_ports: host_ports(pod),
             };
             found.entry(address).or_insert(row);
         }
@@ -299,20 +306,55 @@ fn addresses(pod: &Pod, reserved: Option<&IpAddr>) -> BTreeSet<IpAddr> {
     known.chain(reserved.copied()).collect()
 }
 
+/// Ports of its node that lead to the pod.
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let spec = pod.spec.as_ref();
+    let containers = spec.into_iter().flat_map(|spec| &spec.containers);
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let mut found: Vec<_> = ports
+        .filter_map(|port| {
+            Some(HostPort {
+                protocol: protocol(port.protocol.as_deref())?,
+                address: port
+                    .host_ip
+                    .as_deref()
+                    .and_then(|text| text.parse::<IpAddr>().ok())
+                    .filter(|address| !address.is_unspecified()),
+                port: u16::try_from(port.host_port?).ok().filter(|n| *n != 0)?,
+                pod_port: u16::try_from(port.container_port).ok()?,
+            })
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
 /// A node's place in the network; `None` until it has an address and a range.
 fn node(node: &Node) -> Option<NodeNetwork> {
-    let addresses = node
-        .status
-        .as_ref()?
-        .addresses
-        .as_deref()
-        .unwrap_or_default();
-    let internal = addresses
-        .iter()
-        .find(|address| address.type_ == "InternalIP")?;
-    Some(NodeNetwork {
+    let listed = node.status.as_ref()?.addresses.iter().flatten();
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for one in listed.filter(|one| one.type_ == "InternalIP") {
+        let Ok(address) = one.address.parse::<IpAddr>() else {
+            continue;
+        };
+        if addresses.iter().all(|a| a.is_ipv4() != address.is_ipv4()) {
+            addresses.push(address);
+        }
+    }
+    let spec = node.spec.as_ref()?;
+    let texts = spec.pod_cidr.iter().chain(spec.pod_cidrs.iter().flatten());
+    let mut pod_cidrs: Vec<Cidr> = Vec::new();
+    for range in texts.filter_map(|text| text.parse::<Cidr>().ok()) {
+        if !pod_cidrs.contains(&range) {
+            pod_cidrs.push(range);
+        }
+    }
+    let labels = node.metadata.labels.as_ref();
+    let zone = labels.and_then(|all| all.get("topology.kubernetes.io/zone"));
+    (!addresses.is_empty() && !pod_cidrs.is_empty()).then_some(NodeNetwork {
         name: node.metadata.name.clone()?,
-        address: internal.address.parse().ok()?,
-        pod_cidr: node.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok()?,
+        addresses,
+        pod_cidrs,
+        zone: zone.cloned().unwrap_or_default(),
     })
 }

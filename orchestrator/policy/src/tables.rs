@@ -100,7 +100,7 @@ pub fn tables(
         ranges: state
             .nodes
             .values()
-            .map(|node| range_of(node.pod_cidr))
+            .flat_map(|node| node.pod_cidrs.iter().copied().map(range_of))
             .collect(),
         ..Tables::default()
     };
@@ -150,7 +150,10 @@ fn add_endpoints(tables: &mut Tables, state: &NetworkState, local: &LocalNode) {
         add_local_pod(tables, state, local, pod);
     }
     let listener = local.dns.map(|dns| dns.listener.ip());
-    let nodes = state.nodes.values().map(|node| node.address);
+    let nodes = state
+        .nodes
+        .values()
+        .flat_map(|node| node.addresses.iter().copied());
     for address in nodes.chain(local.address).chain(listener) {
         tables.endpoints.insert(address.into(), host_row());
     }
@@ -207,8 +210,7 @@ fn add_service(tables: &mut Tables, service: &Service) {
         add_vip(tables, *vip, service.tenant.0);
         for port in &service.ports {
             let mut backends: Vec<_> = port
-                .backends
-                .iter()
+                .usable()
                 .map(|b| (b.address.into(), b.port.to_be()))
                 .collect();
             backends.sort_unstable();
@@ -282,10 +284,7 @@ fn add_grants(tables: &mut Tables, state: &NetworkState, service: &Service) {
 fn may_export(state: &NetworkState, service: &Service, address: IpAddr) -> bool {
     match state.endpoints.get(&address) {
         Some(endpoint) => endpoint.tenant == service.tenant,
-        None => !state
-            .nodes
-            .values()
-            .any(|node| node.pod_cidr.contains(address)),
+        None => !state.nodes.values().any(|node| node.has_pod(address)),
     }
 }
 
@@ -323,6 +322,7 @@ mod tests {
             node: "node1".into(),
             namespace: "shop".into(),
             pod: "web".into(),
+            host_ports: Vec::new(),
         }
     }
 
@@ -330,10 +330,8 @@ mod tests {
         let backends = backends
             .iter()
             .map(|text| Backend {
-                address: ip(text),
-                port: 80,
                 node: "node1".into(),
-                hostname: String::new(),
+                ..Backend::at(ip(text), 80)
             })
             .collect();
         Service {
@@ -347,22 +345,26 @@ mod tests {
                 protocol: Protocol::Tcp,
                 port: 8080,
                 backends,
+                ..ServicePort::default()
             }],
             export,
+            ..Service::default()
         }
     }
 
     fn state(services: Vec<Service>, endpoints: Vec<Endpoint>) -> NetworkState {
         let node = NodeNetwork {
             name: "node1".into(),
-            address: ip("172.30.0.11"),
-            pod_cidr: "10.244.1.0/24".parse().unwrap(),
+            addresses: vec![ip("172.30.0.11")],
+            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+            zone: String::new(),
         };
         NetworkState {
             generation: Generation(1),
             services: services.into_iter().map(|s| (s.id, s)).collect(),
             endpoints: endpoints.into_iter().map(|e| (e.address, e)).collect(),
             nodes: [(node.name.clone(), node)].into(),
+            ..NetworkState::default()
         }
     }
 

@@ -6,12 +6,15 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use prost::Message;
 use waggle_model::network::{
-    Backend, Cidr, Endpoint, Export, NetworkDelta, NetworkState, NodeNetwork, Protocol, Service,
-    ServicePort,
+    Cidr, Endpoint, HostPort, Identity, NetworkDelta, NetworkState, NodeNetwork, Policy, Protocol,
+    Service,
 };
-use waggle_model::{Generation, IdentityId, ServiceId, TenantId};
+use waggle_model::{Generation, IdentityId, PolicyId, ServiceId, TenantId};
 
 use crate::v1;
+
+mod policy;
+mod service;
 
 /// A message that holds no valid model value: which message, which field, what it held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +82,8 @@ impl From<&NetworkState> for v1::NetworkSnapshot {
             services: state.services.values().map(Into::into).collect(),
             endpoints: state.endpoints.values().map(Into::into).collect(),
             nodes: state.nodes.values().map(Into::into).collect(),
+            identities: state.identities.values().map(Into::into).collect(),
+            policies: state.policies.values().map(Into::into).collect(),
         }
     }
 }
@@ -89,6 +94,8 @@ impl TryFrom<v1::NetworkSnapshot> for NetworkState {
         let services: Vec<Service> = all(message.services)?;
         let endpoints: Vec<Endpoint> = all(message.endpoints)?;
         let nodes: Vec<NodeNetwork> = all(message.nodes)?;
+        let identities: Vec<Identity> = all(message.identities)?;
+        let policies: Vec<Policy> = all(message.policies)?;
         Ok(Self {
             generation: Generation(message.generation),
             services: services
@@ -103,6 +110,8 @@ impl TryFrom<v1::NetworkSnapshot> for NetworkState {
                 .into_iter()
                 .map(|node| (node.name.clone(), node))
                 .collect(),
+            identities: identities.into_iter().map(|one| (one.id, one)).collect(),
+            policies: policies.into_iter().map(|one| (one.id, one)).collect(),
         })
     }
 }
@@ -122,6 +131,10 @@ impl From<&NetworkDelta> for v1::NetworkDelta {
                 .collect(),
             node_upserts: delta.node_upserts.iter().map(Into::into).collect(),
             node_removals: delta.node_removals.clone(),
+            identity_upserts: delta.identity_upserts.iter().map(Into::into).collect(),
+            identity_removals: delta.identity_removals.iter().map(|id| id.0).collect(),
+            policy_upserts: delta.policy_upserts.iter().map(Into::into).collect(),
+            policy_removals: delta.policy_removals.iter().map(|id| id.0).collect(),
         }
     }
 }
@@ -145,115 +158,14 @@ impl TryFrom<v1::NetworkDelta> for NetworkDelta {
                 .collect::<Result<_, _>>()?,
             node_upserts: all(message.node_upserts)?,
             node_removals: message.node_removals,
-        })
-    }
-}
-
-impl From<&Service> for v1::Service {
-    fn from(service: &Service) -> Self {
-        let (exported_to, exported_to_all) = match &service.export {
-            Export::To(tenants) => (tenants.iter().map(|tenant| tenant.0).collect(), false),
-            Export::Everyone => (Vec::new(), true),
-        };
-        Self {
-            id: service.id.0,
-            namespace: service.namespace.clone(),
-            name: service.name.clone(),
-            tenant: service.tenant.0,
-            vips: service.vips.iter().map(ToString::to_string).collect(),
-            ports: service.ports.iter().map(Into::into).collect(),
-            exported_to,
-            exported_to_all,
-            shared: service.tenant == TenantId::SYSTEM,
-        }
-    }
-}
-
-impl TryFrom<v1::Service> for Service {
-    type Error = Invalid;
-    fn try_from(message: v1::Service) -> Result<Self, Invalid> {
-        if message.id == 0 {
-            return Err(field("Service", "id", &0, "service number (1 or more)"));
-        }
-        let export = if message.exported_to_all {
-            Export::Everyone
-        } else {
-            Export::To(message.exported_to.into_iter().map(TenantId).collect())
-        };
-        Ok(Self {
-            id: ServiceId(message.id),
-            namespace: message.namespace,
-            name: message.name,
-            tenant: TenantId(message.tenant),
-            vips: message
-                .vips
-                .iter()
-                .map(|text| address("Service", "vips", text))
-                .collect::<Result<_, _>>()?,
-            ports: all(message.ports)?,
-            export,
-        })
-    }
-}
-
-impl From<&ServicePort> for v1::ServicePort {
-    fn from(port: &ServicePort) -> Self {
-        let protocol = match port.protocol {
-            Protocol::Tcp => v1::Protocol::Tcp,
-            Protocol::Udp => v1::Protocol::Udp,
-        };
-        Self {
-            name: port.name.clone(),
-            protocol: protocol.into(),
-            port: port.port.into(),
-            backends: port.backends.iter().map(Into::into).collect(),
-        }
-    }
-}
-
-impl TryFrom<v1::ServicePort> for ServicePort {
-    type Error = Invalid;
-    fn try_from(message: v1::ServicePort) -> Result<Self, Invalid> {
-        let protocol = match v1::Protocol::try_from(message.protocol) {
-            Ok(v1::Protocol::Tcp) => Protocol::Tcp,
-            Ok(v1::Protocol::Udp) => Protocol::Udp,
-            _ => {
-                return Err(field(
-                    "ServicePort",
-                    "protocol",
-                    &message.protocol,
-                    "protocol (6 or 17)",
-                ));
-            }
-        };
-        Ok(Self {
-            name: message.name,
-            protocol,
-            port: port("ServicePort", message.port)?,
-            backends: all(message.backends)?,
-        })
-    }
-}
-
-impl From<&Backend> for v1::Backend {
-    fn from(backend: &Backend) -> Self {
-        Self {
-            address: backend.address.to_string(),
-            port: backend.port.into(),
-            node: backend.node.clone(),
-            hostname: backend.hostname.clone(),
-        }
-    }
-}
-
-impl TryFrom<v1::Backend> for Backend {
-    type Error = Invalid;
-    fn try_from(message: v1::Backend) -> Result<Self, Invalid> {
-        Ok(Self {
-            address: address("Backend", "address", &message.address)?,
-            port: port("Backend", message.port)?,
-            node: message.node,
-            hostname: message.hostname,
+            identity_upserts: all(message.identity_upserts)?,
+            identity_removals: message
+                .identity_removals
+                .into_iter()
+                .map(IdentityId)
+                .collect(),
+            policy_upserts: all(message.policy_upserts)?,
+            policy_removals: message.policy_removals.into_iter().map(PolicyId).collect(),
         })
     }
 }
@@ -267,6 +179,7 @@ impl From<&Endpoint> for v1::Endpoint {
             node: endpoint.node.clone(),
             namespace: endpoint.namespace.clone(),
             pod: endpoint.pod.clone(),
+            host_ports: endpoint.host_ports.iter().map(Into::into).collect(),
         }
     }
 }
@@ -281,6 +194,34 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             node: message.node,
             namespace: message.namespace,
             pod: message.pod,
+            host_ports: all(message.host_ports)?,
+        })
+    }
+}
+
+impl From<&HostPort> for v1::HostPort {
+    fn from(one: &HostPort) -> Self {
+        Self {
+            protocol: protocol_message(one.protocol),
+            address: one.address.map(|a| a.to_string()).unwrap_or_default(),
+            port: one.port.into(),
+            pod_port: one.pod_port.into(),
+        }
+    }
+}
+
+impl TryFrom<v1::HostPort> for HostPort {
+    type Error = Invalid;
+    fn try_from(message: v1::HostPort) -> Result<Self, Invalid> {
+        let text = message.address.as_str();
+        Ok(Self {
+            protocol: protocol("HostPort", message.protocol)?,
+            address: match text {
+                "" => None,
+                text => Some(address("HostPort", "address", text)?),
+            },
+            port: port("HostPort", "port", message.port)?,
+            pod_port: port("HostPort", "pod_port", message.pod_port)?,
         })
     }
 }
@@ -289,8 +230,9 @@ impl From<&NodeNetwork> for v1::NodeNetwork {
     fn from(node: &NodeNetwork) -> Self {
         Self {
             name: node.name.clone(),
-            address: node.address.to_string(),
-            pod_cidr: node.pod_cidr.to_string(),
+            addresses: node.addresses.iter().map(ToString::to_string).collect(),
+            pod_cidrs: node.pod_cidrs.iter().map(ToString::to_string).collect(),
+            zone: node.zone.clone(),
         }
     }
 }
@@ -298,18 +240,23 @@ impl From<&NodeNetwork> for v1::NodeNetwork {
 impl TryFrom<v1::NodeNetwork> for NodeNetwork {
     type Error = Invalid;
     fn try_from(message: v1::NodeNetwork) -> Result<Self, Invalid> {
-        let pod_cidr: Cidr = message.pod_cidr.parse().map_err(|_| {
-            field(
-                "NodeNetwork",
-                "pod_cidr",
-                &message.pod_cidr,
-                "address range",
-            )
-        })?;
+        let addresses = message.addresses.iter();
+        let ranges = message.pod_cidrs.iter();
+        if message.addresses.is_empty() {
+            return Err(field("NodeNetwork", "addresses", &"", "address"));
+        }
+        if message.pod_cidrs.is_empty() {
+            return Err(field("NodeNetwork", "pod_cidrs", &"", "address range"));
+        }
         Ok(Self {
-            address: address("NodeNetwork", "address", &message.address)?,
+            addresses: addresses
+                .map(|text| address("NodeNetwork", "addresses", text))
+                .collect::<Result<_, _>>()?,
+            pod_cidrs: ranges
+                .map(|text| range("NodeNetwork", "pod_cidrs", text))
+                .collect::<Result<_, _>>()?,
             name: message.name,
-            pod_cidr,
+            zone: message.zone,
         })
     }
 }
@@ -323,11 +270,44 @@ fn address(message: &'static str, name: &'static str, text: &str) -> Result<IpAd
         .map_err(|_| field(message, name, &text, "IP address"))
 }
 
-fn port(message: &'static str, number: u32) -> Result<u16, Invalid> {
-    u16::try_from(number)
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or_else(|| field(message, "port", &number, "port (1 to 65535)"))
+fn range(message: &'static str, name: &'static str, text: &str) -> Result<Cidr, Invalid> {
+    text.parse()
+        .map_err(|_| field(message, name, &text, "address range"))
+}
+
+fn port(message: &'static str, name: &'static str, number: u32) -> Result<u16, Invalid> {
+    optional_port(message, name, number)?
+        .ok_or_else(|| field(message, name, &number, "port (1 to 65535)"))
+}
+
+/// A port; `None` for 0.
+fn optional_port(
+    message: &'static str,
+    name: &'static str,
+    number: u32,
+) -> Result<Option<u16>, Invalid> {
+    match u16::try_from(number) {
+        Ok(port) => Ok((port != 0).then_some(port)),
+        Err(_) => Err(field(message, name, &number, "port (1 to 65535)")),
+    }
+}
+
+fn protocol_message(protocol: Protocol) -> i32 {
+    i32::from(protocol.number())
+}
+
+fn protocol(message: &'static str, number: i32) -> Result<Protocol, Invalid> {
+    match v1::Protocol::try_from(number) {
+        Ok(v1::Protocol::Tcp) => Ok(Protocol::Tcp),
+        Ok(v1::Protocol::Udp) => Ok(Protocol::Udp),
+        Ok(v1::Protocol::Sctp) => Ok(Protocol::Sctp),
+        _ => Err(field(
+            message,
+            "protocol",
+            &number,
+            "protocol (6, 17 or 132)",
+        )),
+    }
 }
 
 fn field(

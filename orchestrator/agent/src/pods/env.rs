@@ -398,6 +398,7 @@ fn link(service: &Service) -> Vec<(String, String)> {
     let protocol = |port: &waggle_model::network::ServicePort| match port.protocol {
         waggle_model::network::Protocol::Tcp => "tcp",
         waggle_model::network::Protocol::Udp => "udp",
+        waggle_model::network::Protocol::Sctp => "sctp",
     };
     let url = |port: &waggle_model::network::ServicePort| {
         format!("{}://{}", protocol(port), bracketed(vip, port.port))

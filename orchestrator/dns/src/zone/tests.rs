@@ -1,19 +1,16 @@
 //! Tables of questions and answers.
 
-use std::collections::BTreeSet;
-
 use proptest::prelude::*;
-use waggle_model::network::{Backend, Endpoint, Export, ServicePort};
+use waggle_model::network::{Backend, Endpoint, ServicePort};
 use waggle_model::{Generation, IdentityId, ServiceId, TenantId};
 
 use super::*;
 
 fn backend(address: &str, port: u16, hostname: &str) -> Backend {
     Backend {
-        address: address.parse().unwrap(),
-        port,
         node: "node1".into(),
         hostname: hostname.into(),
+        ..Backend::at(address.parse().unwrap(), port)
     }
 }
 
@@ -23,6 +20,7 @@ fn port(name: &str, protocol: Protocol, port: u16, backends: Vec<Backend>) -> Se
         protocol,
         port,
         backends,
+        ..ServicePort::default()
     }
 }
 
@@ -40,7 +38,7 @@ fn service(
         tenant: TenantId(2),
         vips: vips.iter().map(|v| v.parse().unwrap()).collect(),
         ports,
-        export: Export::To(BTreeSet::new()),
+        ..Service::default()
     }
 }
 
@@ -52,6 +50,7 @@ fn endpoint(address: &str, namespace: &str) -> Endpoint {
         node: "node1".into(),
         namespace: namespace.into(),
         pod: "p".into(),
+        host_ports: Vec::new(),
     }
 }
 

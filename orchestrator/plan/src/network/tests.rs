@@ -71,8 +71,7 @@ fn backends(world: &World, port: usize) -> Vec<String> {
         .find(|one| one.name == "web")
         .unwrap();
     service.ports[port]
-        .backends
-        .iter()
+        .usable()
         .map(|one| format!("{}:{}", one.address, one.port))
         .collect()
 }
@@ -106,7 +105,10 @@ fn services_endpoints_and_nodes_are_there() {
         endpoint.identity,
         registry.identity("shop", "shop").unwrap()
     );
-    assert_eq!(state.nodes["node1"].pod_cidr.to_string(), "10.244.0.0/24");
+    assert_eq!(
+        state.nodes["node1"].pod_cidrs[0].to_string(),
+        "10.244.0.0/24"
+    );
 }
 
 #[test]

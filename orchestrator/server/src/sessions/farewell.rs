@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use waggle_model::Generation;
-use waggle_model::network::NetworkState;
+use waggle_model::network::{NetworkState, ServicePort};
 
 /// How long a deletion is held back at most.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -164,7 +164,7 @@ fn step(
 fn backends(state: &NetworkState) -> HashSet<IpAddr> {
     let ports = state.services.values().flat_map(|service| &service.ports);
     ports
-        .flat_map(|port| &port.backends)
+        .flat_map(ServicePort::usable)
         .map(|backend| backend.address)
         .collect()
 }
@@ -172,30 +172,28 @@ fn backends(state: &NetworkState) -> HashSet<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use waggle_model::network::{Backend, Export, Protocol, Service, ServicePort};
+    use waggle_model::network::{Backend, Protocol, Service};
     use waggle_model::{ServiceId, TenantId};
 
     fn state(generation: u64, backends: &[u8]) -> NetworkState {
         let backend = |last: &u8| Backend {
-            address: [10, 244, 0, *last].into(),
-            port: 80,
             node: "node1".into(),
-            hostname: String::new(),
+            ..Backend::at([10, 244, 0, *last].into(), 80)
         };
         let port = ServicePort {
             name: String::new(),
             protocol: Protocol::Tcp,
             port: 80,
             backends: backends.iter().map(backend).collect(),
+            ..ServicePort::default()
         };
         let service = Service {
             id: ServiceId(1),
             namespace: "shop".into(),
             name: "web".into(),
             tenant: TenantId(2),
-            vips: vec![],
             ports: vec![port],
-            export: Export::To(Default::default()),
+            ..Service::default()
         };
         let services = [(service.id, service)].into();
         NetworkState {

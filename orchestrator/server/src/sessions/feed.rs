@@ -127,8 +127,9 @@ mod tests {
     fn state(nodes: u8) -> NetworkState {
         let node = |index: u8| NodeNetwork {
             name: format!("node{index}"),
-            address: [172, 30, 0, index].into(),
-            pod_cidr: "10.244.0.0/24".parse().unwrap(),
+            addresses: vec![[172, 30, 0, index].into()],
+            pod_cidrs: vec!["10.244.0.0/24".parse().unwrap()],
+            zone: String::new(),
         };
         let nodes = (0..nodes)
             .map(|index| (format!("node{index}"), node(index)))

@@ -2,6 +2,13 @@
 
 use proptest::prelude::*;
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use waggle_model::network::{
+    Backend, Export, External, IpBlock, NamedPort, Peers, PolicyPort, PolicyRule, PortMatch, Scope,
+    ServicePort, Standing,
+};
+
 use super::*;
 
 fn addresses() -> impl Strategy<Value = IpAddr> {
@@ -11,28 +18,64 @@ fn addresses() -> impl Strategy<Value = IpAddr> {
     ]
 }
 
+fn protocols() -> impl Strategy<Value = Protocol> {
+    prop_oneof![
+        Just(Protocol::Tcp),
+        Just(Protocol::Udp),
+        Just(Protocol::Sctp)
+    ]
+}
+
+fn texts() -> impl Strategy<Value = BTreeSet<String>> {
+    proptest::collection::btree_set("[a-z]{1,3}", 0..3)
+}
+
+fn ranges() -> impl Strategy<Value = Cidr> {
+    let pods: Cidr = "10.244.0.0/16".parse().unwrap();
+    (0u64..256).prop_map(move |index| pods.subnet(24, index).unwrap())
+}
+
 fn ports() -> impl Strategy<Value = ServicePort> {
-    let backend = (addresses(), 1u16.., "[a-z]{0,3}", "[a-z]{0,3}").prop_map(
-        |(address, port, node, hostname)| Backend {
-            address,
-            port,
-            node,
-            hostname,
-        },
-    );
-    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
+    let backend = (
+        addresses(),
+        1u16..,
+        "[a-z]{0,3}",
+        "[a-z]{0,3}",
+        (any::<bool>(), texts(), texts()),
+    )
+        .prop_map(
+            |(address, port, node, hostname, (ends, for_zones, for_nodes))| Backend {
+                address,
+                port,
+                node,
+                hostname,
+                standing: if ends {
+                    Standing::Terminating
+                } else {
+                    Standing::Ready
+                },
+                for_zones,
+                for_nodes,
+            },
+        );
     (
         "[a-z]{0,4}",
-        protocol,
+        protocols(),
         1u16..,
+        proptest::option::of(1u16..),
         proptest::collection::vec(backend, 0..4),
     )
-        .prop_map(|(name, protocol, port, backends)| ServicePort {
+        .prop_map(|(name, protocol, port, node_port, backends)| ServicePort {
             name,
             protocol,
             port,
+            node_port,
             backends,
         })
+}
+
+fn scopes() -> impl Strategy<Value = Scope> {
+    prop_oneof![Just(Scope::Cluster), Just(Scope::Local)]
 }
 
 fn services() -> impl Strategy<Value = Service> {
@@ -40,67 +83,174 @@ fn services() -> impl Strategy<Value = Service> {
         proptest::collection::btree_set(any::<u32>().prop_map(TenantId), 0..4).prop_map(Export::To),
         Just(Export::Everyone),
     ];
+    let external = (addresses(), "[a-z]{0,3}").prop_map(|(address, announced_by)| External {
+        address,
+        announced_by,
+    });
     let lists = (
         proptest::collection::vec(addresses(), 0..3),
+        proptest::collection::vec(external, 0..3),
         proptest::collection::vec(ports(), 0..3),
+        proptest::collection::vec(ranges(), 0..3),
     );
-    (
-        1u32..,
-        "[a-z]{1,5}",
-        "[a-z]{1,5}",
-        any::<u32>(),
-        lists,
-        export,
+    let ways = (
+        proptest::option::of(1u32..),
+        scopes(),
+        scopes(),
+        proptest::option::of(1u16..),
+        any::<bool>(),
+        "[a-z]{0,4}",
+    );
+    (1u32.., "[a-z]{1,5}", any::<u32>(), lists, export, ways).prop_map(
+        |(id, name, tenant, (vips, external, ports, source_ranges), export, ways)| Service {
+            id: ServiceId(id),
+            namespace: format!("n{name}"),
+            name,
+            tenant: TenantId(tenant),
+            vips,
+            external,
+            ports,
+            export,
+            affinity_seconds: ways.0,
+            internal_scope: ways.1,
+            external_scope: ways.2,
+            health_check_port: ways.3,
+            source_ranges,
+            direct_return: ways.4,
+            external_name: ways.5,
+        },
     )
-        .prop_map(
-            |(id, namespace, name, tenant, (vips, ports), export)| Service {
-                id: ServiceId(id),
-                namespace,
-                name,
-                tenant: TenantId(tenant),
-                vips,
-                ports,
-                export,
-            },
-        )
 }
 
 fn endpoints() -> impl Strategy<Value = Endpoint> {
-    (addresses(), any::<u32>(), any::<u32>(), "[a-z]{0,4}").prop_map(
-        |(address, identity, tenant, text)| Endpoint {
+    let host_port = (
+        protocols(),
+        proptest::option::of(addresses()),
+        1u16..,
+        1u16..,
+    )
+        .prop_map(|(protocol, address, port, pod_port)| HostPort {
+            protocol,
+            address,
+            port,
+            pod_port,
+        });
+    (
+        addresses(),
+        any::<u32>(),
+        any::<u32>(),
+        "[a-z]{0,4}",
+        proptest::collection::vec(host_port, 0..3),
+    )
+        .prop_map(|(address, identity, tenant, text, host_ports)| Endpoint {
             address,
             identity: IdentityId(identity),
             tenant: TenantId(tenant),
             node: text.clone(),
             namespace: format!("n{text}"),
             pod: format!("p{text}"),
-        },
-    )
+            host_ports,
+        })
 }
 
 fn nodes() -> impl Strategy<Value = NodeNetwork> {
-    (addresses(), 0u64..256, "[a-z]{1,4}").prop_map(|(address, index, name)| {
-        let pods: Cidr = "10.244.0.0/16".parse().unwrap();
-        NodeNetwork {
+    (
+        proptest::collection::vec(addresses(), 1..3),
+        proptest::collection::vec(ranges(), 1..3),
+        "[a-z]{1,4}",
+    )
+        .prop_map(|(addresses, pod_cidrs, name)| NodeNetwork {
+            zone: format!("z{name}"),
             name,
-            address,
-            pod_cidr: pods.subnet(24, index).unwrap(),
-        }
-    })
+            addresses,
+            pod_cidrs,
+        })
+}
+
+fn identities() -> impl Strategy<Value = Identity> {
+    let port = ("[a-z]{1,3}", protocols(), 1u16..).prop_map(|(name, protocol, port)| NamedPort {
+        name,
+        protocol,
+        port,
+    });
+    let labels: BTreeMap<String, String> = [("app".to_owned(), "web".to_owned())].into();
+    (
+        any::<u32>(),
+        any::<u32>(),
+        "[a-z]{1,4}",
+        proptest::collection::vec(port, 0..3),
+    )
+        .prop_map(move |(id, tenant, namespace, ports)| Identity {
+            id: IdentityId(id),
+            tenant: TenantId(tenant),
+            namespace,
+            labels: labels.clone(),
+            ports,
+        })
+}
+
+fn rules() -> impl Strategy<Value = PolicyRule> {
+    let numbers = || proptest::collection::btree_set(any::<u32>().prop_map(IdentityId), 0..3);
+    let block = (ranges(), proptest::collection::vec(ranges(), 0..2))
+        .prop_map(|(range, except)| IpBlock { range, except });
+    let peers = prop_oneof![
+        Just(Peers::Everyone),
+        (numbers(), proptest::collection::vec(block, 0..2))
+            .prop_map(|(identities, blocks)| Peers::Of { identities, blocks }),
+    ];
+    let port = prop_oneof![
+        Just(PortMatch::Every),
+        (1u16.., 1u16..).prop_map(|(a, b)| PortMatch::Range(a.min(b), a.max(b))),
+        "[a-z]{1,3}".prop_map(PortMatch::Named),
+    ];
+    let ports = (protocols(), port).prop_map(|(protocol, port)| PolicyPort { protocol, port });
+    (peers, proptest::collection::vec(ports, 0..3))
+        .prop_map(|(peers, ports)| PolicyRule { peers, ports })
+}
+
+fn policies() -> impl Strategy<Value = Policy> {
+    let direction = || proptest::option::of(proptest::collection::vec(rules(), 0..3));
+    (
+        any::<u32>(),
+        "[a-z]{1,4}",
+        any::<u32>(),
+        direction(),
+        direction(),
+    )
+        .prop_map(|(id, name, subject, ingress, egress)| Policy {
+            id: PolicyId(id),
+            namespace: format!("n{name}"),
+            name,
+            subjects: [IdentityId(subject)].into(),
+            ingress,
+            egress,
+        })
 }
 
 fn states() -> impl Strategy<Value = NetworkState> {
     let services = proptest::collection::vec(services(), 0..4);
     let endpoints = proptest::collection::vec(endpoints(), 0..4);
     let nodes = proptest::collection::vec(nodes(), 0..4);
-    (any::<u64>(), services, endpoints, nodes).prop_map(
-        |(generation, services, endpoints, nodes)| NetworkState {
-            generation: Generation(generation),
-            services: services.into_iter().map(|s| (s.id, s)).collect(),
-            endpoints: endpoints.into_iter().map(|e| (e.address, e)).collect(),
-            nodes: nodes.into_iter().map(|n| (n.name.clone(), n)).collect(),
-        },
+    let identities = proptest::collection::vec(identities(), 0..4);
+    let policies = proptest::collection::vec(policies(), 0..4);
+    (
+        any::<u64>(),
+        services,
+        endpoints,
+        nodes,
+        identities,
+        policies,
     )
+        .prop_map(
+            |(generation, services, endpoints, nodes, identities, policies)| NetworkState {
+                generation: Generation(generation),
+                services: services.into_iter().map(|s| (s.id, s)).collect(),
+                endpoints: endpoints.into_iter().map(|e| (e.address, e)).collect(),
+                nodes: nodes.into_iter().map(|n| (n.name.clone(), n)).collect(),
+                identities: identities.into_iter().map(|i| (i.id, i)).collect(),
+                policies: policies.into_iter().map(|p| (p.id, p)).collect(),
+            },
+        )
 }
 
 proptest! {
@@ -167,11 +317,11 @@ fn what_the_model_cannot_hold_is_refused_by_field() {
     );
     check::<_, ServicePort>(
         v1::ServicePort {
-            protocol: 132,
+            protocol: 1,
             port: 1,
             ..v1::ServicePort::default()
         },
-        "ServicePort.protocol holds \"132\", which is no protocol (6 or 17)",
+        "ServicePort.protocol holds \"1\", which is no protocol (6, 17 or 132)",
     );
     check::<_, Service>(
         v1::Service::default(),
@@ -179,10 +329,24 @@ fn what_the_model_cannot_hold_is_refused_by_field() {
     );
     check::<_, NodeNetwork>(
         v1::NodeNetwork {
-            pod_cidr: "10.244.0.1/16".into(),
+            addresses: vec!["10.0.0.1".into()],
+            pod_cidrs: vec!["10.244.0.1/16".into()],
             ..v1::NodeNetwork::default()
         },
-        "NodeNetwork.pod_cidr holds \"10.244.0.1/16\", which is no address range",
+        "NodeNetwork.pod_cidrs holds \"10.244.0.1/16\", which is no address range",
+    );
+    check::<_, NodeNetwork>(
+        v1::NodeNetwork::default(),
+        "NodeNetwork.addresses holds \"\", which is no address",
+    );
+    check::<_, PolicyPort>(
+        v1::PolicyPort {
+            protocol: 6,
+            first: 9,
+            last: 8,
+            ..v1::PolicyPort::default()
+        },
+        "PolicyPort.first holds \"9-8\", which is no range of ports",
     );
     check::<_, NetworkDelta>(
         v1::NetworkDelta {

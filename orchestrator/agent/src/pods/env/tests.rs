@@ -28,9 +28,10 @@ fn shop() -> NetworkState {
             name: "http".into(),
             protocol: Protocol::Tcp,
             port: 80,
-            backends: vec![],
+            ..ServicePort::default()
         }],
         export: Export::Everyone,
+        ..Service::default()
     };
     NetworkState {
         services: [(service.id, service)].into(),
