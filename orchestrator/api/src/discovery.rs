@@ -418,9 +418,13 @@ mod tests {
             names,
             [
                 "apps",
+                "autoscaling",
+                "batch",
                 "coordination.k8s.io",
                 "discovery.k8s.io",
                 "metrics.k8s.io",
+                "policy",
+                "scheduling.k8s.io",
                 "waggle.dev"
             ]
         );

@@ -19,6 +19,7 @@ pub mod patch;
 mod registry;
 mod resource;
 pub mod scale;
+pub mod schedule;
 pub mod selector;
 mod status;
 pub mod table;

@@ -160,7 +160,19 @@ fn refuse(resource: &Resource, value: &Value, faults: Vec<Fault>) -> Result<(), 
 fn counts_generations(resource: &Resource) -> bool {
     matches!(
         resource.kind,
-        "Deployment" | "ReplicaSet" | "Pod" | "Tenant" | "EndpointSlice"
+        "Deployment"
+            | "ReplicaSet"
+            | "Pod"
+            | "Tenant"
+            | "EndpointSlice"
+            | "StatefulSet"
+            | "DaemonSet"
+            | "ReplicationController"
+            | "Job"
+            | "CronJob"
+            | "HorizontalPodAutoscaler"
+            | "PodDisruptionBudget"
+            | "PriorityClass"
     )
 }
 

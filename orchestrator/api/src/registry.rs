@@ -1,5 +1,7 @@
 //! The registry: one row says everything that the API machinery knows of a kind. Adding a kind is adding a row.
 
+mod workload;
+
 use k8s_openapi::api::{apps, coordination, core, discovery};
 
 use crate::decode::{decode, schema};
@@ -119,6 +121,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         schema: schema::<core::v1::Pod>,
     },
+    workload::REPLICATION_CONTROLLER,
     Resource {
         group: "",
         version: "v1",
@@ -173,6 +176,8 @@ pub static RESOURCES: &[Resource] = &[
         selectable: &["spec.clusterIP", "spec.type"],
         schema: schema::<core::v1::Service>,
     },
+    workload::CONTROLLER_REVISION,
+    workload::DAEMON_SET,
     Resource {
         group: "apps",
         version: "v1",
@@ -209,6 +214,10 @@ pub static RESOURCES: &[Resource] = &[
         selectable: &["status.replicas"],
         schema: schema::<apps::v1::ReplicaSet>,
     },
+    workload::STATEFUL_SET,
+    workload::HORIZONTAL_POD_AUTOSCALER,
+    workload::CRON_JOB,
+    workload::JOB,
     Resource {
         group: "coordination.k8s.io",
         version: "v1",
@@ -245,6 +254,8 @@ pub static RESOURCES: &[Resource] = &[
         selectable: &[],
         schema: schema::<discovery::v1::EndpointSlice>,
     },
+    workload::POD_DISRUPTION_BUDGET,
+    workload::PRIORITY_CLASS,
     Resource {
         group: "waggle.dev",
         version: "v1",

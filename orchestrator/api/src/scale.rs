@@ -1,4 +1,4 @@
-//! The scale subresource: `autoscaling/v1` Scale of a Deployment or ReplicaSet.
+//! The scale subresource: `autoscaling/v1` Scale of the kinds whose pods are counted in `spec.replicas`.
 
 use serde_json::{Value, json};
 
@@ -21,7 +21,13 @@ pub fn get(object: &Value) -> Value {
         "spec": { "replicas": number(object, &["spec", "replicas"]).unwrap_or(1) },
         "status": { "replicas": number(object, &["status", "replicas"]).unwrap_or(0) },
     });
-    if let Ok(selector) = selector::LabelSelector::from_object(at(object, &["spec", "selector"])) {
+    let selector = at(object, &["spec", "selector"]);
+    let selector = if text(object, &["kind"]) == "ReplicationController" {
+        Ok(selector::LabelSelector::from_map(selector))
+    } else {
+        selector::LabelSelector::from_object(selector)
+    };
+    if let Ok(selector) = selector {
         set(&mut scale, &["status"], "selector", selector.to_string());
     }
     scale

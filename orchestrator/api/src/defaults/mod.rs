@@ -2,6 +2,7 @@
 
 mod pod;
 mod service;
+mod workload;
 
 use serde_json::{Value, json};
 
@@ -9,6 +10,10 @@ use crate::walk::{default, has, object, set, text};
 
 pub(crate) use pod::pod;
 pub(crate) use service::service;
+pub(crate) use workload::{
+    cron_job, daemon_set, horizontal_pod_autoscaler, job, priority_class, replication_controller,
+    stateful_set,
+};
 
 pub(crate) fn nothing(_: &mut Value) {}
 

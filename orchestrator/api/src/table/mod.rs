@@ -2,8 +2,10 @@
 //! Columns of each kind are in the files beside; rendering to text is the client's.
 
 pub mod age;
+pub mod batch;
 pub mod cluster;
 pub mod config;
+pub mod limits;
 pub mod network;
 pub mod node;
 pub mod pod;

@@ -1,9 +1,11 @@
 //! What is wrong with an object, all of it at once. Objects come decoded and defaulted; whatever comes, nothing here
 //! panics.
 
+mod batch;
 mod cluster;
 mod config;
 mod container;
+mod limits;
 mod meta;
 mod names;
 mod network;
@@ -18,12 +20,16 @@ use serde_json::Value;
 
 use crate::Fault;
 
+pub(crate) use batch::{cron_job, job};
 pub(crate) use cluster::{event, lease, namespace, node, tenant};
 pub(crate) use config::{config_map, secret, service_account};
+pub(crate) use limits::{horizontal_pod_autoscaler, pod_disruption_budget, priority_class};
 pub(crate) use names::{label_value, qualified_name};
 pub(crate) use network::{endpoint_slice, service};
 pub(crate) use pod::pod;
-pub(crate) use workload::{deployment, replica_set};
+pub(crate) use workload::{
+    controller_revision, daemon_set, deployment, replica_set, replication_controller, stateful_set,
+};
 
 /// A fault when a number that is given is less than `least`.
 fn at_least(value: &Value, least: i64, path: &str, out: &mut Vec<Fault>) {

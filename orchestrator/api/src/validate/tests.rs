@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{RESOURCES, lookup_name};
 
 /// The faults of a new object after defaults, each as text.
-fn faults(kind: &str, mut object: Value) -> Vec<String> {
+pub(super) fn faults(kind: &str, mut object: Value) -> Vec<String> {
     let row = lookup_name(kind).unwrap();
     (row.defaults)(&mut object);
     (row.validate)(&object, None)
@@ -16,7 +16,7 @@ fn faults(kind: &str, mut object: Value) -> Vec<String> {
 }
 
 /// Replaces what is at `pointer` of a good object and expects exactly these faults.
-fn check(kind: &str, good: &Value, pointer: &str, new: Value, expect: &[&str]) {
+pub(super) fn check(kind: &str, good: &Value, pointer: &str, new: Value, expect: &[&str]) {
     assert_eq!(
         faults(kind, good.clone()),
         [""; 0],
@@ -26,7 +26,7 @@ fn check(kind: &str, good: &Value, pointer: &str, new: Value, expect: &[&str]) {
     assert_eq!(faults(kind, object), expect, "{pointer}");
 }
 
-fn with(good: &Value, pointer: &str, new: Value) -> Value {
+pub(super) fn with(good: &Value, pointer: &str, new: Value) -> Value {
     let mut object = good.clone();
     let (parent, key) = pointer.rsplit_once('/').unwrap();
     let key = key.replace("~1", "/");
