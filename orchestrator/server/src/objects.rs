@@ -88,6 +88,8 @@ pub type Events = BoxStream<'static, Result<ObjectEvent, Status>>;
 /// Seconds and nanoseconds come from here; tests turn their own.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
 
+/// When the store was at a revision, the cache is there within this time, unless the revision is of no object.
+const SOON: Duration = Duration::from_millis(200);
 /// How long a client waits for a revision that is not here yet.
 const CLIENT_WAITS: Duration = Duration::from_secs(3);
 
@@ -226,7 +228,27 @@ impl Objects {
     /// # Errors
     /// 504 when that takes longer than half a minute.
     pub async fn reached(&self, revision: u64) -> Result<(), Status> {
+        if self.comes_to(revision, SOON).await {
+            return Ok(());
+        }
+        // That revision may be of something that is no object: nothing tells the cache of it by itself.
+        self.store.advance().await.map_err(refused)?;
         self.cache.reached(revision).await
+    }
+
+    async fn comes_to(&self, revision: u64, within: Duration) -> bool {
+        let mut changed = self.changed();
+        let waited = tokio::time::timeout(within, changed.wait_for(|&now| now >= revision)).await;
+        matches!(waited, Ok(Ok(_)))
+    }
+
+    /// Returns once the cache shows everything that was committed, by any server, before this was called.
+    ///
+    /// # Errors
+    /// What the store says; 504 when the cache does not keep up.
+    pub async fn catch_up(&self) -> Result<(), Status> {
+        let now = self.store.revision().await.map_err(refused)?;
+        self.reached(now.0).await
     }
 
     /// Returns once the cache is at `revision`, which a client has seen.
@@ -234,10 +256,13 @@ impl Objects {
     /// # Errors
     /// 504 for a revision that does not come within three seconds.
     pub async fn seen(&self, revision: u64) -> Result<(), Status> {
-        let mut changed = self.changed();
-        let waited =
-            tokio::time::timeout(CLIENT_WAITS, changed.wait_for(|&now| now >= revision)).await;
-        if matches!(waited, Ok(Ok(_))) {
+        if self.comes_to(revision, SOON).await {
+            return Ok(());
+        }
+        if self.store.revision().await.map_err(refused)?.0 >= revision {
+            self.store.advance().await.map_err(refused)?;
+        }
+        if self.comes_to(revision, CLIENT_WAITS - SOON).await {
             return Ok(());
         }
         let current = self.cache.revision();

@@ -6,13 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 
-use crate::{Change, Error, Expect, Revision, Store, Watch, Write};
+use crate::{Batch, Change, Error, Expect, Revision, Store, Watch, Write};
 
 /// Runs every case; `fresh` gives an empty store and whatever must live as long as it.
-pub(crate) async fn run<G>(mut fresh: impl FnMut() -> (Arc<dyn Store>, G)) {
+pub(crate) async fn run<G>(fresh: impl AsyncFn() -> (Arc<dyn Store>, G)) {
     macro_rules! cases {
         ($($case:ident),* $(,)?) => {$({
-            let (store, _guard) = fresh();
+            let (store, _guard) = fresh().await;
             $case(store).await;
         })*};
     }
@@ -26,6 +26,8 @@ pub(crate) async fn run<G>(mut fresh: impl FnMut() -> (Arc<dyn Store>, G)) {
         writers_at_once_lose_nothing_and_watchers_see_each_once,
         compaction_ends_the_past_but_keeps_the_present,
         the_future_is_refused,
+        a_watch_comes_to_every_revision,
+        long_ranges_and_large_values_are_whole,
     );
 }
 
@@ -45,11 +47,21 @@ fn remove(key: &str, expect: Expect) -> Write {
     }
 }
 
-async fn next(watch: &mut Watch) -> Vec<Change> {
+async fn item(watch: &mut Watch) -> Batch {
     let item = tokio::time::timeout(Duration::from_secs(10), watch.next()).await;
     item.expect("the watch says nothing")
         .expect("the watch ended")
         .expect("the watch failed")
+}
+
+async fn next(watch: &mut Watch) -> Vec<Change> {
+    loop {
+        let Batch { revision, changes } = item(watch).await;
+        assert!(changes.iter().all(|change| change.revision == revision));
+        if !changes.is_empty() {
+            return changes;
+        }
+    }
 }
 
 fn keys(entries: &[crate::Entry]) -> Vec<&str> {
@@ -251,7 +263,8 @@ async fn a_watch_sees_only_its_prefix_and_groups_by_transaction(store: Arc<dyn S
 async fn writers_at_once_lose_nothing_and_watchers_see_each_once(store: Arc<dyn Store>) {
     const WRITERS: u64 = 8;
     const EACH: u64 = 200;
-    let early = store.watch("/", Revision(0)).await.unwrap();
+    let start = store.revision().await.unwrap();
+    let early = store.watch("/", start).await.unwrap();
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
             let store = Arc::clone(&store);
@@ -267,15 +280,18 @@ async fn writers_at_once_lose_nothing_and_watchers_see_each_once(store: Arc<dyn 
         })
         .collect();
     // One that starts in the middle of it all, and one that starts when all is done.
-    let middle = store.watch("/", Revision(0)).await.unwrap();
+    let middle = store.watch("/", start).await.unwrap();
     for writer in writers {
         writer.await.unwrap();
     }
-    let late = store.watch("/", Revision(0)).await.unwrap();
+    let late = store.watch("/", start).await.unwrap();
     for mut watch in [early, middle, late] {
         for expected in 1..=WRITERS * EACH {
             let seen = next(&mut watch).await;
-            assert_eq!((seen.len(), seen[0].revision), (1, Revision(expected)));
+            assert_eq!(
+                (seen.len(), seen[0].revision),
+                (1, Revision(start.0 + expected))
+            );
         }
     }
     assert_eq!(
@@ -350,4 +366,51 @@ async fn the_future_is_refused(store: Arc<dyn Store>) {
         store.compact(future).await,
         Err(Error::Future { .. })
     ));
+}
+
+async fn a_watch_comes_to_every_revision(store: Arc<dyn Store>) {
+    let mut watch = store.watch("/p/", Revision(0)).await.unwrap();
+    store
+        .commit(vec![put("/p/a", Expect::Absent, "1")])
+        .await
+        .unwrap();
+    assert_eq!(next(&mut watch).await.len(), 1);
+    let elsewhere = store
+        .commit(vec![put("/q/a", Expect::Absent, "1")])
+        .await
+        .unwrap();
+    let said = item(&mut watch).await;
+    assert_eq!((said.revision, said.changes.len()), (elsewhere, 0));
+    let now = store.revision().await.unwrap();
+    store.advance().await.unwrap();
+    let mut late = store.watch("/p/", Revision(0)).await.unwrap();
+    assert_eq!(next(&mut late).await.len(), 1);
+    while item(&mut late).await.revision < now {}
+}
+
+async fn long_ranges_and_large_values_are_whole(store: Arc<dyn Store>) {
+    const COUNT: usize = 1234;
+    let large = "x".repeat(1 << 20);
+    let keys: Vec<String> = (0..COUNT).map(|number| format!("/l/{number:06}")).collect();
+    for chunk in keys.chunks(store.largest_transaction().min(100)) {
+        let writes = chunk.iter().map(|key| put(key, Expect::Absent, key));
+        store.commit(writes.collect()).await.unwrap();
+    }
+    for key in ["/l/large1", "/l/large2", "/l/large3"] {
+        store
+            .commit(vec![put(key, Expect::Absent, &large)])
+            .await
+            .unwrap();
+    }
+    let page = store.range("/l/", None, 0, None).await.unwrap();
+    assert_eq!((page.entries.len(), page.more), (COUNT + 3, false));
+    assert!(page.entries.is_sorted_by(|a, b| a.key < b.key));
+    assert_eq!(page.entries[COUNT + 2].value.len(), large.len());
+    let most = store.range("/l/", None, COUNT + 2, None).await.unwrap();
+    assert_eq!((most.entries.len(), most.more), (COUNT + 2, true));
+    let mut watch = store.watch("/l/", Revision(0)).await.unwrap();
+    let mut seen = 0;
+    while seen < COUNT + 3 {
+        seen += next(&mut watch).await.len();
+    }
 }

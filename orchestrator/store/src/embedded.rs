@@ -134,7 +134,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn it_does_what_every_store_must() {
-        crate::conformance::run(|| {
+        crate::conformance::run(async || {
             let folder = tempfile::tempdir().unwrap();
             let store: Arc<dyn Store> = Arc::new(open(&folder));
             (store, folder)

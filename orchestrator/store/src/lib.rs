@@ -1,19 +1,23 @@
-//! Revisioned key-value store with watch, behind one trait. The embedded store is redb in one file; another store
-//! passes the same conformance suite. No Kubernetes here: keys are text, values are bytes.
+//! Revisioned key-value store with watch, behind one trait. The embedded store is redb in one file; etcd is the store of
+//! several servers. Both pass one conformance suite. No Kubernetes here: keys are text, values are bytes.
 //!
-//! `lib.rs` holds the contract, `embedded/` the store in one file, `conformance.rs` what every store must do.
+//! `lib.rs` holds the contract, `embedded/` the store in one file, `etcd/` the store over etcd with its elections,
+//! `backup.rs` the file that moves a store's content, `conformance.rs` what every store must do.
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
 mod conformance;
 mod embedded;
+mod etcd;
 
 pub use embedded::EmbeddedStore;
+pub use etcd::{Bid, EtcdOptions, EtcdStore, EtcdTls, Term};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-/// Number of a commit; grows by one with each, over the whole store. 0 is "before the first".
+/// Number of a commit; grows with each, over the whole store. 0 is "before the first". Numbers may be left out: an etcd
+/// counts what others keep in it as well.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
 
@@ -76,6 +80,15 @@ pub struct Change {
     pub previous: Option<Bytes>,
 }
 
+/// What a watch has to say: the changes of one transaction, or that there were none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The watch has told everything up to here.
+    pub revision: Revision,
+    /// The changes at this revision. None says that nothing under the prefix changed up to it.
+    pub changes: Vec<Change>,
+}
+
 /// Why the store refused or failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -125,6 +138,17 @@ pub enum Error {
         /// File.
         path: String,
     },
+    /// A transaction is larger than the store takes; nothing was written.
+    #[error("the store refuses a transaction of {writes} writes as too large: {cause}")]
+    TooLarge {
+        /// How many writes it had.
+        writes: usize,
+        /// The store's own words.
+        cause: String,
+    },
+    /// Only the elected leader writes, and this is not it (any longer). Nothing was written.
+    #[error("this server does not lead the cluster")]
+    NotLeading,
     /// Anything else that the medium answered.
     #[error("store {operation} failed on {path}: {cause}")]
     Medium {
@@ -139,7 +163,7 @@ pub enum Error {
 
 /// Changes in revision order, without gap or duplicate. Ends with [`Error::Compacted`] when its reader is so slow that
 /// what it has not read yet was compacted.
-pub type Watch = futures::stream::BoxStream<'static, Result<Vec<Change>, Error>>;
+pub type Watch = futures::stream::BoxStream<'static, Result<Batch, Error>>;
 
 /// The store, as the server uses it.
 #[async_trait]
@@ -157,12 +181,22 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Page, Error>;
     /// All writes or none. Durable when it returns.
     async fn commit(&self, writes: Vec<Write>) -> Result<Revision, Error>;
-    /// Every change under `prefix` after revision `after`; each item holds the changes of one transaction.
+    /// Every change under `prefix` after revision `after`; each item holds the changes of one transaction, or says how
+    /// far the watch is.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, Error>;
     /// Forgets history before `revision`.
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
     /// Revision of the last commit.
     async fn revision(&self) -> Result<Revision, Error>;
+    /// Has every watch say soon that it has come to the revision of now. Asked when a watch stays behind a revision
+    /// that need not be one of this store's own commits.
+    async fn advance(&self) -> Result<(), Error> {
+        Ok(())
+    }
+    /// How many writes a transaction may have.
+    fn largest_transaction(&self) -> usize {
+        usize::MAX
+    }
     /// Gives the medium back; everything asked afterwards is refused. For a store that others may want to open next.
     async fn close(&self);
 }

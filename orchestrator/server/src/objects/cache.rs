@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::watch;
 use waggle_api::{Resource, Status};
-use waggle_store::{Change, Entry, Revision, Store};
+use waggle_store::{Batch, Change, Entry, Error, Revision, Store};
 
 use super::store_status::refused;
 use super::{EventKind, Events, Listing, Object, ObjectEvent, registry};
@@ -24,6 +24,8 @@ pub(super) const RING: usize = 8192;
 const TAKE: usize = 128;
 /// How long a writer waits to see its own write here before it gives up.
 const OWN_WRITE: Duration = Duration::from_secs(30);
+/// Rest before the store is followed again after a fault.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Objects by key below their kind: `name` or `namespace/name`, which sorts as the store's keys do.
 type Shelf = BTreeMap<String, Arc<Object>>;
@@ -71,6 +73,15 @@ impl Kind {
     fn total(&self) -> u64 {
         self.dropped + self.ring.len() as u64
     }
+
+    /// Takes in what there is at `revision`, after a gap: every watcher is told 410.
+    fn restart(&mut self, objects: Shelf, revision: u64) {
+        self.objects = objects;
+        self.dropped = self.total() + 1;
+        self.ring.clear();
+        self.forgotten = revision;
+        self.count.send_replace(self.total());
+    }
 }
 
 /// What tells kinds apart; a kind has one version in the registry.
@@ -83,31 +94,30 @@ type Slot = (&'static str, &'static str);
 impl Cache {
     /// Reads the whole store.
     pub(super) async fn load(store: &dyn Store) -> Result<Self, Status> {
-        let page = store.range(ROOT, None, 0, None).await.map_err(refused)?;
-        let revision = page.revision.0;
-        let mut kinds: HashMap<_, _> = waggle_api::RESOURCES
-            .iter()
-            .map(|resource| (slot(resource), Kind::new(revision)))
-            .collect();
-        for entry in page.entries {
-            let Some((resource, key)) = registry::of_key(&entry.key) else {
-                tracing::warn!(
-                    key = entry.key,
-                    "the store holds an object of a kind that this server doesn't know"
-                );
-                continue;
-            };
-            let object = decode(resource, &entry)?;
-            kinds
-                .entry(slot(resource))
-                .or_insert_with(|| Kind::new(revision))
-                .objects
-                .insert(key.to_owned(), object);
-        }
+        let (shelves, revision) = read_all(store).await?;
+        let kind = |(slot, objects)| {
+            let mut kind = Kind::new(revision);
+            kind.objects = objects;
+            (slot, kind)
+        };
         Ok(Self {
-            state: RwLock::new(kinds),
+            state: RwLock::new(shelves.into_iter().map(kind).collect()),
             changed: watch::Sender::new(revision),
         })
+    }
+
+    /// Reads the whole store again, after changes that can't be had one by one any more.
+    pub(super) async fn reload(&self, store: &dyn Store) -> Result<(), Status> {
+        let (shelves, revision) = read_all(store).await?;
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        for (slot, objects) in shelves {
+            state
+                .entry(slot)
+                .or_insert_with(|| Kind::new(revision))
+                .restart(objects, revision);
+        }
+        self.changed.send_replace(revision.max(self.revision()));
+        Ok(())
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<Slot, Kind>> {
@@ -206,12 +216,13 @@ impl Cache {
         }
     }
 
-    fn apply(&self, changes: &[Change]) -> Result<(), Status> {
+    fn apply(&self, batch: &Batch) -> Result<(), Status> {
+        let changes = &batch.changes;
         let decoded = changes
             .iter()
             .filter_map(decode_change)
             .collect::<Result<Vec<_>, _>>()?;
-        let revision = changes.last().map_or(0, |change| change.revision.0);
+        let revision = batch.revision.0;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         for (resource, key, object) in decoded {
             let kind = state
@@ -310,19 +321,49 @@ pub(super) async fn follow(store: Arc<dyn Store>, cache: Arc<Cache>) {
         match store.watch(ROOT, after).await {
             Ok(mut changes) => {
                 while let Some(item) = changes.next().await {
-                    let applied = item
-                        .map_err(refused)
-                        .and_then(|changes| cache.apply(&changes));
+                    let applied = match item {
+                        Ok(batch) => cache.apply(&batch),
+                        Err(Error::Compacted { .. }) => cache.reload(store.as_ref()).await,
+                        Err(error) => Err(refused(error)),
+                    };
                     if let Err(status) = applied {
                         tracing::error!(%status, "the watch cache can't follow the store");
                         break;
                     }
                 }
             }
+            Err(Error::Compacted { .. }) => match cache.reload(store.as_ref()).await {
+                Ok(()) => continue,
+                Err(status) => tracing::error!(%status, "the watch cache can't be read anew"),
+            },
             Err(error) => tracing::error!(%error, "the watch cache can't follow the store"),
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Every object, by kind, and the revision that this shows. Kinds without objects are there as well.
+async fn read_all(store: &dyn Store) -> Result<(HashMap<Slot, Shelf>, u64), Status> {
+    let page = store.range(ROOT, None, 0, None).await.map_err(refused)?;
+    let mut shelves: HashMap<_, _> = waggle_api::RESOURCES
+        .iter()
+        .map(|resource| (slot(resource), Shelf::new()))
+        .collect();
+    for entry in page.entries {
+        let Some((resource, key)) = registry::of_key(&entry.key) else {
+            tracing::warn!(
+                key = entry.key,
+                "the store holds an object of a kind that this server doesn't know"
+            );
+            continue;
+        };
+        let object = decode(resource, &entry)?;
+        shelves
+            .entry(slot(resource))
+            .or_default()
+            .insert(key.to_owned(), object);
+    }
+    Ok((shelves, page.revision.0))
 }
 
 /// Events of a kind after `after`.

@@ -38,7 +38,12 @@ impl Objects {
                 .count();
             let (now, later) = rest.split_at(run);
             match first {
-                Write::Bind { .. } => answers.extend(self.bind_all(now).await),
+                Write::Bind { .. } => {
+                    let most = self.store.largest_transaction().min(now.len());
+                    for batch in now.chunks(most.max(1)) {
+                        answers.extend(self.bind_all(batch).await);
+                    }
+                }
                 // Polled in order, so queued in order, and committed together.
                 _ => answers.extend(join_all(now.iter().map(|write| self.apply(write))).await),
             }

@@ -12,6 +12,8 @@ pub(super) fn refused(error: Error) -> Status {
             "Too large resource version: {}, current: {}",
             asked.0, current.0
         )),
+        Error::TooLarge { .. } => Status::failure(413, "RequestEntityTooLarge", error.to_string()),
+        Error::NotLeading => Status::unavailable(error.to_string()),
         other => Status::internal(other),
     }
 }

@@ -264,6 +264,41 @@ async fn a_watcher_that_falls_behind_the_ring_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_revision_of_no_object_is_reached() {
+    let Fixture { objects, .. } = fixture().await;
+    let write = waggle_store::Write {
+        key: "/elsewhere/a".into(),
+        expect: waggle_store::Expect::Absent,
+        value: Some(Bytes::new()),
+    };
+    let revision = objects.store.commit(vec![write]).await.unwrap();
+    let reached = tokio::time::timeout(Duration::from_secs(5), objects.reached(revision.0));
+    reached.await.unwrap().unwrap();
+    assert!(*objects.changed().borrow() >= revision.0);
+}
+
+#[tokio::test]
+async fn after_a_gap_the_cache_is_read_anew_and_watchers_list_again() {
+    let Fixture { objects, .. } = fixture().await;
+    let made = objects
+        .create(kind("cm"), config("a", "1"), &STORED)
+        .await
+        .unwrap();
+    let mut events = objects.watch(kind("cm"), made.revision).unwrap();
+    assert!(events.next().now_or_never().is_none());
+    objects.cache.reload(objects.store.as_ref()).await.unwrap();
+    assert_eq!(events.next().await.unwrap().unwrap_err().code, 410);
+    assert_eq!(objects.list(kind("cm"), None).objects.len(), 1);
+    let now = *objects.changed().borrow();
+    let mut events = objects.watch(kind("cm"), now).unwrap();
+    objects
+        .create(kind("cm"), config("b", "1"), &STORED)
+        .await
+        .unwrap();
+    assert_eq!(next(&mut events).await.object.name, "b");
+}
+
+#[tokio::test]
 async fn lists_show_the_past() {
     let Fixture { objects, .. } = fixture().await;
     let kind = kind("cm");

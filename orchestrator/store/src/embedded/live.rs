@@ -9,7 +9,7 @@ use tokio::sync::broadcast::{Receiver, Sender, channel, error::RecvError};
 
 use super::file::File;
 use super::tables;
-use crate::{Change, Error, Watch};
+use crate::{Batch, Change, Error, Revision, Watch};
 
 /// Transactions that a watcher may be behind before it reads the log again.
 const QUEUE: usize = 1024;
@@ -105,12 +105,12 @@ struct Watcher {
     /// The log must be read up to here before `receiver` goes on.
     until: u64,
     receiver: Receiver<Arc<Vec<Change>>>,
-    ready: VecDeque<Vec<Change>>,
+    ready: VecDeque<Batch>,
     ended: bool,
 }
 
 impl Watcher {
-    async fn next(&mut self) -> Option<Result<Vec<Change>, Error>> {
+    async fn next(&mut self) -> Option<Result<Batch, Error>> {
         if self.ended {
             return None;
         }
@@ -143,9 +143,10 @@ impl Watcher {
             .filter(|change| change.key.starts_with(&self.prefix))
             .cloned()
             .collect();
-        if !mine.is_empty() {
-            self.ready.push_back(mine);
-        }
+        self.ready.push_back(Batch {
+            revision: first.revision,
+            changes: mine,
+        });
     }
 
     async fn read_log(&mut self) -> Result<(), Error> {
@@ -155,7 +156,18 @@ impl Watcher {
             tables::changes(snapshot, &prefix, after, limit)
         };
         let (groups, complete) = self.file.read("watch", read).await?;
-        self.ready.extend(groups);
+        let batch = |changes: Vec<Change>| Batch {
+            revision: changes[0].revision,
+            changes,
+        };
+        let told = groups.last().map_or(self.seen, |last| last[0].revision.0);
+        self.ready.extend(groups.into_iter().map(batch));
+        if complete > told {
+            self.ready.push_back(Batch {
+                revision: Revision(complete),
+                changes: Vec::new(),
+            });
+        }
         self.seen = complete;
         Ok(())
     }
