@@ -423,6 +423,7 @@ mod tests {
                 "coordination.k8s.io",
                 "discovery.k8s.io",
                 "metrics.k8s.io",
+                "networking.k8s.io",
                 "policy",
                 "scheduling.k8s.io",
                 "waggle.dev"

@@ -16,6 +16,7 @@ mod fault;
 pub mod life;
 pub mod openapi;
 pub mod patch;
+pub mod protobuf;
 mod registry;
 mod resource;
 pub mod scale;

@@ -173,6 +173,7 @@ fn counts_generations(resource: &Resource) -> bool {
             | "HorizontalPodAutoscaler"
             | "PodDisruptionBudget"
             | "PriorityClass"
+            | "NetworkPolicy"
     )
 }
 

@@ -2,7 +2,7 @@
 
 mod workload;
 
-use k8s_openapi::api::{apps, coordination, core, discovery};
+use k8s_openapi::api::{apps, coordination, core, discovery, networking};
 
 use crate::decode::{decode, schema};
 use crate::resource::Resource;
@@ -256,6 +256,14 @@ pub static RESOURCES: &[Resource] = &[
     },
     workload::POD_DISRUPTION_BUDGET,
     workload::PRIORITY_CLASS,
+    Resource {
+        short_names: &["netpol"],
+        defaults: defaults::network_policy,
+        validate: validate::network_policy,
+        columns: table::network::NETWORK_POLICY,
+        cells: table::network::network_policy,
+        ..Resource::of::<networking::v1::NetworkPolicy>("networkpolicy", true)
+    },
     Resource {
         group: "waggle.dev",
         version: "v1",

@@ -1,6 +1,8 @@
 //! What the API machinery knows of a kind. The rows themselves are in the registry.
 
-use schemars::{Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{Cell, Column, Decoded, Fault};
@@ -44,6 +46,32 @@ pub struct Resource {
 }
 
 impl Resource {
+    /// A row that says only what the type itself says: stored, watched, without rules of its own. For struct update
+    /// syntax.
+    pub(crate) const fn of<T>(singular: &'static str, namespaced: bool) -> Self
+    where
+        T: k8s_openapi::Resource + DeserializeOwned + Serialize + JsonSchema,
+    {
+        Self {
+            group: T::GROUP,
+            version: T::VERSION,
+            kind: T::KIND,
+            plural: T::URL_PATH_SEGMENT,
+            singular,
+            short_names: &[],
+            categories: &[],
+            namespaced,
+            subresources: &[],
+            defaults: crate::defaults::nothing,
+            decode: crate::decode::decode::<T>,
+            validate: crate::validate::metadata_only,
+            columns: crate::table::NAME_AND_AGE,
+            cells: crate::table::name_and_age,
+            selectable: &[],
+            schema: crate::decode::schema::<T>,
+        }
+    }
+
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() {

@@ -96,3 +96,22 @@ pub(crate) fn endpoint_slice(value: &mut Value) {
         default(port, &[], "protocol", "TCP");
     }
 }
+
+pub(crate) fn network_policy(value: &mut Value) {
+    default(value, &["spec"], "podSelector", json!({}));
+    let types = if crate::walk::list(value, &["spec", "egress"]).is_empty() {
+        json!(["Ingress"])
+    } else {
+        json!(["Ingress", "Egress"])
+    };
+    if crate::walk::list(value, &["spec", "policyTypes"]).is_empty() {
+        set(value, &["spec"], "policyTypes", types);
+    }
+    for direction in ["ingress", "egress"] {
+        for rule in crate::walk::list_mut(value, &["spec", direction]) {
+            for port in crate::walk::list_mut(rule, &["ports"]) {
+                default(port, &[], "protocol", "TCP");
+            }
+        }
+    }
+}

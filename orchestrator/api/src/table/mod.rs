@@ -239,6 +239,22 @@ pub(crate) fn name(object: &Value) -> Cell {
     text(object, &["metadata", "name"]).into()
 }
 
+/// Columns of a kind that has none of its own.
+pub const NAME_AND_AGE: &[Column] = &[Column::NAME, Column::AGE];
+
+/// Cells for them.
+pub fn name_and_age(object: &Value, now: i64) -> Vec<Cell> {
+    vec![name(object), age(object, now)]
+}
+
+/// A label selector as a cell; `<none>` when it selects everything.
+pub(crate) fn selector(selector: &Value) -> Cell {
+    let text = crate::selector::LabelSelector::from_object(selector)
+        .map(|selector| selector.to_string())
+        .unwrap_or_default();
+    Cell::or_none(&text)
+}
+
 /// Time since the object was created, as kubectl prints it.
 pub(crate) fn age(object: &Value, now: i64) -> Cell {
     age::since(text(object, &["metadata", "creationTimestamp"]), now).into()

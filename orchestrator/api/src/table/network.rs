@@ -121,3 +121,19 @@ fn first_three(all: Vec<String>) -> Cell {
         shown.into()
     }
 }
+
+/// Columns of a NetworkPolicy.
+pub const NETWORK_POLICY: &[Column] = &[
+    Column::NAME,
+    Column::text("Pod-Selector", "Pods that it is about."),
+    Column::AGE,
+];
+
+/// Cells of a NetworkPolicy.
+pub fn network_policy(object: &Value, now: i64) -> Vec<Cell> {
+    vec![
+        name(object),
+        super::selector(crate::walk::at(object, &["spec", "podSelector"])),
+        age(object, now),
+    ]
+}

@@ -9,6 +9,7 @@ mod limits;
 mod meta;
 mod names;
 mod network;
+mod network_policy;
 mod placement;
 mod pod;
 mod probe;
@@ -26,10 +27,19 @@ pub(crate) use config::{config_map, secret, service_account};
 pub(crate) use limits::{horizontal_pod_autoscaler, pod_disruption_budget, priority_class};
 pub(crate) use names::{label_value, qualified_name};
 pub(crate) use network::{endpoint_slice, service};
+pub(crate) use network_policy::network_policy;
 pub(crate) use pod::pod;
 pub(crate) use workload::{
     controller_revision, daemon_set, deployment, replica_set, replication_controller, stateful_set,
 };
+
+/// Faults of an object of which only the metadata has rules. Also for kinds whose rules the type itself says.
+pub(crate) fn metadata_only(value: &Value, old: Option<&Value>) -> Vec<Fault> {
+    let mut out = Vec::new();
+    let kind = value["kind"].as_str().unwrap_or_default();
+    meta::check(kind, value, old, &mut out);
+    out
+}
 
 /// A fault when a number that is given is less than `least`.
 fn at_least(value: &Value, least: i64, path: &str, out: &mut Vec<Fault>) {

@@ -1,4 +1,4 @@
-//! Request bodies: bounded, JSON or YAML, everything else refused by name.
+//! Request bodies: bounded; JSON, YAML or protobuf, everything else refused by name.
 
 use axum::extract::Request;
 use bytes::Bytes;
@@ -7,13 +7,16 @@ use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize as _;
 use serde_json::Value;
-use waggle_api::{Fault, Status};
+use waggle_api::{Fault, Status, protobuf};
 
 /// Largest body, in bytes; Kubernetes' own limit.
 const LARGEST: usize = 3 << 20;
 
 /// Media types that a body may have.
-const READABLE: [&str; 2] = ["application/json", "application/yaml"];
+const READABLE: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
+
+/// Reads a body: the value, and the fields that it has twice.
+type Reader = fn(&[u8]) -> Result<(Value, Vec<Fault>), Status>;
 
 /// The media type of the body, without parameters.
 pub(super) fn media_type(headers: &HeaderMap) -> &str {
@@ -46,20 +49,19 @@ pub(super) async fn body(request: Request) -> Result<Bytes, Status> {
 /// 415 for another media type, 400 for broken JSON or YAML with the place, 413.
 pub(super) async fn value(request: Request) -> Result<(Value, Vec<Fault>), Status> {
     let media_type = media_type(request.headers()).to_owned();
-    let yaml = match media_type.as_str() {
-        "" | "application/json" | "*/*" => false,
-        "application/yaml" | "application/x-yaml" | "text/yaml" => true,
+    let read: Reader = match media_type.as_str() {
+        "" | "application/json" | "*/*" => waggle_api::body::parse,
+        "application/yaml" | "application/x-yaml" | "text/yaml" => {
+            |body| Ok((from_yaml(body)?, Vec::new()))
+        }
+        protobuf::MEDIA_TYPE => |body| Ok((protobuf::parse(body)?, Vec::new())),
         _ => return Err(Status::unsupported_media_type(&READABLE)),
     };
     let body = body(request).await?;
     if body.is_empty() {
         return Ok((Value::Null, Vec::new()));
     }
-    if yaml {
-        from_yaml(&body).map(|value| (value, Vec::new()))
-    } else {
-        waggle_api::body::parse(&body)
-    }
+    read(&body)
 }
 
 /// A single YAML document.
