@@ -4,6 +4,7 @@
 
 mod age;
 mod apply;
+mod backup;
 mod completion;
 mod config;
 mod connect;
@@ -60,6 +61,8 @@ pub enum Verb {
     Node(node::NodeArgs),
     /// Bring images to the nodes of this machine, and list them
     Image(image::ImageArgs),
+    /// Save the whole cluster in a file; `waggle restore` brings it back
+    Backup(backup::BackupArgs),
     /// Show which kubeconfig is used
     Config(config::ConfigArgs),
     /// Print a completion script for a shell
@@ -89,6 +92,7 @@ pub async fn run(
         Verb::ApiResources => kinds::print(&globals).await,
         Verb::Node(args) => node::run(args).await,
         Verb::Image(args) => image::run(args).await,
+        Verb::Backup(args) => backup::run(args, &globals).await,
         Verb::Config(args) => config::run(args, &globals),
         Verb::Completion(args) => completion::run(args, root),
         Verb::Version(args) => version::run(args, &globals, build).await,

@@ -6,7 +6,8 @@ use http::header::AUTHORIZATION;
 use waggle_api::{Resource, Status};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::pki::{ADMINISTRATORS, NODES, Pki};
+use crate::forward::{REMOTE_GROUP, REMOTE_USER};
+use crate::pki::{ADMINISTRATORS, NODES, Pki, SERVERS};
 
 /// Somebody who is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +57,9 @@ pub fn authenticate(
     headers: &HeaderMap,
 ) -> Result<Option<User>, Status> {
     if let Some(der) = &peer.0 {
+        if is_server(peer) {
+            return Ok(spoken_for(headers));
+        }
         return user_of(der)
             .map(Some)
             .ok_or_else(|| Status::unauthorized("the client certificate names nobody"));
@@ -81,6 +85,21 @@ pub fn authenticate(
             "use a client certificate or a bearer token",
         )),
     }
+}
+
+/// Whether another server of the cluster asks.
+pub(crate) fn is_server(peer: &PeerCertificate) -> bool {
+    let user = peer.0.as_deref().and_then(user_of);
+    user.is_some_and(|user| user.groups.iter().any(|group| group == SERVERS))
+}
+
+/// In whose name another server of the cluster asks.
+fn spoken_for(headers: &HeaderMap) -> Option<User> {
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    Some(User {
+        name: headers.get(REMOTE_USER).map(text)?,
+        groups: headers.get_all(REMOTE_GROUP).iter().map(text).collect(),
+    })
 }
 
 fn user_of(der: &[u8]) -> Option<User> {

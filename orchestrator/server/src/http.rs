@@ -3,6 +3,7 @@
 
 mod accept;
 mod answer;
+mod backup;
 mod collection;
 mod delete;
 mod documents;
@@ -27,6 +28,7 @@ use http::Method;
 use waggle_api::Status;
 
 use crate::auth::{self, Attributes, PeerCertificate};
+use crate::forward::{self, Forwarder};
 use crate::run::ServerState;
 use crate::streams::Streams;
 use answer::refusal;
@@ -50,6 +52,7 @@ pub fn router(state: ServerState) -> Router {
         .route("/api/v1", get(documents::core_resources))
         .route("/apis/{group}", get(documents::group))
         .route("/apis/{group}/{version}", get(documents::resources))
+        .route("/backup", get(backup::backup))
         .route("/openapi/v2", get(documents::openapi_v2))
         .route("/openapi/v3", get(documents::openapi_v3))
         .route("/openapi/v3/{*path}", get(documents::openapi_v3_group))
@@ -58,7 +61,7 @@ pub fn router(state: ServerState) -> Router {
     let metrics = crate::usage::router(Arc::clone(&state.usage));
     let streams = crate::streams::router(Streams {
         objects: Arc::clone(&state.objects),
-        sessions: state.sessions.clone(),
+        leading: state.leading.clone(),
     });
     let all = metrics
         .merge(streams)
@@ -73,10 +76,55 @@ async fn not_allowed() -> Response {
 
 /// Lets in who may; everybody else gets a Status.
 async fn guard(State(state): State<ServerState>, mut request: Request, next: Next) -> Response {
+    if let Some(forwarder) = state.leading.forwarder()
+        && !state.leading.is_us()
+    {
+        match follow(&state, forwarder, request).await {
+            Ok(response) => return response,
+            Err(ours) => request = ours,
+        }
+    }
     match admit(&state, &mut request) {
         Ok(()) => next.run(request).await,
         Err(status) => refusal(&status),
     }
+}
+
+/// On a server that follows: hands on what is the leader's to answer, and gives back what is answered here.
+async fn follow(
+    state: &ServerState,
+    forwarder: &Forwarder,
+    request: Request,
+) -> Result<Response, Request> {
+    let path = request.uri().path();
+    if auth::is_open(path) {
+        return Err(request);
+    }
+    if forward::is_leaders(&request) {
+        let peer = request.extensions().get::<PeerCertificate>();
+        let peer = peer.cloned().unwrap_or_default();
+        if auth::is_server(&peer) {
+            let why = "this server does not lead the cluster (any longer)";
+            return Ok(refusal(&Status::unavailable(why)));
+        }
+        return match auth::authenticate(&state.pki, &peer, request.headers()) {
+            Ok(user) => {
+                forwarder
+                    .forward(&state.leading, user.as_ref(), request)
+                    .await
+            }
+            Err(status) => Ok(refusal(&status)),
+        };
+    }
+    // What a client wrote through any server, it reads through any other.
+    let newest = Query::parse(request.uri()).is_ok_and(|query| query.is_newest());
+    if newest
+        && Target::parse(path).is_some()
+        && let Err(status) = state.objects.catch_up().await
+    {
+        return Ok(refusal(&status));
+    }
+    Err(request)
 }
 
 fn admit(state: &ServerState, request: &mut Request) -> Result<(), Status> {

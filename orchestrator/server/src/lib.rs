@@ -3,7 +3,10 @@
 
 pub mod auth;
 pub mod controllers;
+mod forward;
 pub mod http;
+mod keys;
+pub mod leading;
 pub mod listen;
 pub mod objects;
 mod options;
@@ -13,5 +16,5 @@ pub mod sessions;
 pub mod streams;
 pub mod usage;
 
-pub use options::ServerOptions;
+pub use options::{ServerOptions, StoreOptions};
 pub use run::{ServerError, ServerState, run};

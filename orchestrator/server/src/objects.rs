@@ -20,9 +20,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde_json::Value;
+use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use waggle_api::{Cause, Details, Resource, Status};
 use waggle_model::network::Cidr;
+use waggle_store::backup::{self, BackupError, Summary};
 use waggle_store::{Revision, Store};
 
 use cache::Cache;
@@ -337,6 +339,27 @@ impl Objects {
             .compact(Revision(revision))
             .await
             .map_err(refused)
+    }
+
+    /// Writes everything that the store holds now to `out`.
+    ///
+    /// # Errors
+    /// What the store says, or `out`.
+    pub async fn backup(
+        &self,
+        out: &mut (impl AsyncWrite + Unpin + Send),
+    ) -> Result<Summary, BackupError> {
+        backup::write(self.store.as_ref(), out).await
+    }
+
+    /// From now on this server writes. What it keeps in memory of the objects is read anew: others have written until now.
+    ///
+    /// # Errors
+    /// As [`Objects::catch_up`].
+    pub async fn begin_to_write(&self) -> Result<(), Status> {
+        self.catch_up().await?;
+        self.addresses.read_anew(&self.cache);
+        Ok(())
     }
 
     /// Now, by the clock this was opened with.

@@ -4,14 +4,29 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use waggle_model::network::Cidr;
+use waggle_store::EtcdOptions;
 
 use crate::listen::ListenAddress;
+
+/// Where a server keeps the cluster's objects.
+#[derive(Debug, Clone, Default)]
+pub enum StoreOptions {
+    /// In one file of its data folder, for one server.
+    #[default]
+    Embedded,
+    /// In an etcd, for one server or several.
+    Etcd(EtcdOptions),
+}
 
 /// Options of a server. [`ServerOptions::new`] fills in what is rarely chosen.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// Folder of the store, keys, certificates and tokens.
     pub data: PathBuf,
+    /// Where the objects are kept.
+    pub store: StoreOptions,
+    /// Where other servers reach the API of this one, when that is not where pods do.
+    pub peer: Option<SocketAddr>,
     /// Where the API is served.
     pub listen: Vec<ListenAddress>,
     /// Where agents dial in.
@@ -43,6 +58,8 @@ impl ServerOptions {
         };
         Self {
             data,
+            store: StoreOptions::Embedded,
+            peer: None,
             listen,
             node_listen,
             service_cidr: range("10.96.0.0/16"),
@@ -77,7 +94,8 @@ impl ServerOptions {
                 .filter(|address| !address.is_unspecified())
                 .map(|address| address.to_string()),
         );
-        names.extend(self.advertise.map(|address| address.ip().to_string()));
+        let told = self.advertise.iter().chain(&self.peer);
+        names.extend(told.map(|address| address.ip().to_string()));
         names.extend(self.extra_names.iter().cloned());
         names
     }

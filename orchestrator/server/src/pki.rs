@@ -17,6 +17,7 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls::RootCertStore;
+use rustls::client::ClientConfig;
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -27,6 +28,16 @@ use waggle_model::NodeName;
 pub const ADMINISTRATORS: &str = "system:masters";
 /// Group of nodes.
 pub const NODES: &str = "system:nodes";
+/// Group of the cluster's servers, who may speak for others.
+pub const SERVERS: &str = "system:waggle-servers";
+/// Files of the folder that every server of a cluster has the same.
+pub(crate) const SHARED: [&str; 5] = [
+    "ca.key",
+    "ca.crt",
+    "service-account.key",
+    "join-token",
+    "admin-token",
+];
 /// What a node's user name starts with; the node's name follows.
 pub const NODE_USER: &str = "system:node:";
 
@@ -86,6 +97,7 @@ pub struct Pki {
     ca_key: KeyPair,
     server: Pair,
     admin: Pair,
+    peer: Pair,
     join_token: String,
     admin_token: String,
 }
@@ -140,6 +152,7 @@ impl Pki {
         };
         let server = issue("server", server_params(names, now))?;
         let admin = issue("admin", client_params("waggle-admin", ADMINISTRATORS, now))?;
+        let peer = issue("peer", client_params("waggle-server", SERVERS, now))?;
         key(&folder.join("service-account.key"))?;
         let join_token = token(
             &folder.join("join-token"),
@@ -152,6 +165,7 @@ impl Pki {
             ca_key,
             server,
             admin,
+            peer,
             join_token,
             admin_token,
         })
@@ -251,6 +265,34 @@ impl Pki {
         Ok(Arc::new(config))
     }
 
+    /// TLS towards other servers of the cluster, as one of them.
+    ///
+    /// # Errors
+    /// [`PkiError::Unusable`] when a certificate or key in the folder is none.
+    pub(crate) fn peer_tls(&self) -> Result<Arc<ClientConfig>, PkiError> {
+        let path = self.folder.join("peer.crt");
+        let unusable = |cause: &dyn std::fmt::Display| PkiError::Unusable {
+            path: path.clone(),
+            what: "certificate",
+            cause: cause.to_string(),
+        };
+        let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes());
+        let mut roots = RootCertStore::empty();
+        let ca = der(&self.ca_pem).map_err(|error| unusable(&error))?;
+        roots.add(ca).map_err(|error| unusable(&error))?;
+        let own = der(&self.peer.certificate_pem).map_err(|error| unusable(&error))?;
+        let key = PrivateKeyDer::from_pem_slice(self.peer.key_pem.as_bytes())
+            .map_err(|error| unusable(&error))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable(&error))?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![own], key)
+            .map_err(|error| unusable(&error))?;
+        Ok(Arc::new(config))
+    }
+
     /// A kubeconfig for the administrator; `url` is where the API is, `cluster` what contexts call it.
     pub fn kubeconfig(&self, url: &str, cluster: &str) -> String {
         let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
@@ -277,7 +319,8 @@ impl Pki {
     }
 }
 
-fn make_folder(folder: &Path) -> Result<(), PkiError> {
+/// Makes a folder that its owner only may look into.
+pub(crate) fn make_folder(folder: &Path) -> Result<(), PkiError> {
     use std::os::unix::fs::DirBuilderExt as _;
     let made = std::fs::DirBuilder::new()
         .recursive(true)
@@ -290,7 +333,8 @@ fn make_folder(folder: &Path) -> Result<(), PkiError> {
     })
 }
 
-fn read(path: &Path) -> Result<Option<String>, PkiError> {
+/// The text of a file, if there is one.
+pub(crate) fn read(path: &Path) -> Result<Option<String>, PkiError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -302,8 +346,20 @@ fn read(path: &Path) -> Result<Option<String>, PkiError> {
     }
 }
 
+/// Removes a file that may not be there.
+pub(crate) fn remove(path: &Path) -> Result<(), PkiError> {
+    match std::fs::remove_file(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(PkiError::File {
+            operation: "remove",
+            path: path.to_owned(),
+            cause,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Whole or not at all, also when the power fails.
-fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), PkiError> {
+pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), PkiError> {
     let new = path.with_extension(format!("new.{}", std::process::id()));
     let written = (|| {
         let mut options = std::fs::OpenOptions::new();

@@ -1,26 +1,32 @@
 //! Starts a server and ends it: store, objects, keys, controllers, node sessions, HTTP API.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use waggle_api::Status;
-use waggle_store::{EmbeddedStore, Store};
+use waggle_model::Generation;
+use waggle_store::{Bid, EmbeddedStore, EtcdStore, Store, Term};
 
 use crate::controllers::{Controllers, Recorder, View};
+use crate::forward::Forwarder;
 use crate::http;
+use crate::keys;
+use crate::leading::{Leader, Leading};
 use crate::listen::{ListenAddress, ListenError};
 use crate::objects::{Objects, ServiceNetwork};
-use crate::options::ServerOptions;
+use crate::options::{ServerOptions, StoreOptions};
 use crate::pki::{Pki, PkiError};
 use crate::sessions::{Numbers, Sessions, SessionsError, Settings};
 use crate::usage::UsageRegistry;
 
 /// How long history is kept: watches and continued lists may be this old.
 const HISTORY: Duration = Duration::from_secs(300);
+/// How often a follower looks who leads.
+const POLL: Duration = Duration::from_millis(300);
 
 /// Why a server can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +40,9 @@ pub enum ServerError {
     /// The store.
     #[error(transparent)]
     Store(#[from] waggle_store::Error),
+    /// What is in the store.
+    #[error(transparent)]
+    Restore(#[from] waggle_store::backup::BackupError),
     /// An address.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -51,6 +60,18 @@ pub enum ServerError {
     /// Node sessions.
     #[error(transparent)]
     Sessions(#[from] SessionsError),
+    /// The data folder was used with another store.
+    #[error(
+        "{path} belongs to another cluster than the store: give this server a data folder of its own, or the store that \
+         the folder was made with"
+    )]
+    OtherCluster {
+        /// The file that differs.
+        path: PathBuf,
+    },
+    /// Another server leads now.
+    #[error("this server leads the cluster no longer")]
+    Deposed,
     /// A part of the server ended by a panic.
     #[error("a part of the server broke: {0}")]
     Broken(String),
@@ -63,8 +84,8 @@ pub struct ServerState {
     pub objects: Arc<Objects>,
     /// What nodes and pods use.
     pub usage: Arc<UsageRegistry>,
-    /// Nodes.
-    pub sessions: Sessions,
+    /// Who leads, and what the leader alone has.
+    pub leading: Leading,
     /// Keys and certificates.
     pub pki: Arc<Pki>,
     /// Where pods reach the API.
@@ -73,101 +94,240 @@ pub struct ServerState {
     pub stop: CancellationToken,
 }
 
-/// Runs a server until `stop`; then lets running requests finish, bounded.
+/// Runs a server until `stop`; then lets running requests finish, bounded. One that led and was deposed starts over,
+/// with nothing left of what it knew.
 ///
 /// # Errors
 /// [`ServerError`]: one sentence that names the file, address or object.
 pub async fn run(options: ServerOptions, stop: CancellationToken) -> Result<(), ServerError> {
+    let mut deposed = false;
+    loop {
+        match once(&options, &stop).await {
+            _ if stop.is_cancelled() && deposed => return Ok(()),
+            Err(ServerError::Deposed) => {
+                tracing::warn!("this server leads no longer; it starts over as a follower");
+                deposed = true;
+            }
+            Err(error @ (ServerError::Store(_) | ServerError::Objects(_))) if deposed => {
+                tracing::warn!(%error, "this server can't start over yet");
+            }
+            outcome => return outcome,
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn once(options: &ServerOptions, stop: &CancellationToken) -> Result<(), ServerError> {
     let now = jiff::Timestamp::now();
     let listeners = bind_all(&options.listen, "--listen")?;
     let node_listeners = bind_all(&options.node_listen, "--node-listen")?;
+    let node_listeners = node_listeners.into_iter().map(|(one, _)| one).collect();
     let bound: Vec<SocketAddr> = listeners.iter().map(|(_, address)| *address).collect();
     let advertise = options
         .advertise
         .or_else(|| advertised(&bound))
         .ok_or(ServerError::NoAddress)?;
-    let pki = Arc::new(Pki::open(&options.data, &options.names(), now)?);
-    let store = open_store(&options.data)?;
+    crate::pki::make_folder(&options.data)?;
+    let (store, election) = open_store(options).await?;
+    waggle_store::backup::check_finished(store.as_ref()).await?;
+    let pki = keys::open(store.as_ref(), &options.data, &options.names(), now).await?;
+    let forwarder = match &election {
+        Some(_) => Some(Arc::new(Forwarder::new(pki.peer_tls()?))),
+        None => None,
+    };
     let network = ServiceNetwork {
         range: options.service_cidr,
         kept: vec![options.api_vip, options.dns_vip],
     };
     let objects =
         Objects::open_with(Arc::clone(&store), Arc::new(jiff::Timestamp::now), network).await?;
-    objects.bootstrap(options.api_vip, advertise).await?;
-    let usage = Arc::new(UsageRegistry::default());
-    let view = View::follow(&objects).await?;
-    let numbers = Numbers::open(&objects)?;
-    let recorder = Recorder::start(Arc::clone(&objects));
-    let sessions = Sessions::new(
-        Arc::clone(&objects),
-        Arc::clone(&view),
-        numbers.clone(),
-        Arc::clone(&usage),
-        recorder.clone(),
-        settings(&options),
-        Arc::clone(&pki),
-    );
-    let tls = pki.server_tls()?;
-    let state = ServerState {
-        objects: Arc::clone(&objects),
-        usage,
-        sessions: sessions.clone(),
-        pki: Arc::clone(&pki),
-        advertise,
-        stop: stop.clone(),
-    };
+    let server = Arc::new(Server {
+        state: ServerState {
+            objects,
+            usage: Arc::new(UsageRegistry::default()),
+            leading: Leading::elected(forwarder),
+            pki: Arc::new(pki),
+            advertise,
+            stop: stop.child_token(),
+        },
+        options: options.clone(),
+    });
     let mut parts = JoinSet::new();
-    let router = http::router(state);
-    for (listener, address) in listeners {
-        let listener = to_tokio(listener, address)?;
-        let (tls, router, stop) = (Arc::clone(&tls), router.clone(), stop.clone());
-        parts.spawn(async move {
-            http::serve(listener, tls, router, stop).await;
-            Ok(())
-        });
+    match election {
+        Some(store) => {
+            let elected = Arc::clone(&server).elected(store, node_listeners);
+            parts.spawn(elected);
+        }
+        // Before anybody is answered: it finds a cluster with all that belongs to one.
+        None => server.lead(node_listeners, &mut parts).await?,
     }
-    let controllers = Controllers {
-        objects: Arc::clone(&objects),
-        view,
-        numbers,
-        recorder,
-    };
-    let end = stop.clone();
-    parts.spawn(async move {
-        controllers.run(end).await;
-        Ok(())
-    });
-    let end = stop.clone();
-    let node_listeners = node_listeners
-        .into_iter()
-        .map(|(listener, _)| listener)
-        .collect();
-    parts.spawn(async move {
-        sessions
-            .serve(node_listeners, end)
-            .await
-            .map_err(ServerError::from)
-    });
-    parts.spawn(forget_history(objects, stop.clone()));
+    server.serve(listeners, &mut parts)?;
     // Last, so that whoever sees it finds a server that answers.
     let url = format!("https://{}", local(&bound).unwrap_or(advertise));
-    pki.write_kubeconfig(
+    server.state.pki.write_kubeconfig(
         &options.data.join("admin.kubeconfig"),
         &url,
         &options.cluster_name,
     )?;
     tracing::info!(%url, data = %options.data.display(), "the server is up");
-    let outcome = finish(parts, stop).await;
+    let outcome = finish(parts, &server.state.stop).await;
     store.close().await;
     outcome
 }
 
+/// One server, from its start until it ends or is deposed.
+#[derive(Debug)]
+struct Server {
+    state: ServerState,
+    options: ServerOptions,
+}
+
+type Parts = JoinSet<Result<(), ServerError>>;
+
+impl Server {
+    /// The HTTP API.
+    fn serve(
+        &self,
+        listeners: Vec<(TcpListener, SocketAddr)>,
+        parts: &mut Parts,
+    ) -> Result<(), ServerError> {
+        let tls = self.state.pki.server_tls()?;
+        let router = http::router(self.state.clone());
+        for (listener, address) in listeners {
+            let listener = to_tokio(listener, address)?;
+            let (tls, router) = (Arc::clone(&tls), router.clone());
+            let stop = self.state.stop.clone();
+            parts.spawn(async move {
+                http::serve(listener, tls, router, stop).await;
+                Ok(())
+            });
+        }
+        Ok(())
+    }
+
+    /// Begins what the leader alone does.
+    async fn lead(
+        &self,
+        node_listeners: Vec<TcpListener>,
+        parts: &mut Parts,
+    ) -> Result<(), ServerError> {
+        let (state, options) = (&self.state, &self.options);
+        let objects = &state.objects;
+        objects.begin_to_write().await?;
+        objects.bootstrap(options.api_vip, state.advertise).await?;
+        let view = View::follow(objects).await?;
+        let numbers = Numbers::open(objects)?;
+        let base = numbers.begin_term().await?;
+        let recorder = Recorder::start(Arc::clone(objects));
+        let sessions = Sessions::new(
+            Arc::clone(objects),
+            Arc::clone(&view),
+            numbers.clone(),
+            Arc::clone(&state.usage),
+            recorder.clone(),
+            settings(options, base),
+            Arc::clone(&state.pki),
+        );
+        let controllers = Controllers {
+            objects: Arc::clone(objects),
+            view,
+            numbers,
+            recorder,
+        };
+        let end = state.stop.clone();
+        parts.spawn(async move {
+            controllers.run(end).await;
+            Ok(())
+        });
+        let (serving, end) = (sessions.clone(), state.stop.clone());
+        parts.spawn(async move {
+            serving
+                .serve(node_listeners, end)
+                .await
+                .map_err(ServerError::from)
+        });
+        parts.spawn(forget_history(Arc::clone(objects), state.stop.clone()));
+        state.leading.begin(sessions);
+        Ok(())
+    }
+
+    /// Follows until this server is elected, then leads until it ends or is deposed.
+    async fn elected(
+        self: Arc<Self>,
+        store: EtcdStore,
+        node_listeners: Vec<TcpListener>,
+    ) -> Result<(), ServerError> {
+        let stop = &self.state.stop;
+        let turned_away = turn_away(&node_listeners)?;
+        let term = tokio::select! {
+            term = self.win(&store) => term,
+            () = stop.cancelled() => return Ok(()),
+        };
+        drop(turned_away);
+        tracing::info!("this server leads");
+        let mut parts = Parts::new();
+        let outcome = match self.lead(node_listeners, &mut parts).await {
+            Ok(()) => tokio::select! {
+                () = term.over() => Err(ServerError::Deposed),
+                ended = finish(parts, stop) => ended,
+            },
+            Err(error) => {
+                tracing::error!(%error, "this server was elected and can't lead");
+                Err(ServerError::Deposed)
+            }
+        };
+        term.resign().await;
+        outcome
+    }
+
+    /// Stands for election until it is won.
+    async fn win(&self, store: &EtcdStore) -> Term {
+        let peer = self
+            .options
+            .peer
+            .unwrap_or(self.state.advertise)
+            .to_string();
+        let leading = &self.state.leading;
+        loop {
+            match store.stand(&peer).await {
+                Ok(Bid::Won(term)) => return term,
+                // Our own, from before we were started again.
+                Ok(Bid::Lost(leader)) if leader == peer => leading.hear(Leader::Nobody),
+                Ok(Bid::Lost(leader)) => leading.hear(Leader::Other(leader)),
+                Err(error) => {
+                    tracing::warn!(%error, "nobody can be elected now");
+                    leading.hear(Leader::Nobody);
+                }
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// Hangs up on nodes that dial a server that does not lead, so that they try the next at once. Until the answer is
+/// dropped.
+fn turn_away(listeners: &[TcpListener]) -> Result<JoinSet<()>, ServerError> {
+    let mut turning = JoinSet::new();
+    for listener in listeners {
+        let fault = |cause| ServerError::Listener {
+            address: "a node listener".into(),
+            cause,
+        };
+        let address = listener.local_addr().map_err(fault)?;
+        let listener = to_tokio(listener.try_clone().map_err(fault)?, address)?;
+        turning.spawn(async move {
+            loop {
+                if listener.accept().await.is_err() {
+                    tokio::time::sleep(POLL).await;
+                }
+            }
+        });
+    }
+    Ok(turning)
+}
+
 /// Waits for every part. The first that fails ends the others.
-async fn finish(
-    mut parts: JoinSet<Result<(), ServerError>>,
-    stop: CancellationToken,
-) -> Result<(), ServerError> {
+async fn finish(mut parts: Parts, stop: &CancellationToken) -> Result<(), ServerError> {
     let mut outcome = Ok(());
     while let Some(ended) = parts.join_next().await {
         let ended = ended.unwrap_or_else(|error| Err(ServerError::Broken(error.to_string())));
@@ -197,8 +357,20 @@ async fn forget_history(objects: Arc<Objects>, stop: CancellationToken) -> Resul
     }
 }
 
-fn open_store(data: &Path) -> Result<Arc<dyn Store>, ServerError> {
-    Ok(Arc::new(EmbeddedStore::open(&data.join("store.redb"))?))
+/// The store, and the same once more when it is one with elections.
+async fn open_store(
+    options: &ServerOptions,
+) -> Result<(Arc<dyn Store>, Option<EtcdStore>), ServerError> {
+    match &options.store {
+        StoreOptions::Embedded => {
+            let store = EmbeddedStore::open(&options.data.join("store.redb"))?;
+            Ok((Arc::new(store), None))
+        }
+        StoreOptions::Etcd(etcd) => {
+            let store = EtcdStore::open(etcd).await?;
+            Ok((Arc::new(store.clone()), Some(store)))
+        }
+    }
 }
 
 fn bind_all(
@@ -246,8 +418,9 @@ fn local(bound: &[SocketAddr]) -> Option<SocketAddr> {
         .or(bound.first().copied())
 }
 
-fn settings(options: &ServerOptions) -> Settings {
+fn settings(options: &ServerOptions, base: Generation) -> Settings {
     Settings {
+        base: Some(base),
         domain: options.cluster_domain.clone(),
         dns_vip: options.dns_vip,
         api_vip: options.api_vip,

@@ -5,6 +5,7 @@
 //! `backup.rs` the file that moves a store's content, `conformance.rs` what every store must do.
 #![forbid(unsafe_code)]
 
+pub mod backup;
 #[cfg(test)]
 mod conformance;
 mod embedded;

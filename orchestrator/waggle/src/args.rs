@@ -24,6 +24,8 @@ pub(crate) enum Action {
     Server(ServerArgs),
     /// Run a node
     Agent(AgentArgs),
+    /// Put a backup into an empty store, for servers that are not started yet
+    Restore(RestoreArgs),
     /// Owns the containers of a node; started by the agent
     #[command(hide = true)]
     Supervisor(SupervisorArgs),
@@ -40,6 +42,15 @@ pub(crate) struct ServerArgs {
     /// Folder of the store, keys, certificates and tokens
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
+    /// Where the cluster's objects are kept: `embedded`, in the data folder, for one server; or
+    /// `etcd=https://HOST:2379,...`, for several servers
+    #[arg(long, value_name = "STORE", default_value = "embedded")]
+    pub(crate) store: StoreArg,
+    #[command(flatten)]
+    pub(crate) etcd: EtcdFiles,
+    /// Where other servers reach the API of this one, when that is not where pods do
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) peer: Option<SocketAddr>,
     /// Where the API is served: ADDRESS:PORT[@/run/netns/NAME]; may be given more than once
     #[arg(long, value_name = "ADDRESS", required = true)]
     pub(crate) listen: Vec<ListenAddress>,
@@ -55,6 +66,72 @@ pub(crate) struct ServerArgs {
     /// What the kubeconfig calls the cluster
     #[arg(long, value_name = "NAME")]
     pub(crate) cluster_name: Option<String>,
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RestoreArgs {
+    /// What `waggle backup` wrote
+    pub(crate) file: PathBuf,
+    /// Data folder of a server with the embedded store; made when it is missing
+    #[arg(long, value_name = "DIR", required_unless_present = "store")]
+    pub(crate) data: Option<PathBuf>,
+    /// `etcd=https://HOST:2379,...`
+    #[arg(long, value_name = "STORE", conflicts_with = "data")]
+    pub(crate) store: Option<StoreArg>,
+    #[command(flatten)]
+    pub(crate) etcd: EtcdFiles,
+}
+
+/// How the members of an etcd are known, and what they know us by.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct EtcdFiles {
+    /// Authority of the etcd members' certificates, PEM; needed for https members
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_ca: Option<PathBuf>,
+    /// Client certificate towards etcd, PEM
+    #[arg(long, value_name = "FILE", requires = "etcd_key")]
+    pub(crate) etcd_cert: Option<PathBuf>,
+    /// Private key of that certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
+    pub(crate) etcd_key: Option<PathBuf>,
+}
+
+/// A store, as it is named on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StoreArg {
+    /// In the data folder.
+    Embedded,
+    /// These members.
+    Etcd(Vec<String>),
+}
+
+impl std::str::FromStr for StoreArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "embedded" {
+            return Ok(Self::Embedded);
+        }
+        let wrong = || {
+            format!(
+                "{text:?} is no store: write embedded, or etcd=https://HOST:2379,https://HOST:2379,..."
+            )
+        };
+        let members = text.strip_prefix("etcd=").ok_or_else(wrong)?;
+        let members: Vec<String> = members
+            .split(',')
+            .map(|one| one.trim().to_owned())
+            .collect();
+        let url = |one: &String| {
+            let host = one.strip_prefix("https://").or(one.strip_prefix("http://"));
+            host.is_some_and(|host| !host.is_empty())
+        };
+        if !members.iter().all(url) {
+            return Err(wrong());
+        }
+        Ok(Self::Etcd(members))
+    }
 }
 
 /// Arguments of `agent`.
@@ -138,6 +215,13 @@ mod tests {
             read("waggle server --data /d --listen 127.0.0.1:1"),
             Ok(Action::Server(_))
         ));
+        let Ok(Action::Server(server)) = read(
+            "waggle server --data /d --listen 127.0.0.1:1 --store etcd=https://a:2379,https://b:2379 --etcd-ca c",
+        ) else {
+            panic!("no server");
+        };
+        let members = ["https://a:2379", "https://b:2379"].map(str::to_owned);
+        assert_eq!(server.store, StoreArg::Etcd(members.to_vec()));
         assert!(matches!(
             read("waggle get pods -A -o wide"),
             Ok(Action::Verb(_))
@@ -157,6 +241,12 @@ mod tests {
             "waggle gett pods",
             "waggle dev up --nodes 0",
             "waggle agent --server https://a:1",
+            "waggle server --data /d --listen 127.0.0.1:1 --store etcd=",
+            "waggle server --data /d --listen 127.0.0.1:1 --store etcd=a:2379",
+            "waggle server --data /d --listen 127.0.0.1:1 --store redis=https://a",
+            "waggle server --data /d --listen 127.0.0.1:1 --etcd-cert c",
+            "waggle restore f",
+            "waggle restore f --data /d --store etcd=https://a",
             "waggle scale deploy/x",
         ] {
             assert!(read(wrong).is_err(), "{wrong}");

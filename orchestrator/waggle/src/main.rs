@@ -74,6 +74,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             logging::start("info")?;
             in_runtime(roles::server(args))
         }
+        Action::Restore(args) => {
+            install_tls()?;
+            logging::start("warn")?;
+            in_runtime(roles::restore(args))
+        }
         Action::Agent(args) => {
             install_tls()?;
             logging::start("info,hickory_server=warn")?;

@@ -1,26 +1,85 @@
 //! Turns arguments into the roles' options and runs them until a signal comes.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use waggle_agent::AgentOptions;
 use waggle_model::NodeName;
 use waggle_runtime::supervisor::SupervisorOptions;
-use waggle_server::ServerOptions;
+use waggle_server::{ServerOptions, StoreOptions};
+use waggle_store::{EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, backup};
 
-use crate::args::{AgentArgs, ServerArgs, SupervisorArgs};
+use crate::args::{AgentArgs, EtcdFiles, RestoreArgs, ServerArgs, StoreArg, SupervisorArgs};
 
 /// The control plane, until a signal comes.
 pub(crate) async fn server(args: ServerArgs) -> Result<ExitCode> {
     let mut options = ServerOptions::new(args.data, args.listen, args.node_listen);
+    options.store = store_options(args.store, &args.etcd)?;
+    options.peer = args.peer;
     options.advertise = args.advertise;
     options.extra_names = args.name;
     if let Some(name) = args.cluster_name {
         options.cluster_name = name;
     }
     waggle_server::run(options, stop_on_signal()?).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where a store is, with the files that its members are reached by.
+pub(crate) fn store_options(store: StoreArg, files: &EtcdFiles) -> Result<StoreOptions> {
+    let StoreArg::Etcd(endpoints) = store else {
+        return Ok(StoreOptions::Embedded);
+    };
+    let text = |path: &PathBuf| {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let secure = endpoints.iter().any(|url| url.starts_with("https://"));
+    let tls = match &files.etcd_ca {
+        Some(ca) => Some(EtcdTls {
+            ca_pem: text(ca)?,
+            identity_pem: match (&files.etcd_cert, &files.etcd_key) {
+                (Some(certificate), Some(key)) => Some((text(certificate)?, text(key)?)),
+                _ => None,
+            },
+        }),
+        None if secure => bail!("an etcd at https:// needs --etcd-ca, its authority's certificate"),
+        None => None,
+    };
+    Ok(StoreOptions::Etcd(EtcdOptions { endpoints, tls }))
+}
+
+/// Puts a backup into a store that no server uses.
+pub(crate) async fn restore(args: RestoreArgs) -> Result<ExitCode> {
+    let summary = match (args.data, args.store) {
+        (Some(data), _) => {
+            use std::os::unix::fs::DirBuilderExt as _;
+            let mut folder = std::fs::DirBuilder::new();
+            let made = folder.recursive(true).mode(0o700).create(&data);
+            made.with_context(|| format!("cannot make {}", data.display()))?;
+            let store = EmbeddedStore::open(&data.join("store.redb"))?;
+            backup::restore(&args.file, &store).await?
+        }
+        (None, Some(store)) => {
+            let StoreOptions::Etcd(options) = store_options(store, &args.etcd)? else {
+                bail!("name an etcd (--store etcd=...) or a folder (--data)");
+            };
+            let store = EtcdStore::open(&options).await?;
+            if let Some(leader) = store.leader().await? {
+                bail!(
+                    "a server runs over this etcd (it leads at {leader}): stop all servers first"
+                );
+            }
+            backup::restore(&args.file, &store).await?
+        }
+        (None, None) => bail!("name an etcd (--store etcd=...) or a folder (--data)"),
+    };
+    println!(
+        "{} entries of revision {} were restored.",
+        summary.entries, summary.revision.0
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -39,6 +39,11 @@ impl Query {
         Ok(query)
     }
 
+    /// Asks for what is there now, wherever it was written.
+    pub(super) fn is_newest(&self) -> bool {
+        !self.watch && self.resource_version.is_empty() && self.continue_token.is_empty()
+    }
+
     fn take(&mut self, name: &str, value: String) -> Result<(), Status> {
         match name {
             "labelSelector" => self.label_selector = value,

@@ -60,7 +60,7 @@ async fn api_in(folder: tempfile::TempDir) -> Api {
     let state = ServerState {
         objects,
         usage,
-        sessions,
+        leading: crate::leading::Leading::alone(sessions),
         pki,
         advertise,
         stop,

@@ -17,7 +17,7 @@ const KEPT: &str = "the cluster: it is given only to the Service that names it";
 #[derive(Debug)]
 pub(super) struct ServiceAllocator {
     book: Mutex<ServiceAddresses>,
-    kept: Vec<IpAddr>,
+    network: ServiceNetwork,
 }
 
 /// An address given to a Service that is not yet stored with it; unless kept, the Service is left with what it had.
@@ -47,27 +47,13 @@ impl Drop for Reservation<'_> {
 
 impl ServiceAllocator {
     pub(super) fn new(network: ServiceNetwork, cache: &Cache) -> Self {
-        let mut book = ServiceAddresses::new(network.range);
-        let services = find("", "v1", "services")
-            .map(|row| cache.list(row, None).objects)
-            .unwrap_or_default();
-        for service in services {
-            let address = service.value["spec"]["clusterIP"]
-                .as_str()
-                .and_then(|text| text.parse().ok());
-            if let Some(Err(error)) = address.map(|address| book.claim(&service.uid, address)) {
-                tracing::warn!(service = service.name, namespace = service.namespace, %error, "clusterIP");
-            }
-        }
-        for (index, &address) in network.kept.iter().enumerate() {
-            if book.owner(address).is_none() {
-                let _ = book.claim(&kept_owner(index), address);
-            }
-        }
-        Self {
-            book: Mutex::new(book),
-            kept: network.kept,
-        }
+        let book = Mutex::new(read(&network, cache));
+        Self { book, network }
+    }
+
+    /// Forgets what was known, for what the Services have now.
+    pub(super) fn read_anew(&self, cache: &Cache) {
+        *self.book() = read(&self.network, cache);
     }
 
     fn book(&self) -> MutexGuard<'_, ServiceAddresses> {
@@ -118,7 +104,7 @@ impl ServiceAllocator {
         let Ok(address) = wanted.parse::<IpAddr>() else {
             return Ok(None);
         };
-        if let Some(index) = self.kept.iter().position(|&kept| kept == address) {
+        if let Some(index) = self.network.kept.iter().position(|&kept| kept == address) {
             book.release(&kept_owner(index));
         }
         book.claim(uid, address)?;
@@ -131,10 +117,32 @@ impl ServiceAllocator {
         let Some(address) = book.release(uid) else {
             return;
         };
-        if let Some(index) = self.kept.iter().position(|&kept| kept == address) {
+        if let Some(index) = self.network.kept.iter().position(|&kept| kept == address) {
             let _ = book.claim(&kept_owner(index), address);
         }
     }
+}
+
+/// Who has which address, by the Services that there are.
+fn read(network: &ServiceNetwork, cache: &Cache) -> ServiceAddresses {
+    let mut book = ServiceAddresses::new(network.range);
+    let services = find("", "v1", "services")
+        .map(|row| cache.list(row, None).objects)
+        .unwrap_or_default();
+    for service in services {
+        let address = service.value["spec"]["clusterIP"]
+            .as_str()
+            .and_then(|text| text.parse().ok());
+        if let Some(Err(error)) = address.map(|address| book.claim(&service.uid, address)) {
+            tracing::warn!(service = service.name, namespace = service.namespace, %error, "clusterIP");
+        }
+    }
+    for (index, &address) in network.kept.iter().enumerate() {
+        if book.owner(address).is_none() {
+            let _ = book.claim(&kept_owner(index), address);
+        }
+    }
+    book
 }
 
 fn kept_owner(index: usize) -> String {

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
@@ -48,10 +47,9 @@ struct State {
 }
 
 impl Hub {
-    /// Nothing published. Generations start at the time in milliseconds: far above any that an earlier start reached,
-    /// so that their order holds across restarts.
-    pub(crate) fn new(now: Timestamp) -> Self {
-        let base = Generation(now.as_millisecond().max(1).unsigned_abs());
+    /// Nothing published. Generations start after `base`: above any that was reached before, so that their order holds
+    /// across restarts and servers.
+    pub(crate) fn new(base: Generation) -> Self {
         let state = State {
             feed: Feed::new(base),
             published: false,

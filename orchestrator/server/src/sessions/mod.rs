@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use waggle_api::{Resource, Status};
+use waggle_model::Generation;
 use waggle_model::network::Cidr;
 use waggle_wire::v1;
 
@@ -54,6 +55,8 @@ pub struct Settings {
     pub node_prefix: u8,
     /// How often a node reports.
     pub heartbeat: Duration,
+    /// What network generations start after; [`Numbers::begin_term`] gives it. Else the clock does.
+    pub base: Option<Generation>,
 }
 
 impl Default for Settings {
@@ -71,6 +74,7 @@ impl Default for Settings {
             pod_range: range("10.244.0.0/16"),
             node_prefix: 24,
             heartbeat: Duration::from_secs(3),
+            base: None,
         }
     }
 }
@@ -125,7 +129,7 @@ impl Sessions {
         pki: Arc<Pki>,
     ) -> Self {
         let inner = Inner {
-            hub: hub::Hub::new(objects.now()),
+            hub: hub::Hub::new(settings.base.unwrap_or_else(|| from_clock(objects.now()))),
             objects,
             view,
             numbers,
@@ -187,6 +191,11 @@ impl Sessions {
             .open(&self.inner.links, node, request)
             .await
     }
+}
+
+/// The time in milliseconds: above any generation that was reached before.
+pub(crate) fn from_clock(now: jiff::Timestamp) -> Generation {
+    Generation(now.as_millisecond().max(1).unsigned_abs())
 }
 
 /// A kind's registry row.

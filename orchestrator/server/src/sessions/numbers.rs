@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::json;
 use waggle_api::{Part, Resource, Status};
+use waggle_model::Generation;
 use waggle_plan::identity::{Registry, Wanted, assign};
 
 use crate::objects::{Object, Objects, WriteOptions};
@@ -13,6 +14,10 @@ use crate::objects::{Object, Objects, WriteOptions};
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "waggle-numbers";
 const FIELD: &str = "registry";
+/// After which network generations start next time.
+const BASE: &str = "generations-after";
+/// More generations than one term can make.
+const LEAP: u64 = 1 << 32;
 
 /// The numbers in use. Cloning shares them.
 #[derive(Debug, Clone)]
@@ -27,10 +32,12 @@ impl Numbers {
     /// # Errors
     /// A [`Status`] when there is a record that can't be read: going on would give numbers twice.
     pub fn open(objects: &Arc<Objects>) -> Result<Self, Status> {
-        let registry = match objects.get(kind()?, NAMESPACE, NAME) {
+        let record = objects.get(kind()?, NAMESPACE, NAME);
+        let text = record.and_then(|record| record.value["data"].get(FIELD).cloned());
+        let registry = match text {
             None => Registry::default(),
-            Some(record) => {
-                let text = record.value["data"][FIELD].as_str().unwrap_or_default();
+            Some(text) => {
+                let text = text.as_str().unwrap_or_default();
                 serde_json::from_str(text).map_err(|error| {
                     Status::internal(format!(
                         "ConfigMap {NAMESPACE}/{NAME} holds no valid numbers: {error}"
@@ -61,7 +68,7 @@ impl Numbers {
         }
         next.apply(changes);
         let text = serde_json::to_string(&next).map_err(Status::internal)?;
-        self.write(&text).await?;
+        self.write(FIELD, &text).await?;
         *self
             .registry
             .write()
@@ -69,19 +76,33 @@ impl Numbers {
         Ok(())
     }
 
-    async fn write(&self, text: &str) -> Result<(), Status> {
+    /// What the network generations of this server start after: above any that another server, or this one before it was
+    /// started again, has reached, whatever their clocks say. Durable when it returns.
+    ///
+    /// # Errors
+    /// The [`Status`] of the write.
+    pub async fn begin_term(&self) -> Result<Generation, Status> {
+        let record = self.objects.get(kind()?, NAMESPACE, NAME);
+        let before = record.and_then(|record| record.value["data"][BASE].as_str()?.parse().ok());
+        let least = before.map_or(0, |before: u64| before.saturating_add(LEAP));
+        let base = super::from_clock(self.objects.now()).0.max(least);
+        self.write(BASE, &base.to_string()).await?;
+        Ok(Generation(base))
+    }
+
+    async fn write(&self, field: &str, text: &str) -> Result<(), Status> {
         let (kind, options) = (kind()?, &WriteOptions::default());
         if self.objects.get(kind, NAMESPACE, NAME).is_none() {
             let record = json!({
                 "apiVersion": "v1", "kind": "ConfigMap",
                 "metadata": {"namespace": NAMESPACE, "name": NAME},
-                "data": {FIELD: text},
+                "data": {field: text},
             });
             return self.objects.create(kind, record, options).await.map(drop);
         }
         let change = |old: &Object| {
             let mut record = old.value.clone();
-            record["data"] = json!({FIELD: text});
+            record["data"][field] = json!(text);
             Ok(record)
         };
         self.objects

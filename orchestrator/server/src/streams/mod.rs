@@ -20,8 +20,8 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use waggle_api::Status;
 
+use crate::leading::Leading;
 use crate::objects::Objects;
-use crate::sessions::Sessions;
 
 /// What streams are made of.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ pub struct Streams {
     /// Where pods are found.
     pub objects: Arc<Objects>,
     /// How their nodes are reached.
-    pub sessions: Sessions,
+    pub leading: Leading,
 }
 
 /// Serves `/api/v1/namespaces/{namespace}/pods/{name}/` log, exec, portforward, attach and binding. Callers are

@@ -51,7 +51,10 @@ impl Target {
         streams: &Streams,
         request: v1::open_stream::Request,
     ) -> Result<StreamEnds, Status> {
-        let opened = streams.sessions.open(&self.node, request).await;
+        let sessions = streams.leading.sessions().ok_or_else(|| {
+            Status::unavailable("this server does not lead: nodes are reached through the leader")
+        })?;
+        let opened = sessions.open(&self.node, request).await;
         opened.map_err(|fault| {
             let message = format!(
                 "pod {}/{} can't be reached: {fault}",

@@ -27,7 +27,7 @@ use crate::sessions::fixture::{Agent, Cluster, soon};
 async fn serve(cluster: &Cluster) -> SocketAddr {
     let streams = Streams {
         objects: cluster.objects.clone(),
-        sessions: cluster.sessions.clone(),
+        leading: crate::leading::Leading::alone(cluster.sessions.clone()),
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
