@@ -1,11 +1,14 @@
-//! Where this host keeps its cgroups and what they count. Limits of containers are set by libcontainer.
+//! Where this host keeps its cgroups, who is in them and what they count. On version 2 libcontainer makes those of
+//! containers; on version 1 they are made here, because a process that joins them by itself needs not wait for the kernel.
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
+use crate::limits::Setting;
 use crate::spec::Usage;
 
 /// Where every hierarchy is mounted.
@@ -13,6 +16,9 @@ const ROOT: &str = "/sys/fs/cgroup";
 
 /// v1 controllers whose folders carry processes of a node outside its containers.
 const NODE_CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+
+/// v1 controllers that limit or count what a container does.
+const CONTAINER_CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "devices"];
 
 /// How a host arranges its cgroups.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +53,12 @@ impl Cgroups {
             return Ok(Cgroups::V2);
         }
         Ok(parse_mounts(&fs::read_to_string("/proc/self/mounts")?))
+    }
+
+    /// Everything is in one hierarchy.
+    #[must_use]
+    pub fn is_v2(&self) -> bool {
+        matches!(self, Cgroups::V2)
     }
 
     /// The folder of a cgroup in the unified hierarchy; `None` where there is none.
@@ -102,6 +114,91 @@ impl Cgroups {
             fs::write(folder.join("cgroup.procs"), pid.to_string())?;
         }
         Ok(())
+    }
+
+    /// The same hierarchies by descriptors, which stay good when their mounts are gone from this mount namespace. The
+    /// paths mean something in this process, and its children, only.
+    pub(crate) fn pinned(&self) -> io::Result<(Cgroups, Vec<OwnedFd>)> {
+        let Cgroups::V1 {
+            controllers,
+            unified,
+        } = self
+        else {
+            return Ok((self.clone(), Vec::new()));
+        };
+        let mut held = Vec::new();
+        let mut pin = |path: &Path| -> io::Result<PathBuf> {
+            let fd: OwnedFd = fs::File::open(path)?.into();
+            let pinned = format!("/proc/self/fd/{}", fd.as_raw_fd()).into();
+            held.push(fd);
+            Ok(pinned)
+        };
+        let mut by_mount: Vec<(&PathBuf, PathBuf)> = Vec::new();
+        let mut pinned = Vec::new();
+        for (name, root) in controllers {
+            let known = by_mount.iter().find(|(r, _)| *r == root);
+            let path = match known {
+                Some((_, path)) => path.clone(),
+                None => pin(root)?,
+            };
+            by_mount.push((root, path.clone()));
+            pinned.push((name.clone(), path));
+        }
+        let unified = unified.as_deref().map(&mut pin).transpose()?;
+        let controllers = pinned;
+        Ok((
+            Cgroups::V1 {
+                controllers,
+                unified,
+            },
+            held,
+        ))
+    }
+
+    /// Makes a container's cgroup below every v1 controller that concerns it.
+    pub(crate) fn make(&self, cgroup: &str) -> io::Result<()> {
+        for folder in self.container_folders(cgroup) {
+            fs::create_dir_all(&folder).map_err(|e| named(e, "create", &folder))?;
+        }
+        Ok(())
+    }
+
+    /// Writes settings where this host has their controller.
+    pub(crate) fn apply(&self, cgroup: &str, settings: &[Setting]) -> io::Result<()> {
+        for setting in settings {
+            if let Some(folder) = self.folder(setting.controller, cgroup) {
+                let file = folder.join(setting.file);
+                fs::write(&file, &setting.value)
+                    .map_err(|e| named(e, &format!("write {:?} to", setting.value), &file))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the calling thread, the only one of its process, into a container's v1 cgroups. A process that is moved
+    /// through `cgroup.procs` waits for a grace period of the kernel, milliseconds; a thread that moves itself doesn't.
+    pub(crate) fn join(&self, cgroup: &str) -> io::Result<()> {
+        for folder in self.container_folders(cgroup) {
+            let file = folder.join("tasks");
+            fs::write(&file, "0").map_err(|e| named(e, "join", &file))?;
+        }
+        Ok(())
+    }
+
+    /// Folders of a container below the v1 controllers that concern it; none on version 2.
+    fn container_folders(&self, cgroup: &str) -> Vec<PathBuf> {
+        let Cgroups::V1 { .. } = self else {
+            return Vec::new();
+        };
+        let mut folders: Vec<PathBuf> = Vec::new();
+        for controller in CONTAINER_CONTROLLERS {
+            if let Some(folder) = self.folder(controller, cgroup)
+                && !folders.contains(&folder)
+            {
+                folders.push(folder);
+            }
+        }
+        folders
     }
 
     /// What a cgroup and all below it have used.
@@ -175,6 +272,10 @@ impl Cgroups {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
+}
+
+fn named(error: io::Error, step: &str, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{step} {}: {error}", path.display()))
 }
 
 /// Removes a cgroup folder from the leaves up; files in it vanish with it.

@@ -145,6 +145,12 @@ impl Client {
             .await
     }
 
+    /// Creates a container, see [`create_container`](Self::create_container), and lets it run. A short one may have
+    /// ended already.
+    pub async fn run_container(&self, spec: ContainerSpec) -> Result<ContainerState> {
+        self.container(Request::RunContainer(Box::new(spec))).await
+    }
+
     /// Lets a created container run.
     pub async fn start_container(&self, pod: &str, name: &str) -> Result<ContainerState> {
         self.container(Request::StartContainer(key(pod, name)))

@@ -15,6 +15,7 @@ pub mod worker;
 
 mod cri;
 mod frame;
+mod limits;
 mod oci;
 mod protocol;
 mod seccomp;

@@ -12,13 +12,11 @@ use libcontainer::oci_spec::runtime::{
     UserBuilder,
 };
 
+use crate::limits::{CPU_PERIOD, cpu_quota, cpu_shares};
 use crate::seccomp::default_profile;
 use crate::spec::{ContainerSpec, ResourceSpec};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// CFS period, microseconds.
-const CPU_PERIOD: u64 = 100_000;
-
 const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
@@ -52,6 +50,8 @@ pub(crate) struct Ready {
     pub(crate) binds: Vec<Bind>,
     /// cgroup below each hierarchy's root.
     pub(crate) cgroup: String,
+    /// libcontainer makes the cgroup and writes the limits; otherwise both are done.
+    pub(crate) make_cgroup: bool,
     /// Capabilities that this host lets us give.
     pub(crate) available: Vec<String>,
     /// oom_score_adj that this host permits.
@@ -282,7 +282,6 @@ fn linux(
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces)
         .cgroups_path(format!("/{}", ready.cgroup))
-        .resources(resources(&spec.resources, spec.privileged)?)
         .masked_paths(if hidden { strings(&MASKED) } else { Vec::new() })
         .readonly_paths(if hidden {
             strings(&READ_ONLY)
@@ -291,6 +290,11 @@ fn linux(
         })
         .devices(ready.devices.clone())
         .build()?;
+    linux.set_resources(if ready.make_cgroup {
+        Some(resources(&spec.resources, spec.privileged)?)
+    } else {
+        None
+    });
     if spec.seccomp_default && !spec.privileged {
         linux.set_seccomp(Some(default_profile(capabilities)?));
     }
@@ -328,18 +332,6 @@ fn resources(limits: &ResourceSpec, privileged: bool) -> Result<LinuxResources, 
         );
     }
     resources.build()
-}
-
-/// 1,024 shares a core, and never fewer than the kernel takes.
-fn cpu_shares(milli: u64) -> u64 {
-    (milli.saturating_mul(1024) / 1000).clamp(2, 262_144)
-}
-
-/// Microseconds of a period; the kernel takes no less than a millisecond.
-fn cpu_quota(milli: u64) -> i64 {
-    i64::try_from(milli.saturating_mul(CPU_PERIOD) / 1000)
-        .unwrap_or(i64::MAX)
-        .max(1000)
 }
 
 #[cfg(test)]
@@ -382,6 +374,7 @@ mod tests {
             namespaces: vec![(LinuxNamespaceType::Network, "/n".into())],
             binds: Vec::new(),
             cgroup: "waggle/x".into(),
+            make_cgroup: true,
             available: vec!["CAP_CHOWN".into(), "CAP_NET_ADMIN".into()],
             oom_score_adj: 0,
             open_files: (1024, 4096),
@@ -453,18 +446,6 @@ mod tests {
                 "/dev/mqueue",
                 "/data/cache"
             ]
-        );
-    }
-
-    #[test]
-    fn limits_stay_within_what_the_kernel_takes() {
-        assert_eq!(
-            (cpu_shares(0), cpu_shares(1000), cpu_shares(u64::MAX)),
-            (2, 1024, 262_144)
-        );
-        assert_eq!(
-            (cpu_quota(1), cpu_quota(500), cpu_quota(2000)),
-            (1000, 50_000, 200_000)
         );
     }
 }

@@ -27,6 +27,8 @@ pub(crate) enum Request {
         pod: String,
     },
     CreateContainer(Box<ContainerSpec>),
+    /// Creates and starts.
+    RunContainer(Box<ContainerSpec>),
     StartContainer(ContainerKey),
     SignalContainer {
         key: ContainerKey,
@@ -58,6 +60,7 @@ impl Request {
             ),
             Request::RemoveSandbox { pod } => ("remove sandbox", pod.clone()),
             Request::CreateContainer(spec) => ("create container", spec.key().to_string()),
+            Request::RunContainer(spec) => ("run container", spec.key().to_string()),
             Request::StartContainer(key) => ("start container", key.to_string()),
             Request::SignalContainer { key, .. } => ("signal container", key.to_string()),
             Request::RemoveContainer(key) => ("remove container", key.to_string()),
@@ -155,7 +158,7 @@ pub(crate) enum Job {
     Exec {
         id: String,
         dir: PathBuf,
-        unified: Option<PathBuf>,
+        cgroup: String,
         container: Box<ContainerSpec>,
         spec: ExecSpec,
     },
@@ -174,8 +177,8 @@ pub(crate) struct CreateJob {
     pub(crate) dir: PathBuf,
     /// cgroup path below each controller.
     pub(crate) cgroup: String,
-    /// Folder in the unified hierarchy to be in while creating; hybrid hosts only.
-    pub(crate) unified: Option<PathBuf>,
+    /// Start it too.
+    pub(crate) start: bool,
     pub(crate) namespaces: Vec<NamespaceKind>,
     pub(crate) binds: Vec<JobBind>,
     pub(crate) spec: ContainerSpec,

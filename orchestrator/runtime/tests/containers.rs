@@ -389,13 +389,18 @@ async fn processes_are_where_programs_are_attached() {
             .1,
         expected
     );
-    assert!(
-        std::fs::read_to_string(sandbox.cgroup.join("cgroup.procs"))
-            .unwrap()
-            .lines()
-            .count()
-            >= 2
-    );
+    let there = std::fs::read_to_string(sandbox.cgroup.join("cgroup.procs")).unwrap();
+    assert!(there.lines().count() >= 1, "{there}");
+    // Where limits are, both ways into a container.
+    let script = "grep -c ':\\(memory\\|pids\\|cpu\\|devices\\):.*/pods/p1/c$' /proc/self/cgroup";
+    let (_, inside, _) = output(&node, exec("p1", "c", script)).await;
+    let own = std::fs::read_to_string(format!("/proc/{}/cgroup", there.lines().next().unwrap()));
+    let limited = |line: &&str| line.ends_with("/pods/p1/c");
+    let outside = own.unwrap().lines().filter(limited).count();
+    if !waggle_runtime::cgroup::Cgroups::detect().unwrap().is_v2() {
+        assert_eq!(inside, "4\n");
+        assert!(outside >= 4, "{outside}");
+    }
 }
 
 #[tokio::test]

@@ -143,39 +143,22 @@ impl Worker {
             removed.map_err(|error| StepFault::new("CreateContainerError", error))?;
             self.seen.containers.remove(&name);
         }
-        let created = client.create_container(spec).await.map_err(|error| {
+        let started = client.run_container(spec).await.map_err(|error| {
             let runnable = error.kind() != Some(FaultKind::Invalid);
-            StepFault::new(
-                if runnable {
-                    "CreateContainerError"
-                } else {
-                    "RunContainerError"
-                },
-                error,
-            )
+            let reason = if runnable {
+                "CreateContainerError"
+            } else {
+                "RunContainerError"
+            };
+            StepFault::new(reason, error)
         })?;
-        self.seen.containers.insert(name.clone(), created);
-        self.node.recorder.normal(
-            &self.pod,
-            &name,
-            "Created",
-            format!("Created container: {name}"),
-        );
-        match client.start_container(&uid, &name).await {
-            Ok(started) => {
-                self.seen.containers.insert(name.clone(), started);
-                let text = format!("Started container {name}");
-                self.node.recorder.normal(&self.pod, &name, "Started", text);
-                Ok(())
-            }
-            Err(error) => {
-                let removed = client.remove_container(&uid, &name).await;
-                if removed.is_ok() {
-                    self.seen.containers.remove(&name);
-                }
-                Err(StepFault::new("RunContainerError", error))
-            }
-        }
+        self.seen.containers.insert(name.clone(), started);
+        let recorder = &self.node.recorder;
+        let text = format!("Created container: {name}");
+        recorder.normal(&self.pod, &name, "Created", text);
+        let text = format!("Started container {name}");
+        recorder.normal(&self.pod, &name, "Started", text);
+        Ok(())
     }
 
     fn next_attempt(&self, name: &str, before: Option<&ContainerState>) -> u32 {

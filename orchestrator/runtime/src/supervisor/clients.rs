@@ -116,7 +116,10 @@ impl Core {
                 "the supervisor is shutting down",
             )),
             Request::CreateSandbox(spec) => self.create_sandbox(spec, reply),
-            Request::CreateContainer(spec) => self.create_container(*spec, reply).map(|()| None),
+            Request::CreateContainer(spec) => {
+                self.create_container(*spec, false, reply).map(|()| None)
+            }
+            Request::RunContainer(spec) => self.create_container(*spec, true, reply).map(|()| None),
             Request::StartContainer(key) => self.start_container(&key, reply).map(|()| None),
             Request::Exec(spec) => self.exec(spec, fds, reply).map(|()| None),
         };

@@ -61,14 +61,16 @@ pub(super) struct Container {
 pub(super) enum AfterRemoval {
     /// Its creation failed; the client hears of it when all is clean again.
     Tell(Reply, Fault),
-    /// The next attempt takes its place.
-    Create(Box<ContainerSpec>, Reply),
+    /// The next attempt takes its place, and is started or not.
+    Create(Box<ContainerSpec>, bool, Reply),
 }
 
 /// A creation at a worker.
 #[derive(Debug)]
 pub(super) struct Created {
     key: ContainerKey,
+    /// It was started too.
+    started: bool,
     reply: Reply,
 }
 
@@ -113,18 +115,19 @@ impl Core {
     pub(super) fn create_container(
         &mut self,
         spec: ContainerSpec,
+        start: bool,
         reply: Reply,
     ) -> Result<(), Fault> {
         let key = spec.key();
         self.check(&spec)?;
         match self.containers.get_mut(&key) {
-            None => self.begin_creation(spec, reply),
+            None => self.begin_creation(spec, start, reply),
             Some(old)
                 if old.record.exited()
                     && old.record.spec.attempt < spec.attempt
                     && old.after.is_none() =>
             {
-                old.after = Some(AfterRemoval::Create(Box::new(spec), reply));
+                old.after = Some(AfterRemoval::Create(Box::new(spec), start, reply));
                 self.remove_container(&key, None);
                 Ok(())
             }
@@ -174,17 +177,19 @@ impl Core {
     pub(super) fn begin_creation(
         &mut self,
         spec: ContainerSpec,
+        start: bool,
         reply: Reply,
     ) -> Result<(), Fault> {
         let key = spec.key();
         let mut container = Container::new(Record::new(spec, &self.boot));
         let dir = self.folders.container(&container.record.id);
-        let prepared = self.prepare(&mut container, &dir);
+        let prepared = self.prepare(&mut container, start, &dir);
         self.containers.insert(key.clone(), container);
         match prepared {
             Ok((job, fds)) => {
                 let then = Then::Created(Created {
                     key: key.clone(),
+                    started: start,
                     reply,
                 });
                 self.pool.push(Task {
@@ -203,6 +208,7 @@ impl Core {
     fn prepare(
         &mut self,
         container: &mut Container,
+        start: bool,
         dir: &Path,
     ) -> Result<(Job, Vec<OwnedFd>), Fault> {
         let spec = container.record.spec.clone();
@@ -249,7 +255,7 @@ impl Core {
             id: container.record.id.clone(),
             dir: dir.to_owned(),
             cgroup: container_path(&self.options.cgroup, &spec.pod, &spec.name),
-            unified: self.unified_of(&spec.pod),
+            start,
             namespaces,
             binds,
             spec,
@@ -338,13 +344,26 @@ impl Core {
         result: JobResult,
         fds: Vec<OwnedFd>,
     ) {
-        let Created { key, reply } = created;
+        let Created {
+            key,
+            started,
+            reply,
+        } = created;
         let Some(mut container) = self.containers.remove(key) else {
             return;
         };
+        let mut ended = None;
         let adopted = process_of(result).and_then(|(pid, notes)| {
             container.record.pid = Some(pid);
             container.record.notes = notes;
+            if *started {
+                container.record.started_ns = now_ns();
+                container.record.phase = ContainerPhase::Running;
+                ended = self.take_stray(pid);
+                if ended.is_some() {
+                    return Ok(());
+                }
+            }
             container.record.ticks = sys::start_ticks(pid);
             let pidfd = sys::pidfd_open(pid).map_err(Fault::internal)?;
             let token = self
@@ -361,7 +380,6 @@ impl Core {
         if adopted.is_ok() && !removed_meanwhile {
             container.record.stage = Stage::Live;
         }
-        let state = container.record.state();
         self.containers.insert(key.clone(), container);
         match adopted {
             Err(fault) => self.undo_creation(key, *reply, fault),
@@ -376,8 +394,14 @@ impl Core {
                 self.continue_removal(key);
             }
             Ok(()) => {
-                self.changed(key);
-                self.answer(*reply, Body::Container(Box::new(state)));
+                match ended {
+                    Some(ending) => self.exited(key, Some(ending), now_ns()),
+                    None => self.changed(key),
+                }
+                let state = self.containers.get(key).map(|c| c.record.state());
+                if let Some(state) = state {
+                    self.answer(*reply, Body::Container(Box::new(state)));
+                }
             }
         }
     }

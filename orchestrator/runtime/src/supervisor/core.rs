@@ -104,6 +104,7 @@ pub(super) fn run(options: &SupervisorOptions) -> Result<()> {
 impl Core {
     fn new(options: &SupervisorOptions) -> io::Result<Self> {
         set_child_subreaper(true)?;
+        sys::set_slice(0, sys::Slice::Short);
         let open_files = raise_open_files()?;
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);

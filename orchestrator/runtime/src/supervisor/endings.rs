@@ -100,13 +100,13 @@ impl Core {
         match (after, failed) {
             (None, _) => {}
             (Some(AfterRemoval::Tell(reply, fault)), _) => self.answer(reply, Body::Failed(fault)),
-            (Some(AfterRemoval::Create(_, reply)), Some(fault)) => {
+            (Some(AfterRemoval::Create(_, _, reply)), Some(fault)) => {
                 self.answer(reply, Body::Failed(fault))
             }
-            (Some(AfterRemoval::Create(spec, reply)), None) => {
+            (Some(AfterRemoval::Create(spec, start, reply)), None) => {
                 if let Err(fault) = self
                     .check(&spec)
-                    .and_then(|()| self.begin_creation(*spec, reply))
+                    .and_then(|()| self.begin_creation(*spec, start, reply))
                 {
                     self.answer(reply, Body::Failed(fault));
                 }

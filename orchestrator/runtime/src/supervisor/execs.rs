@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::core::{Core, Reply, Source, Then, process_of};
 use super::pool::Task;
+use crate::cgroup::container_path;
 use crate::error::FaultKind;
 use crate::protocol::{Body, Fault, Job, JobResult};
 use crate::spec::{ContainerKey, ContainerPhase, ExecSpec};
@@ -47,7 +48,7 @@ impl Core {
         let job = Job::Exec {
             id: container.record.id.clone(),
             dir: self.folders.container(&container.record.id),
-            unified: self.unified_of(&key.pod),
+            cgroup: container_path(&self.options.cgroup, &key.pod, &key.name),
             container: Box::new(container.record.spec.clone()),
             spec,
         };

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -54,8 +54,6 @@ pub(super) struct Worker<T> {
     /// Gone once it is retired; it then ends.
     peer: Option<Peer>,
     running: Option<Running<T>>,
-    /// The pod in whose unified cgroup it still is.
-    pod: Option<String>,
     /// What the event loop knows its socket and its process by.
     pub(super) tokens: (u64, u64),
 }
@@ -152,9 +150,6 @@ impl<T> Pool<T> {
                 task.job,
                 Job::CreateContainer(_) | Job::Exec { .. } | Job::CreateSandbox { .. }
             );
-            if matches!(task.job, Job::CreateContainer(_) | Job::Exec { .. }) {
-                worker.pod = Some(task.pod.clone());
-            }
             self.busy.insert(task.pod.clone());
             let deadline = Instant::now() + PATIENCE;
             worker.running = Some(Running {
@@ -258,19 +253,6 @@ impl<T> Pool<T> {
         }
         all
     }
-
-    /// Takes workers out of a pod's cgroup, which is to be removed, into another folder.
-    pub(super) fn leave(&mut self, pod: &str, folder: &Path) -> io::Result<()> {
-        for worker in self
-            .workers
-            .iter_mut()
-            .filter(|w| w.pod.as_deref() == Some(pod))
-        {
-            std::fs::write(folder.join("cgroup.procs"), worker.pid.to_string())?;
-            worker.pod = None;
-        }
-        Ok(())
-    }
 }
 
 fn spawn<T>(
@@ -301,7 +283,6 @@ fn spawn<T>(
         pidfd,
         peer: Some(peer),
         running: None,
-        pod: None,
         tokens,
     })
 }

@@ -11,7 +11,7 @@ use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use super::core::{Core, Reply, Then};
 use super::pool::Task;
 use super::record::{self, is_plain_name};
-use crate::cgroup::{Cgroups, pod_path};
+use crate::cgroup::pod_path;
 use crate::error::FaultKind;
 use crate::protocol::{Body, Fault, Job, JobResult};
 use crate::spec::{Sandbox, SandboxSpec};
@@ -151,12 +151,6 @@ impl Core {
             ));
         }
         tear_down(&self.folders.sandbox(pod)).map_err(Fault::internal)?;
-        if let Some(folder) = self
-            .cgroups
-            .unified(&format!("{}/supervisor", self.options.cgroup))
-        {
-            self.pool.leave(pod, &folder).map_err(Fault::internal)?;
-        }
         let errors = self
             .cgroups
             .remove_settled(&pod_path(&self.options.cgroup, pod));
@@ -177,15 +171,6 @@ impl Core {
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "this host has no cgroups"))?;
         fs::create_dir_all(&folder)?;
         Ok(folder)
-    }
-
-    /// Where workers are while they create for a pod, so that their children are there from the start. On a pure v2
-    /// host libcontainer puts processes below the pod's folder itself.
-    pub(super) fn unified_of(&self, pod: &str) -> Option<PathBuf> {
-        match self.cgroups {
-            Cgroups::V2 => None,
-            Cgroups::V1 { .. } => self.cgroups.unified(&pod_path(&self.options.cgroup, pod)),
-        }
     }
 }
 

@@ -21,25 +21,41 @@ use super::program::Program;
 use super::terminal::Console;
 use super::{Outcome, Worker};
 use crate::error::FaultKind;
+use crate::limits;
 use crate::oci::{self, Bind, Ready};
 use crate::protocol::{CreateJob, Fault, JobResult, NamespaceKind};
 use crate::sys;
 
 impl Worker {
     pub(super) fn create(&self, job: &CreateJob, fds: Vec<OwnedFd>) -> Outcome {
-        let mut scene = Scene {
-            mounted: Vec::new(),
-        };
-        let outcome = self.create_on(&mut scene, job, fds);
-        scene.clear();
-        outcome
+        self.make_cgroup(job)?;
+        self.in_child(&job.cgroup, || {
+            let mut scene = Scene {
+                mounted: Vec::new(),
+            };
+            let outcome = self.create_on(&mut scene, job, fds);
+            scene.clear();
+            outcome
+        })
+    }
+
+    /// On version 1; on version 2 libcontainer does it.
+    fn make_cgroup(&self, job: &CreateJob) -> Result<(), Fault> {
+        if self.cgroups.is_v2() {
+            return Ok(());
+        }
+        let mut settings = limits::v1(&job.spec.resources);
+        settings.extend(limits::v1_devices(job.spec.privileged));
+        self.cgroups
+            .make(&job.cgroup)
+            .and_then(|()| self.cgroups.apply(&job.cgroup, &settings))
+            .map_err(Fault::internal)
     }
 
     fn create_on(&self, scene: &mut Scene, job: &CreateJob, fds: Vec<OwnedFd>) -> Outcome {
         let mut fds = fds.into_iter();
         let namespaces: Vec<OwnedFd> = fds.by_ref().take(job.namespaces.len()).collect();
         let trees: Vec<OwnedFd> = fds.by_ref().take(job.binds.len()).collect();
-        enter_unified(job.unified.as_deref())?;
         let rootfs = scene.overlay(&job.dir, &job.spec.layers)?;
         make_working_folder(&rootfs, &job.spec.cwd)?;
         let binds = scene.binds(job, &trees)?;
@@ -53,6 +69,7 @@ impl Worker {
                 .collect(),
             binds,
             cgroup: job.cgroup.clone(),
+            make_cgroup: self.cgroups.is_v2(),
             available: available_capabilities()?,
             oom_score_adj: self.set_oom_score_adj(job.spec.oom_score_adj),
             open_files: self.setup.open_files,
@@ -86,11 +103,10 @@ impl Worker {
                 .with_stdout(stdio()?)
                 .with_stderr(stdio()?);
         }
-        let container = builder
+        let mut container = builder
             .as_init(&job.dir)
             .with_systemd(false)
             .with_detach(true)
-            .as_sibling(true)
             .build()
             .map_err(|e| Fault::new(FaultKind::Invalid, chain(&e)))?;
         let pid = container
@@ -98,6 +114,10 @@ impl Worker {
             .ok_or_else(|| Fault::internal("a created container has no process"))?
             .as_raw();
         let master = console.map(Console::accept).transpose()?;
+        sys::set_slice(pid, sys::Slice::Default);
+        if job.start {
+            container.start().map_err(|e| Fault::internal(chain(&e)))?;
+        }
         Ok((
             JobResult::Process { pid, notes },
             master.into_iter().collect(),
@@ -209,22 +229,6 @@ fn mount_by_string(layers: &[&Path], upper: &Path, work: &Path, target: &Path) -
     );
     std::env::set_current_dir("/")?;
     mounted.map_err(io::Error::from)
-}
-
-/// Our children inherit the place in the unified hierarchy, and with it the programs that are attached above. Moving
-/// costs milliseconds, so a worker stays where it is until another pod's job comes, or the supervisor moves it out.
-pub(super) fn enter_unified(folder: Option<&Path>) -> Result<(), Fault> {
-    let Some(folder) = folder else { return Ok(()) };
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let there = own
-        .lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .is_some_and(|path| !path.is_empty() && folder.ends_with(path));
-    if there {
-        return Ok(());
-    }
-    fs::write(folder.join("cgroup.procs"), "0")
-        .map_err(|e| Fault::internal(format!("enter cgroup {}: {e}", folder.display())))
 }
 
 fn joined(kind: NamespaceKind, fd: &OwnedFd) -> (LinuxNamespaceType, PathBuf) {

@@ -15,12 +15,14 @@ use crate::protocol::Fault;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Collects every failure and tries the rest all the same. Everything may be gone already.
-pub(super) fn delete(state: &Path, dir: &Path, cgroup: &str) -> Result<(), Fault> {
+pub(super) fn delete(
+    cgroups: &Cgroups,
+    state: &Path,
+    dir: &Path,
+    cgroup: &str,
+) -> Result<(), Fault> {
     let mut errors = Vec::new();
-    match Cgroups::detect() {
-        Ok(cgroups) => remove_cgroup(&cgroups, cgroup, &mut errors),
-        Err(error) => errors.push(format!("find its cgroups: {error}")),
-    }
+    remove_cgroup(cgroups, cgroup, &mut errors);
     for folder in [state, dir] {
         match fs::remove_dir_all(folder) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {

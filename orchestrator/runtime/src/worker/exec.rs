@@ -8,7 +8,7 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 
-use super::container::{available_capabilities, chain, enter_unified};
+use super::container::{available_capabilities, chain};
 use super::program::Program;
 use super::terminal::Console;
 use super::{Outcome, Worker};
@@ -16,12 +16,12 @@ use crate::error::FaultKind;
 use crate::oci;
 use crate::protocol::{Fault, JobResult};
 use crate::spec::{ContainerSpec, ExecSpec};
+use crate::sys;
 
 /// One exec.
 pub(super) struct Exec {
     pub(super) id: String,
     pub(super) dir: PathBuf,
-    pub(super) unified: Option<PathBuf>,
     pub(super) container: ContainerSpec,
     pub(super) spec: ExecSpec,
 }
@@ -40,7 +40,8 @@ impl Worker {
     }
 
     fn exec_with(&self, exec: &Exec, process: &Path, fds: Vec<OwnedFd>) -> Outcome {
-        enter_unified(exec.unified.as_deref())?;
+        // What it runs starts at once, and is not to inherit ours.
+        sys::set_slice(0, sys::Slice::ShortAlone);
         let saved = Spec::load(exec.dir.join("config.json")).map_err(Fault::internal)?;
         let program = self.write_process(exec, &saved, process)?;
         let mut builder = ContainerBuilder::new(exec.id.clone(), SyscallType::default())
@@ -69,7 +70,6 @@ impl Worker {
             .as_tenant()
             .with_process(Some(process))
             .with_detach(true)
-            .as_sibling(true)
             .build()
             .map_err(|e| Fault::new(FaultKind::Invalid, chain(&e)))?;
         let master = console.map(Console::accept).transpose()?;

@@ -9,10 +9,13 @@ use std::path::Path;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
+use crate::cgroup::Cgroups;
 use crate::error::{Result, RuntimeError};
 use crate::frame::{Incoming, Outgoing};
 use crate::protocol::{Fault, Job, JobResult, WorkerSetup};
+use crate::sys;
 
+mod child;
 mod container;
 mod delete;
 mod exec;
@@ -29,14 +32,20 @@ pub fn main() -> Result<()> {
     let socket = take_stdin().map_err(failed("take the socket of"))?;
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
         .map_err(|e| RuntimeError::io("bind the life of", "worker", e))?;
+    sys::set_slice(0, sys::Slice::Short);
     let mut incoming = Incoming::default();
     let Some((setup, _)) = next::<WorkerSetup>(&mut incoming, &socket).map_err(failed("set up"))?
     else {
         return Ok(());
     };
-    separate(&setup.hide).map_err(failed("make a mount namespace for"))?;
+    let (cgroups, held) = Cgroups::detect()
+        .and_then(|c| c.pinned())
+        .map_err(failed("find the cgroups for"))?;
+    separate(&setup.hide, !cgroups.is_v2()).map_err(failed("make a mount namespace for"))?;
     let worker = Worker {
         setup,
+        cgroups,
+        _held: held,
         oom_score_adj: read_oom_score_adj(),
     };
     while let Some((job, fds)) =
@@ -55,6 +64,9 @@ pub fn main() -> Result<()> {
 
 struct Worker {
     setup: WorkerSetup,
+    /// By descriptors: their mounts are hidden.
+    cgroups: Cgroups,
+    _held: Vec<OwnedFd>,
     /// Our own, before any container's.
     oom_score_adj: i32,
 }
@@ -65,34 +77,25 @@ impl Worker {
             Job::CreateSandbox { spec, dir } => {
                 sandbox::create(&spec, &dir, fds).map(|()| (JobResult::Done, Vec::new()))
             }
-            Job::CreateContainer(job) => {
-                let outcome = self.create(&job, fds);
-                self.restore_oom_score_adj();
-                outcome
-            }
+            Job::CreateContainer(job) => self.create(&job, fds),
             Job::StartContainer { id } => self.start(&id).map(|()| (JobResult::Done, Vec::new())),
             Job::Exec {
                 id,
                 dir,
-                unified,
+                cgroup,
                 container,
                 spec,
             } => {
-                let outcome = self.exec(
-                    &exec::Exec {
-                        id,
-                        dir,
-                        unified,
-                        container: *container,
-                        spec,
-                    },
-                    fds,
-                );
-                self.restore_oom_score_adj();
-                outcome
+                let exec = exec::Exec {
+                    id,
+                    dir,
+                    container: *container,
+                    spec,
+                };
+                self.in_child(&cgroup, || self.exec(&exec, fds))
             }
             Job::DeleteContainer { id, dir, cgroup } => {
-                delete::delete(&self.setup.oci.join(id), &dir, &cgroup)
+                delete::delete(&self.cgroups, &self.setup.oci.join(id), &dir, &cgroup)
                     .map(|()| (JobResult::Done, Vec::new()))
             }
         }
@@ -111,10 +114,6 @@ impl Worker {
         } else {
             self.oom_score_adj
         }
-    }
-
-    fn restore_oom_score_adj(&self) {
-        self.set_oom_score_adj(self.oom_score_adj);
     }
 }
 
@@ -147,8 +146,9 @@ fn next<T: serde::de::DeserializeOwned>(
     }
 }
 
-/// A mount namespace of our own, without the mounts that hold the namespaces of sandboxes.
-fn separate(hide: &Path) -> io::Result<()> {
+/// A mount namespace of our own without what no container needs: the mounts that hold the namespaces of sandboxes, each
+/// of which every container would copy, and version 1's cgroups, which libcontainer would write to at great cost.
+fn separate(hide: &Path, hide_cgroups: bool) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(
         None::<&str>,
@@ -159,15 +159,25 @@ fn separate(hide: &Path) -> io::Result<()> {
     )?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     for line in mounts.lines() {
-        let Some(target) = line.split(' ').nth(4).map(unescape) else {
+        let Some((target, kind)) = target_and_kind(line) else {
             continue;
         };
-        if Path::new(&target).starts_with(hide) {
+        let hidden = Path::new(&target).starts_with(hide)
+            || kind == "nsfs"
+            || (hide_cgroups && matches!(kind, "cgroup" | "cgroup2"));
+        if hidden {
             // Gone with the one above it already, perhaps.
             let _ = umount2(target.as_str(), MntFlags::MNT_DETACH);
         }
     }
     Ok(())
+}
+
+/// Mount point and file system of a line of mountinfo.
+fn target_and_kind(line: &str) -> Option<(String, &str)> {
+    let target = line.split(' ').nth(4).map(unescape)?;
+    let kind = line.split_once(" - ")?.1.split(' ').next()?;
+    Some((target, kind))
 }
 
 /// mountinfo writes blanks and the like as octal numbers.
@@ -196,5 +206,10 @@ mod tests {
     #[test]
     fn mount_points_are_read_back() {
         assert_eq!(super::unescape(r"/a\040b\134c/d"), r"/a b\c/d");
+        let line = r"31 28 0:27 / /sys/fs/c\040d rw,nosuid shared:9 - cgroup cgroup rw,cpu";
+        assert_eq!(
+            super::target_and_kind(line),
+            Some(("/sys/fs/c d".to_owned(), "cgroup"))
+        );
     }
 }

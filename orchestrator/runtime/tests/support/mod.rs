@@ -99,9 +99,7 @@ impl Node {
 
     /// Creates and starts.
     pub(crate) async fn run(&self, spec: ContainerSpec) -> ContainerState {
-        let (pod, name) = (spec.pod.clone(), spec.name.clone());
-        self.client.create_container(spec).await.unwrap();
-        self.client.start_container(&pod, &name).await.unwrap()
+        self.client.run_container(spec).await.unwrap()
     }
 
     pub(crate) async fn state(&self, pod: &str, name: &str) -> Option<ContainerState> {
