@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn owners_of_unknown_kinds_are_taken_to_exist() {
         let mut world = World::new();
-        world.put(object("Pod", "p", &[("StatefulSet", "elsewhere")]));
+        world.put(object("Pod", "p", &[("Widget", "elsewhere")]));
         assert_eq!(plan(&world.snapshot, world.now).writes, []);
     }
 }

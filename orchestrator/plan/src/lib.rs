@@ -2,13 +2,19 @@
 //! I/O. Replanning on unchanged input is empty.
 #![forbid(unsafe_code)]
 
+pub mod autoscaler;
 pub mod check;
+pub mod cron_job;
+pub mod daemon_set;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoint_slice;
 pub mod garbage;
+mod history;
 pub mod identity;
 mod ids;
 pub mod ipam;
+pub mod job;
 pub mod namespace;
 pub mod network;
 pub mod node_lifecycle;
@@ -16,13 +22,17 @@ mod ownership;
 pub mod pod;
 pub mod pod_gc;
 pub mod replica_set;
+pub mod replication_controller;
 pub mod resources;
 #[cfg(test)]
 mod scenario;
 pub mod scheduler;
 pub mod selector;
+pub mod service_account;
 pub mod snapshot;
+pub mod stateful_set;
 mod taint;
+mod template;
 pub mod tenant;
 #[cfg(test)]
 mod world;

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::ownership::{adopted, controller_reference, delete, json, released};
-use crate::write::{EventDraft, ObjectRef, Propagation};
-use crate::{Ids, Plan, Snapshot, Write, pod, selector};
+use crate::ownership::json;
+use crate::template::{Hand, claim, free_name};
+use crate::write::ObjectRef;
+use crate::{Ids, Plan, Snapshot, Write, pod, selector, template};
 
 /// Most pods that one plan creates or deletes for one ReplicaSet.
 const BURST: usize = 500;
@@ -26,150 +26,94 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp, ids: &mut Ids) -> Plan {
     let mut plan = Plan::default();
     let mut claimed = BTreeSet::new();
     for set in snapshot.replica_sets.iter() {
-        reconcile(snapshot, set, now, ids, &mut claimed, &mut plan);
+        let keeper = Keeper {
+            owner: pod::object("apps/v1", "ReplicaSet", &set.metadata),
+            component: COMPONENT,
+            set,
+        };
+        let status = keep(snapshot, &keeper, now, ids, &mut claimed, &mut plan);
+        if Some(&status) != set.status.as_ref().map(normal).as_ref() {
+            let set = ReplicaSet {
+                status: Some(status),
+                ..ReplicaSet::clone(set)
+            };
+            plan.writes.push(Write::UpdateStatus(json(&set)));
+        }
     }
     plan
 }
 
-fn reconcile(
+/// Who keeps a number of pods: a ReplicaSet, or another kind seen as one.
+pub(crate) struct Keeper<'a> {
+    /// The object itself.
+    pub(crate) owner: ObjectRef,
+    /// Component of its events.
+    pub(crate) component: &'static str,
+    /// The object as a ReplicaSet.
+    pub(crate) set: &'a ReplicaSet,
+}
+
+impl Keeper<'_> {
+    fn hand(&self) -> Hand<'_> {
+        Hand {
+            owner: &self.owner,
+            component: self.component,
+        }
+    }
+}
+
+/// Brings the number of pods to what is asked for, and answers the status.
+pub(crate) fn keep(
     snapshot: &Snapshot,
-    set: &ReplicaSet,
+    keeper: &Keeper<'_>,
     now: Timestamp,
     ids: &mut Ids,
     claimed: &mut BTreeSet<String>,
     plan: &mut Plan,
-) {
+) -> ReplicaSetStatus {
+    let set = keeper.set;
     let spec = &set.spec;
-    let owner = pod::object("apps/v1", "ReplicaSet", &set.metadata);
-    let pods = claim(
-        snapshot,
-        spec,
-        &owner,
-        set.metadata.deletion_timestamp.is_some(),
-        claimed,
-        plan,
-    );
+    let ending = set.metadata.deletion_timestamp.is_some();
+    let owner = &keeper.owner;
+    let pods = claim(snapshot, &spec.selector, owner, ending, claimed, plan);
     let active: Vec<&Arc<Pod>> = pods
         .iter()
         .copied()
         .filter(|pod| pod::is_active(pod))
         .collect();
-    if set.metadata.deletion_timestamp.is_none() {
+    if !ending {
         let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
         if active.len() < wanted {
             let missing = (wanted - active.len()).min(BURST);
-            create(snapshot, set, spec, &owner, missing, ids, plan);
+            create(snapshot, keeper, missing, ids, plan);
         } else {
             let surplus = (active.len() - wanted).min(BURST);
-            remove(snapshot, set, &owner, active.clone(), surplus, plan);
+            remove(snapshot, keeper, active.clone(), surplus, plan);
         }
     }
     let terminating = pods
         .iter()
         .filter(|one| pod::is_deleted(one) && !pod::is_terminated(one))
         .count();
-    let status = status(set, spec, &active, terminating, now, plan);
-    if Some(&status) != set.status.as_ref().map(normal).as_ref() {
-        let set = ReplicaSet {
-            status: Some(status),
-            ..set.clone()
-        };
-        plan.writes.push(Write::UpdateStatus(json(&set)));
-    }
+    status(set, spec, &active, terminating, now, plan)
 }
 
-/// The pods that belong to a set from now on: its own that still match, and unowned ones that do.
-fn claim<'a>(
-    snapshot: &'a Snapshot,
-    spec: &ReplicaSetSpec,
-    owner: &ObjectRef,
-    ending: bool,
-    claimed: &mut BTreeSet<String>,
-    plan: &mut Plan,
-) -> Vec<&'a Arc<Pod>> {
-    let fits = |pod: &Pod| selector::matches(&spec.selector, pod.metadata.labels.as_ref());
-    let mut pods = Vec::new();
-    for pod in snapshot.pods_of(&owner.uid) {
-        if fits(pod) {
-            pods.push(pod);
-        } else if !pod::is_deleted(pod) {
-            let metadata = released(&pod.metadata, &owner.uid);
-            plan.writes.push(Write::Update(json(&Pod {
-                metadata,
-                ..Pod::clone(pod)
-            })));
-        }
-    }
-    if ending {
-        return pods;
-    }
-    let exact = spec.selector.match_labels.as_ref();
-    for pod in snapshot.pods_labelled(&owner.namespace, exact) {
-        let free = pod::controller(&pod.metadata).is_none() && pod::is_active(pod) && fits(pod);
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
-        if free && claimed.insert(uid) {
-            let metadata = adopted(&pod.metadata, owner);
-            plan.writes.push(Write::Update(json(&Pod {
-                metadata,
-                ..Pod::clone(pod)
-            })));
-            pods.push(pod);
-        }
-    }
-    pods
-}
-
-fn create(
-    snapshot: &Snapshot,
-    set: &ReplicaSet,
-    spec: &ReplicaSetSpec,
-    owner: &ObjectRef,
-    count: usize,
-    ids: &mut Ids,
-    plan: &mut Plan,
-) {
-    let template = spec.template.clone().unwrap_or_default();
-    let labels = template.metadata.unwrap_or_default();
+fn create(snapshot: &Snapshot, keeper: &Keeper<'_>, count: usize, ids: &mut Ids, plan: &mut Plan) {
+    let (owner, hand) = (&keeper.owner, keeper.hand());
+    let template = keeper.set.spec.template.clone().unwrap_or_default();
     let mut names = BTreeSet::new();
     while names.len() < count {
-        let name = pod_name(&owner.name, ids);
-        if snapshot.pods.get(&owner.namespace, &name).is_some() || !names.insert(name.clone()) {
-            continue;
-        }
-        let metadata = ObjectMeta {
-            name: Some(name.clone()),
-            generate_name: Some(format!("{}-", owner.name)),
-            namespace: set.metadata.namespace.clone(),
-            labels: labels.labels.clone(),
-            annotations: labels.annotations.clone(),
-            finalizers: labels.finalizers.clone(),
-            owner_references: Some(vec![controller_reference(owner)]),
-            ..ObjectMeta::default()
-        };
-        let pod = Pod {
-            metadata,
-            spec: template.spec.clone(),
-            status: None,
-        };
-        plan.writes.push(Write::Create(json(&pod)));
-        plan.events.push(event(
-            owner,
-            "SuccessfulCreate",
-            format!("Created pod: {name}"),
-        ));
+        let name = free_name(snapshot, &owner.namespace, &owner.name, &names, ids);
+        let mut pod = template::pod(owner, &template, name.clone());
+        pod.metadata.generate_name = Some(format!("{}-", owner.name));
+        hand.create(&pod, plan);
+        names.insert(name);
     }
-}
-
-/// The set's name, shortened so that the whole stays a DNS label, and a random end.
-fn pod_name(set: &str, ids: &mut Ids) -> String {
-    let base: String = format!("{set}-").chars().take(58).collect();
-    base + &ids.suffix()
 }
 
 fn remove(
     snapshot: &Snapshot,
-    set: &ReplicaSet,
-    owner: &ObjectRef,
+    keeper: &Keeper<'_>,
     mut active: Vec<&Arc<Pod>>,
     count: usize,
     plan: &mut Plan,
@@ -177,18 +121,13 @@ fn remove(
     if count == 0 {
         return;
     }
-    let crowd = crowding(snapshot, set);
+    let crowd = crowding(snapshot, keeper.set);
     active.sort_by_cached_key(|pod| removal_rank(pod, &crowd));
-    for pod in active.into_iter().take(count) {
-        let object = pod::reference(pod);
-        plan.events.push(event(
-            owner,
-            "SuccessfulDelete",
-            format!("Deleted pod: {}", object.name),
-        ));
-        plan.writes
-            .push(delete(object, None, Propagation::Background));
-    }
+    let hand = keeper.hand();
+    active
+        .into_iter()
+        .take(count)
+        .for_each(|pod| hand.delete(pod, plan));
 }
 
 /// How many active pods of this set and its siblings (the other sets of its Deployment) each node runs.
@@ -296,7 +235,7 @@ fn status(
 }
 
 /// The same status with absent for 0, as it is written here.
-fn normal(status: &ReplicaSetStatus) -> ReplicaSetStatus {
+pub(crate) fn normal(status: &ReplicaSetStatus) -> ReplicaSetStatus {
     ReplicaSetStatus {
         fully_labeled_replicas: status.fully_labeled_replicas.and_then(nonzero),
         ready_replicas: status.ready_replicas.and_then(nonzero),
@@ -312,14 +251,4 @@ pub(crate) fn nonzero(number: i32) -> Option<i32> {
 
 pub(crate) fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
-}
-
-fn event(owner: &ObjectRef, reason: &'static str, message: String) -> EventDraft {
-    EventDraft {
-        object: owner.clone(),
-        warning: false,
-        reason,
-        message,
-        component: COMPONENT,
-    }
 }

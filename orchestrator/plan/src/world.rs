@@ -11,7 +11,7 @@ use crate::{Ids, Plan, Snapshot, Write};
 type Key = (String, String, String, String);
 
 /// Kinds that a test cluster holds.
-const KINDS: [(&str, &str); 12] = [
+const KINDS: [(&str, &str); 22] = [
     ("v1", "Pod"),
     ("v1", "Node"),
     ("v1", "Service"),
@@ -24,6 +24,16 @@ const KINDS: [(&str, &str); 12] = [
     ("discovery.k8s.io/v1", "EndpointSlice"),
     ("coordination.k8s.io/v1", "Lease"),
     ("waggle.dev/v1", "Tenant"),
+    ("v1", "ReplicationController"),
+    ("v1", "ServiceAccount"),
+    ("apps/v1", "StatefulSet"),
+    ("apps/v1", "DaemonSet"),
+    ("apps/v1", "ControllerRevision"),
+    ("batch/v1", "Job"),
+    ("batch/v1", "CronJob"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    ("policy/v1", "PodDisruptionBudget"),
+    ("scheduling.k8s.io/v1", "PriorityClass"),
 ];
 
 pub(crate) struct World {
@@ -178,14 +188,62 @@ impl World {
             {
                 continue;
             }
+            let ended = ["Succeeded", "Failed"]
+                .iter()
+                .any(|end| pod["status"]["phase"] == *end);
             if !pod["metadata"]["deletionTimestamp"].is_null() {
-                self.forget(&key);
-            } else if pod["status"]["phase"] != "Running" || lost(&pod) {
+                self.over(&key);
+            } else if !ended && (pod["status"]["phase"] != "Running" || lost(&pod)) {
                 let address = format!("10.244.{}.{}", self.revision / 200 % 200, index % 200 + 2);
                 let mut pod = pod;
                 pod["status"] = running(&address, self.now);
                 self.put(pod);
             }
+        }
+    }
+
+    /// Lets agents end deleted pods, and do nothing else.
+    pub(crate) fn agents_end(&mut self) {
+        let keys: Vec<Key> = self
+            .objects
+            .keys()
+            .filter(|key| key.1 == "Pod")
+            .cloned()
+            .collect();
+        for key in keys {
+            let pod = &self.objects[&key];
+            if pod["spec"]["nodeName"].is_string()
+                && !pod["metadata"]["deletionTimestamp"].is_null()
+            {
+                self.over(&key);
+            }
+        }
+    }
+
+    /// Binds every pod that has no node.
+    pub(crate) fn bind_all(&mut self, node: &str) {
+        let waiting: Vec<Value> = self
+            .all("Pod")
+            .into_iter()
+            .filter(|pod| {
+                pod["spec"]["nodeName"].is_null() && pod["metadata"]["deletionTimestamp"].is_null()
+            })
+            .cloned()
+            .collect();
+        for mut pod in waiting {
+            pod["spec"]["nodeName"] = json!(node);
+            self.put(pod);
+        }
+    }
+
+    /// A pod's node says that nothing of it is left.
+    fn over(&mut self, key: &Key) {
+        if has_finalizers(&self.objects[key]) {
+            let mut pod = self.objects[key].clone();
+            pod["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+            self.put(pod);
+        } else {
+            self.forget(key);
         }
     }
 
@@ -299,7 +357,14 @@ impl World {
             self.refused += 1;
             return;
         };
-        let waits = key.1 == "Pod" && grace != Some(0) && value["spec"]["nodeName"].is_string();
+        let ended = ["Succeeded", "Failed"]
+            .iter()
+            .any(|end| value["status"]["phase"] == *end);
+        let bound = value["spec"]["nodeName"].is_string();
+        let waits = key.1 == "Pod" && grace != Some(0) && bound && !ended;
+        if key.1 == "Pod" && !waits {
+            value["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+        }
         if value["metadata"]["deletionTimestamp"].is_null() {
             value["metadata"]["deletionTimestamp"] = json!(self.now.to_string());
         }
@@ -314,7 +379,8 @@ impl World {
     fn finish(&mut self, key: &Key) {
         let value = &self.objects[key];
         let deleted = !value["metadata"]["deletionTimestamp"].is_null();
-        if deleted && key.1 != "Pod" && !has_finalizers(value) {
+        let over = key.1 != "Pod" || value["metadata"]["deletionGracePeriodSeconds"] == 0;
+        if deleted && over && !has_finalizers(value) {
             self.forget(key);
         }
     }

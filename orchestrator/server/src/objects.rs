@@ -7,6 +7,7 @@ mod cache;
 mod commit;
 mod delete;
 mod plan;
+mod priority;
 mod registry;
 mod service_address;
 mod store_status;

@@ -233,6 +233,7 @@ impl Server {
             view,
             numbers,
             recorder,
+            usage: Arc::clone(&state.usage),
         };
         let end = state.stop.clone();
         parts.spawn(async move {

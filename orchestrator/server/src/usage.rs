@@ -70,6 +70,27 @@ impl UsageRegistry {
         pods
     }
 
+    /// Fresh figures of every container, by pod (namespace, name), as autoscalers read them.
+    pub fn by_pod(&self) -> waggle_plan::autoscaler::Usage {
+        let nodes = self.lock();
+        let fresh = nodes
+            .values()
+            .filter(|measured| measured.received.elapsed() < STALE);
+        let mut pods = waggle_plan::autoscaler::Usage::new();
+        for one in fresh.flat_map(|measured| &measured.usage.containers) {
+            let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+            let key = (one.namespace.clone(), one.pod.clone());
+            pods.entry(key)
+                .or_default()
+                .push(waggle_plan::autoscaler::ContainerUsage {
+                    name: one.container.clone(),
+                    cpu_milli: whole(one.cpu_nanocores / 1_000_000),
+                    memory_bytes: whole(one.memory_bytes),
+                });
+        }
+        pods
+    }
+
     fn fresh(&self, rows: impl Fn(&str, &Measured) -> Vec<Value>) -> Vec<Value> {
         let nodes = self.lock();
         let fresh = nodes

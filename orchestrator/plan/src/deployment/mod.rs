@@ -62,7 +62,7 @@ pub fn fenceposts(deployment: &Deployment) -> (i32, i32) {
 }
 
 /// A number, or so many hundredths of `whole`.
-fn part(amount: &IntOrString, whole: i32, up: bool) -> i32 {
+pub(crate) fn part(amount: &IntOrString, whole: i32, up: bool) -> i32 {
     match amount {
         IntOrString::Int(number) => (*number).max(0),
         IntOrString::String(text) => {

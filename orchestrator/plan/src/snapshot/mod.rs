@@ -7,10 +7,15 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ReplicationController, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -61,6 +66,22 @@ pub struct Snapshot {
     pub deployments: Table<Deployment>,
     /// apps/v1.
     pub replica_sets: Table<ReplicaSet>,
+    /// core/v1.
+    pub replication_controllers: Table<ReplicationController>,
+    /// apps/v1.
+    pub stateful_sets: Table<StatefulSet>,
+    /// apps/v1.
+    pub daemon_sets: Table<DaemonSet>,
+    /// apps/v1.
+    pub controller_revisions: Table<ControllerRevision>,
+    /// batch/v1.
+    pub jobs: Table<Job>,
+    /// batch/v1.
+    pub cron_jobs: Table<CronJob>,
+    /// autoscaling/v2.
+    pub horizontal_pod_autoscalers: Table<HorizontalPodAutoscaler>,
+    /// policy/v1.
+    pub pod_disruption_budgets: Table<PodDisruptionBudget>,
     /// coordination.k8s.io/v1.
     pub leases: Table<Lease>,
     /// waggle.dev/v1.
@@ -123,6 +144,34 @@ impl Snapshot {
                 drop(put(&mut self.deployments, &meta, decode(value, &meta)?))
             }
             ("apps/v1", "ReplicaSet") => self.put_set(&meta, decode(value, &meta)?),
+            ("v1", "ReplicationController") => drop(put(
+                &mut self.replication_controllers,
+                &meta,
+                decode(value, &meta)?,
+            )),
+            ("apps/v1", "StatefulSet") => {
+                drop(put(&mut self.stateful_sets, &meta, decode(value, &meta)?))
+            }
+            ("apps/v1", "DaemonSet") => {
+                drop(put(&mut self.daemon_sets, &meta, decode(value, &meta)?))
+            }
+            ("apps/v1", "ControllerRevision") => drop(put(
+                &mut self.controller_revisions,
+                &meta,
+                decode(value, &meta)?,
+            )),
+            ("batch/v1", "Job") => drop(put(&mut self.jobs, &meta, decode(value, &meta)?)),
+            ("batch/v1", "CronJob") => drop(put(&mut self.cron_jobs, &meta, decode(value, &meta)?)),
+            ("autoscaling/v2", "HorizontalPodAutoscaler") => drop(put(
+                &mut self.horizontal_pod_autoscalers,
+                &meta,
+                decode(value, &meta)?,
+            )),
+            ("policy/v1", "PodDisruptionBudget") => drop(put(
+                &mut self.pod_disruption_budgets,
+                &meta,
+                decode(value, &meta)?,
+            )),
             ("coordination.k8s.io/v1", "Lease") => {
                 drop(put(&mut self.leases, &meta, decode(value, &meta)?))
             }
@@ -145,6 +194,22 @@ impl Snapshot {
             ("discovery.k8s.io/v1", "EndpointSlice") => self.drop_slice(namespace, name),
             ("apps/v1", "Deployment") => drop(self.deployments.remove(namespace, name)),
             ("apps/v1", "ReplicaSet") => self.drop_set(namespace, name),
+            ("v1", "ReplicationController") => {
+                drop(self.replication_controllers.remove(namespace, name))
+            }
+            ("apps/v1", "StatefulSet") => drop(self.stateful_sets.remove(namespace, name)),
+            ("apps/v1", "DaemonSet") => drop(self.daemon_sets.remove(namespace, name)),
+            ("apps/v1", "ControllerRevision") => {
+                drop(self.controller_revisions.remove(namespace, name))
+            }
+            ("batch/v1", "Job") => drop(self.jobs.remove(namespace, name)),
+            ("batch/v1", "CronJob") => drop(self.cron_jobs.remove(namespace, name)),
+            ("autoscaling/v2", "HorizontalPodAutoscaler") => {
+                drop(self.horizontal_pod_autoscalers.remove(namespace, name))
+            }
+            ("policy/v1", "PodDisruptionBudget") => {
+                drop(self.pod_disruption_budgets.remove(namespace, name))
+            }
             ("coordination.k8s.io/v1", "Lease") => drop(self.leases.remove(namespace, name)),
             ("waggle.dev/v1", "Tenant") => drop(self.tenants.remove(namespace, name)),
             _ => {}
@@ -244,6 +309,18 @@ impl Snapshot {
     /// Metadata of the object with this uid.
     pub fn meta(&self, uid: &str) -> Option<&Arc<Meta>> {
         self.metas.get(self.by_uid.get(uid)?)
+    }
+
+    /// Metadata of the object of this kind and name.
+    pub fn named(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<&Arc<Meta>> {
+        self.metas
+            .get(&meta_key(api_version, kind, namespace, name))
     }
 
     /// Metadata of the objects that name this uid as an owner.

@@ -19,6 +19,7 @@ use waggle_plan::{Ids, Plan, Snapshot};
 
 use crate::objects::Objects;
 use crate::sessions::Numbers;
+use crate::usage::UsageRegistry;
 use patience::{LONGEST_REST, Patience};
 use refused::Purpose;
 
@@ -45,6 +46,8 @@ pub struct Controllers {
     pub numbers: Numbers,
     /// Takes the events that planners offer.
     pub recorder: Recorder,
+    /// What pods use, for autoscalers.
+    pub usage: Arc<UsageRegistry>,
 }
 
 const NODE_LIFECYCLE: &str = "node-lifecycle";
@@ -53,12 +56,19 @@ type Planner = fn(&mut Runner, &Snapshot, jiff::Timestamp) -> Plan;
 
 /// In the order in which they are asked after a change, so that one pass carries a Deployment's change to its pods'
 /// nodes.
-const PLANNERS: [(&str, Planner); 9] = [
+const PLANNERS: [(&str, Planner); 17] = [
     ("namespace", |_, snapshot, now| {
         waggle_plan::namespace::plan(snapshot, now)
     }),
+    ("service-account", |_, snapshot, now| {
+        waggle_plan::service_account::plan(snapshot, now)
+    }),
     ("garbage", |_, snapshot, now| {
         waggle_plan::garbage::plan(snapshot, now)
+    }),
+    ("autoscaler", Runner::autoscaler),
+    ("cron-job", |_, snapshot, now| {
+        waggle_plan::cron_job::plan(snapshot, now)
     }),
     ("deployment", |_, snapshot, now| {
         waggle_plan::deployment::plan(snapshot, now)
@@ -66,8 +76,23 @@ const PLANNERS: [(&str, Planner); 9] = [
     ("replica-set", |runner, snapshot, now| {
         waggle_plan::replica_set::plan(snapshot, now, &mut runner.ids)
     }),
+    ("replication-controller", |runner, snapshot, now| {
+        waggle_plan::replication_controller::plan(snapshot, now, &mut runner.ids)
+    }),
+    ("stateful-set", |_, snapshot, now| {
+        waggle_plan::stateful_set::plan(snapshot, now)
+    }),
+    ("daemon-set", |runner, snapshot, now| {
+        waggle_plan::daemon_set::plan(snapshot, now, &mut runner.ids)
+    }),
+    ("job", |runner, snapshot, now| {
+        waggle_plan::job::plan(snapshot, now, &mut runner.ids)
+    }),
     ("scheduler", |_, snapshot, now| {
         waggle_plan::scheduler::plan(snapshot, now)
+    }),
+    ("disruption", |_, snapshot, now| {
+        waggle_plan::disruption::plan(snapshot, now)
     }),
     ("endpoint-slice", |_, snapshot, now| {
         waggle_plan::endpoint_slice::plan(snapshot, now)
@@ -88,6 +113,7 @@ impl Controllers {
             ids: Ids::new(rand::random()),
             due: BTreeMap::new(),
             patience: Patience::new(Instant::now()),
+            memories: BTreeMap::new(),
         };
         tokio::select! {
             () = stop.cancelled() => {}
@@ -102,6 +128,8 @@ struct Runner {
     /// When a planner wants to be asked though nothing changed.
     due: BTreeMap<&'static str, Instant>,
     patience: Patience,
+    /// What autoscalers proposed and did lately.
+    memories: waggle_plan::autoscaler::Memories,
 }
 
 impl Runner {
@@ -209,6 +237,15 @@ impl Runner {
                 ..Plan::default()
             }
         }
+    }
+
+    fn autoscaler(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {
+        // Gathering the figures is work: not before somebody asks for them.
+        if snapshot.horizontal_pod_autoscalers.is_empty() {
+            return Plan::default();
+        }
+        let usage = self.parts.usage.by_pod();
+        waggle_plan::autoscaler::plan(snapshot, now, &usage, &mut self.memories)
     }
 
     fn tenant(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {

@@ -18,6 +18,7 @@ fn run(cluster: &Cluster) -> CancellationToken {
         view: cluster.view.clone(),
         numbers: cluster.numbers.clone(),
         recorder: cluster.recorder.clone(),
+        usage: std::sync::Arc::default(),
     };
     let stop = CancellationToken::new();
     tokio::spawn(controllers.run(stop.clone()));

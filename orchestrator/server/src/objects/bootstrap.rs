@@ -38,6 +38,24 @@ impl Objects {
             }))
             .await?;
         }
+        for (name, value, about) in [
+            (
+                "system-cluster-critical",
+                2_000_000_000,
+                "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+            ),
+            (
+                "system-node-critical",
+                2_000_001_000,
+                "Used for system critical pods that must not be moved from their current node.",
+            ),
+        ] {
+            self.ensure(json!({
+                "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+                "value": value, "description": about,
+            }))
+            .await?;
+        }
         self.ensure(service(api_vip, advertise)).await?;
         let slice = endpoints(advertise);
         self.ensure(slice.clone()).await?;

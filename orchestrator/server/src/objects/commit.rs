@@ -55,6 +55,8 @@ impl Objects {
             name_suffix: &suffix(),
             namespace,
         };
+        let mut value = value;
+        self.settle_priority(resource, &mut value)?;
         let made = prepare_create(resource, value, &context)?;
         self.check_namespace(resource, &made)?;
         Ok(made)
