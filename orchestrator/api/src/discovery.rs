@@ -50,12 +50,70 @@ const fn core(
     }
 }
 
+/// A question that is answered and forgotten.
+const fn review(
+    group: &'static str,
+    path: &'static str,
+    kind: &'static str,
+    namespaced: bool,
+) -> Special {
+    Special {
+        group,
+        version: "v1",
+        path,
+        kind: (group, "v1", kind),
+        namespaced,
+        verbs: &["create"],
+    }
+}
+
 /// What the server answers by its own code.
 pub static SPECIALS: &[Special] = &[
     Special {
         namespaced: false,
         ..core("namespaces/finalize", ("", "v1", "Namespace"), &["update"])
     },
+    core(
+        "serviceaccounts/token",
+        ("authentication.k8s.io", "v1", "TokenRequest"),
+        &["create"],
+    ),
+    review(
+        "authentication.k8s.io",
+        "selfsubjectreviews",
+        "SelfSubjectReview",
+        false,
+    ),
+    review(
+        "authentication.k8s.io",
+        "tokenreviews",
+        "TokenReview",
+        false,
+    ),
+    review(
+        "authorization.k8s.io",
+        "localsubjectaccessreviews",
+        "LocalSubjectAccessReview",
+        true,
+    ),
+    review(
+        "authorization.k8s.io",
+        "selfsubjectaccessreviews",
+        "SelfSubjectAccessReview",
+        false,
+    ),
+    review(
+        "authorization.k8s.io",
+        "selfsubjectrulesreviews",
+        "SelfSubjectRulesReview",
+        false,
+    ),
+    review(
+        "authorization.k8s.io",
+        "subjectaccessreviews",
+        "SubjectAccessReview",
+        false,
+    ),
     core("pods/binding", ("", "v1", "Binding"), &["create"]),
     core(
         "pods/exec",
@@ -417,16 +475,24 @@ mod tests {
         assert_eq!(
             names,
             [
+                "admissionregistration.k8s.io",
+                "apiextensions.k8s.io",
                 "apps",
+                "authentication.k8s.io",
+                "authorization.k8s.io",
                 "autoscaling",
                 "batch",
+                "certificates.k8s.io",
                 "coordination.k8s.io",
                 "discovery.k8s.io",
                 "metrics.k8s.io",
                 "networking.k8s.io",
+                "node.k8s.io",
                 "policy",
+                "rbac.authorization.k8s.io",
                 "scheduling.k8s.io",
-                "waggle.dev"
+                "storage.k8s.io",
+                "waggle.dev",
             ]
         );
         let core: APIResourceList = serde_json::from_value(resources("", "v1").unwrap()).unwrap();

@@ -8,6 +8,7 @@
 //! ([`patch::Patch::apply`]) to the stored object, then read and updated like any other body.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod body;
 mod decode;
 mod defaults;
@@ -15,6 +16,7 @@ pub mod discovery;
 mod fault;
 pub mod life;
 pub mod openapi;
+pub mod ownership;
 pub mod patch;
 pub mod protobuf;
 mod registry;

@@ -174,6 +174,11 @@ fn counts_generations(resource: &Resource) -> bool {
             | "PodDisruptionBudget"
             | "PriorityClass"
             | "NetworkPolicy"
+            | "Ingress"
+            | "IngressClass"
+            | "CustomResourceDefinition"
+            | "MutatingWebhookConfiguration"
+            | "ValidatingWebhookConfiguration"
     )
 }
 
@@ -233,7 +238,8 @@ fn main_part(resource: &Resource, old: &Value, wanted: Value) -> Value {
         carry(old, &mut value, &["metadata"], key);
     }
     remove(&mut value, &["metadata"], "selfLink");
-    remove(&mut value, &["metadata"], "managedFields");
+    // Whose fields are whose is noted by whoever knows the writer.
+    carry(old, &mut value, &["metadata"], "managedFields");
     if resource.has_status() {
         carry(old, &mut value, &[], "status");
     }

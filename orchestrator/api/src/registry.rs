@@ -1,8 +1,9 @@
 //! The registry: one row says everything that the API machinery knows of a kind. Adding a kind is adding a row.
 
+mod stored;
 mod workload;
 
-use k8s_openapi::api::{apps, coordination, core, discovery, networking};
+use k8s_openapi::api::{apps, coordination, core, discovery};
 
 use crate::decode::{decode, schema};
 use crate::resource::Resource;
@@ -256,14 +257,25 @@ pub static RESOURCES: &[Resource] = &[
     },
     workload::POD_DISRUPTION_BUDGET,
     workload::PRIORITY_CLASS,
-    Resource {
-        short_names: &["netpol"],
-        defaults: defaults::network_policy,
-        validate: validate::network_policy,
-        columns: table::network::NETWORK_POLICY,
-        cells: table::network::network_policy,
-        ..Resource::of::<networking::v1::NetworkPolicy>("networkpolicy", true)
-    },
+    stored::ENDPOINTS,
+    stored::LIMIT_RANGE,
+    stored::PERSISTENT_VOLUME,
+    stored::PERSISTENT_VOLUME_CLAIM,
+    stored::POD_TEMPLATE,
+    stored::RESOURCE_QUOTA,
+    stored::MUTATING_WEBHOOKS,
+    stored::VALIDATING_WEBHOOKS,
+    stored::CUSTOM_RESOURCE_DEFINITION,
+    stored::SIGNING_REQUEST,
+    stored::INGRESS_CLASS,
+    stored::INGRESS,
+    stored::NETWORK_POLICY,
+    stored::RUNTIME_CLASS,
+    stored::CLUSTER_ROLE_BINDING,
+    stored::CLUSTER_ROLE,
+    stored::ROLE_BINDING,
+    stored::ROLE,
+    stored::STORAGE_CLASS,
     Resource {
         group: "waggle.dev",
         version: "v1",
@@ -351,8 +363,13 @@ mod tests {
     fn no_name_is_used_twice() {
         let mut seen = std::collections::BTreeSet::new();
         for row in RESOURCES {
-            for name in [row.plural, row.singular].iter().chain(row.short_names) {
-                assert!(seen.insert(*name), "{name}");
+            let mut own: Vec<&str> = row.short_names.to_vec();
+            own.extend([row.plural, row.singular]);
+            own.sort_unstable();
+            // Endpoints are one and many.
+            own.dedup();
+            for name in own {
+                assert!(seen.insert(name), "{name}");
             }
         }
     }

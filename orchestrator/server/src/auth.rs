@@ -1,51 +1,30 @@
-//! Who asks, and whether they may. A client is known by its certificate or by a bearer token; the join token is no API
-//! token. Administrators may do everything, nodes may read what is no secret, everybody else nothing yet.
+//! Who asks, and whether they may. A client is known by its certificate, by a ServiceAccount's token or by the
+//! administrator's; the join token is no API token. What somebody may do, their roles say (`waggle_api::access`); nodes
+//! may beside that look at everything that is no secret.
+
+mod action;
+mod admission;
+mod tokens;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use waggle_api::{Resource, Status};
+use serde_json::Value;
+pub use waggle_api::access::User;
+use waggle_api::access::{self, AUTHENTICATED, Action, Roles};
+use waggle_api::{Status, find};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::forward::{REMOTE_GROUP, REMOTE_USER};
+use crate::objects::Objects;
 use crate::pki::{ADMINISTRATORS, NODES, Pki, SERVERS};
 
-/// Somebody who is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User {
-    /// `system:node:node1`.
-    pub name: String,
-    /// `system:nodes`.
-    pub groups: Vec<String>,
-}
+pub(crate) use action::action_of;
+pub(crate) use admission::{admit_write, advice};
+pub use tokens::{Bound, Claims, ISSUER, TokenGrant, Tokens, account_of};
 
 /// The certificate (DER) that a client showed when it connected; verified by then to be of this cluster.
 #[derive(Debug, Clone, Default)]
 pub struct PeerCertificate(pub Option<Vec<u8>>);
-
-/// What is asked for.
-#[derive(Debug, Clone, Copy)]
-pub enum Attributes<'a> {
-    /// Objects of a kind.
-    Objects {
-        /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`.
-        verb: &'a str,
-        /// Kind.
-        resource: &'static Resource,
-        /// `status`, or empty.
-        subresource: &'a str,
-        /// Empty for all, or for a cluster-scoped kind.
-        namespace: &'a str,
-        /// Empty for a list.
-        name: &'a str,
-    },
-    /// Anything else: discovery, metrics.
-    Path {
-        /// HTTP method in lower case.
-        verb: &'a str,
-        /// Path.
-        path: &'a str,
-    },
-}
 
 /// Who asks; `None` for nobody in particular.
 ///
@@ -53,6 +32,7 @@ pub enum Attributes<'a> {
 /// 401 when credentials were given and are wrong.
 pub fn authenticate(
     pki: &Pki,
+    objects: &Objects,
     peer: &PeerCertificate,
     headers: &HeaderMap,
 ) -> Result<Option<User>, Status> {
@@ -73,14 +53,9 @@ pub fn authenticate(
         .and_then(|text| text.strip_prefix("Bearer "))
         .map(str::trim);
     match token {
-        Some(token) if pki.is_admin_token(token) => Ok(Some(User {
-            name: "waggle-admin".into(),
-            groups: vec![ADMINISTRATORS.into()],
-        })),
-        Some(token) if pki.is_join_token(token) => Err(Status::unauthorized(
-            "this is the token that agents join with, not a token for the API",
-        )),
-        Some(_) => Err(Status::unauthorized("the bearer token is wrong")),
+        Some(token) => user_of_token(pki, objects, token, &[ISSUER.to_owned()])
+            .map(Some)
+            .map_err(Status::unauthorized),
         None => Err(Status::unauthorized(
             "use a client certificate or a bearer token",
         )),
@@ -99,7 +74,32 @@ fn spoken_for(headers: &HeaderMap) -> Option<User> {
     Some(User {
         name: headers.get(REMOTE_USER).map(text)?,
         groups: headers.get_all(REMOTE_GROUP).iter().map(text).collect(),
+        ..User::default()
     })
+}
+
+/// Whose bearer token it is; the error says why it is nobody's.
+pub(crate) fn user_of_token(
+    pki: &Pki,
+    objects: &Objects,
+    token: &str,
+    audiences: &[String],
+) -> Result<User, String> {
+    if pki.is_admin_token(token) {
+        return Ok(User {
+            name: "waggle-admin".into(),
+            groups: vec![ADMINISTRATORS.into(), AUTHENTICATED.into()],
+            ..User::default()
+        });
+    }
+    if pki.is_join_token(token) {
+        return Err("this is the token that agents join with, not a token for the API".into());
+    }
+    if token.split('.').count() != 3 {
+        return Err("the bearer token is wrong".into());
+    }
+    let claims = pki.tokens().verify(token, audiences, objects.now())?;
+    account_of(objects, &claims)
 }
 
 fn user_of(der: &[u8]) -> Option<User> {
@@ -109,12 +109,17 @@ fn user_of(der: &[u8]) -> Option<User> {
         .iter_common_name()
         .find_map(|one| one.as_str().ok())?
         .to_owned();
-    let groups = subject
+    let mut groups: Vec<String> = subject
         .iter_organization()
         .filter_map(|one| one.as_str().ok())
         .map(str::to_owned)
         .collect();
-    Some(User { name, groups })
+    groups.push(AUTHENTICATED.to_owned());
+    Some(User {
+        name,
+        groups,
+        ..User::default()
+    })
 }
 
 /// Paths that answer to anybody: whether the server lives, and which it is.
@@ -131,10 +136,8 @@ pub fn is_open(path: &str) -> bool {
 ///
 /// # Errors
 /// 401 for nobody, 403 otherwise.
-pub fn authorize(user: Option<&User>, asked: &Attributes<'_>) -> Result<(), Status> {
-    if let Attributes::Path { path, .. } = asked
-        && is_open(path)
-    {
+pub fn authorize(objects: &Objects, user: Option<&User>, action: &Action) -> Result<(), Status> {
+    if action.resource.is_empty() && is_open(&action.path) {
         return Ok(());
     }
     let Some(user) = user else {
@@ -142,135 +145,142 @@ pub fn authorize(user: Option<&User>, asked: &Attributes<'_>) -> Result<(), Stat
             "Unauthorized: use a client certificate or a bearer token",
         ));
     };
-    let belongs = |group: &str| user.groups.iter().any(|one| one == group);
-    if belongs(ADMINISTRATORS) || (belongs(NODES) && node_may(asked)) {
-        return Ok(());
+    match decide(objects, user, action) {
+        Some(_) => Ok(()),
+        None => Err(forbidden(user, action)),
     }
-    Err(forbidden(user, asked))
+}
+
+/// Why `user` may do it; `None` when they may not.
+pub(crate) fn decide(objects: &Objects, user: &User, action: &Action) -> Option<String> {
+    if user.belongs_to(ADMINISTRATORS) {
+        return Some("member of system:masters".to_owned());
+    }
+    if user.belongs_to(NODES) && node_may(action) {
+        return Some("node".to_owned());
+    }
+    access::allowed(user, action, &Stored(objects))
 }
 
 /// Nodes get what they need through their session; beside that they may look, but not at secrets.
-fn node_may(asked: &Attributes<'_>) -> bool {
-    match asked {
-        Attributes::Objects {
-            verb,
-            resource,
-            subresource,
-            ..
-        } => {
-            matches!(*verb, "get" | "list" | "watch")
-                && resource.kind != "Secret"
-                && subresource.is_empty()
-        }
-        Attributes::Path { verb, .. } => *verb == "get",
+fn node_may(action: &Action) -> bool {
+    matches!(action.verb.as_str(), "get" | "list" | "watch")
+        && !matches!(action.resource.as_str(), "" | "secrets")
+        && action.subresource.is_empty()
+}
+
+/// The roles and bindings of this cluster.
+pub(crate) struct Stored<'a>(pub(crate) &'a Objects);
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+impl Roles for Stored<'_> {
+    fn role(&self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+        let kind = find(GROUP, "v1", plural)?;
+        Some(self.0.get(kind, namespace, name)?.value.clone())
+    }
+
+    fn all(&self, plural: &str, namespace: &str) -> Vec<Value> {
+        let Some(kind) = find(GROUP, "v1", plural) else {
+            return Vec::new();
+        };
+        let within = kind.namespaced.then_some(namespace);
+        let listing = self.0.list(kind, within);
+        listing
+            .objects
+            .iter()
+            .map(|one| one.value.clone())
+            .collect()
     }
 }
 
-fn forbidden(user: &User, asked: &Attributes<'_>) -> Status {
-    match *asked {
-        Attributes::Objects {
-            verb,
-            resource,
-            subresource,
-            namespace,
-            name,
-        } => {
-            let slash = if subresource.is_empty() { "" } else { "/" };
-            let scope = if namespace.is_empty() {
-                "at the cluster scope".to_owned()
-            } else {
-                format!("in the namespace {namespace:?}")
-            };
-            let why = format!(
-                "User {:?} cannot {verb} resource \"{}{slash}{subresource}\" in API group {:?} {scope}",
-                user.name, resource.plural, resource.group
-            );
-            Status::forbidden(resource, name, &why)
-        }
-        Attributes::Path { verb, path } => {
-            let message = format!(
-                "forbidden: User {:?} cannot {verb} path {path:?}",
-                user.name
-            );
-            Status::failure(403, "Forbidden", message)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use waggle_api::lookup_name;
-
-    use super::*;
-
-    fn user(group: &str) -> User {
-        User {
-            name: "somebody".into(),
-            groups: vec![group.into()],
-        }
-    }
-
-    fn objects<'a>(verb: &'a str, kind: &str) -> Attributes<'a> {
-        let resource = lookup_name(kind).unwrap();
-        Attributes::Objects {
-            verb,
-            resource,
-            subresource: "",
-            namespace: "shop",
-            name: "",
-        }
-    }
-
-    #[test]
-    fn each_may_what_they_may() {
-        let (admin, node, other) = (user(ADMINISTRATORS), user(NODES), user("staff"));
-        for (who, asked, code) in [
-            (Some(&admin), objects("delete", "secrets"), None),
-            (Some(&node), objects("list", "pods"), None),
-            (Some(&node), objects("get", "secrets"), Some(403)),
-            (Some(&node), objects("create", "pods"), Some(403)),
-            (Some(&other), objects("get", "pods"), Some(403)),
-            (None, objects("get", "pods"), Some(401)),
-            (
-                None,
-                Attributes::Path {
-                    verb: "get",
-                    path: "/readyz",
-                },
-                None,
-            ),
-            (
-                None,
-                Attributes::Path {
-                    verb: "get",
-                    path: "/apis",
-                },
-                Some(401),
-            ),
-            (
-                Some(&node),
-                Attributes::Path {
-                    verb: "get",
-                    path: "/apis",
-                },
-                None,
-            ),
-        ] {
-            assert_eq!(
-                authorize(who, &asked).err().map(|status| status.code),
-                code,
-                "{who:?} {asked:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_refusal_says_who_what_and_where() {
-        let status = authorize(Some(&user("staff")), &objects("list", "deployments")).unwrap_err();
-        assert_eq!(
-            status.message,
-            "deployments.apps is forbidden: User \"somebody\" cannot list resource \"deployments\" in API group \
-             \"apps\" in the namespace \"shop\""
+/// The refusal, worded as Kubernetes words it.
+pub(crate) fn forbidden(user: &User, action: &Action) -> Status {
+    if action.resource.is_empty() {
+        let message = format!(
+            "forbidden: User {:?} cannot {} path {:?}",
+            user.name, action.verb, action.path
         );
+        return Status::failure(403, "Forbidden", message);
     }
+    let slash = if action.subresource.is_empty() {
+        ""
+    } else {
+        "/"
+    };
+    let scope = if action.namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace {:?}", action.namespace)
+    };
+    let dot = if action.group.is_empty() { "" } else { "." };
+    let quoted = if action.name.is_empty() {
+        String::new()
+    } else {
+        format!(" {:?}", action.name)
+    };
+    let message = format!(
+        "{}{dot}{}{quoted} is forbidden: User {:?} cannot {} resource \"{}{slash}{}\" in API group {:?} {scope}",
+        action.resource,
+        action.group,
+        user.name,
+        action.verb,
+        action.resource,
+        action.subresource,
+        action.group
+    );
+    let mut status = Status::failure(403, "Forbidden", message);
+    status.details = Some(Box::new(waggle_api::Details {
+        name: action.name.clone(),
+        group: action.group.clone(),
+        kind: action.resource.clone(),
+        ..waggle_api::Details::default()
+    }));
+    status
+}
+
+/// Whom a request is made for: the one who asks, or somebody else whom they may stand in for.
+///
+/// # Errors
+/// 403 when they may not.
+pub fn impersonate(
+    objects: &Objects,
+    user: Option<User>,
+    headers: &HeaderMap,
+) -> Result<Option<User>, Status> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(name) = text("impersonate-user") else {
+        return Ok(user);
+    };
+    let account = name
+        .strip_prefix(access::SERVICE_ACCOUNT_USER)
+        .and_then(|rest| rest.split_once(':'));
+    let asked = |resource: &str, namespace: &str, name: &str| Action {
+        verb: "impersonate".into(),
+        resource: resource.into(),
+        namespace: namespace.into(),
+        name: name.into(),
+        ..Action::default()
+    };
+    let action = match account {
+        Some((namespace, name)) => asked("serviceaccounts", namespace, name),
+        None => asked("users", "", name),
+    };
+    authorize(objects, user.as_ref(), &action)?;
+    let mut other = match account {
+        Some((namespace, name)) => User::service_account(namespace, name, ""),
+        None => User {
+            name: name.to_owned(),
+            ..User::default()
+        },
+    };
+    for group in headers.get_all("impersonate-group") {
+        let group = group.to_str().unwrap_or_default();
+        authorize(objects, user.as_ref(), &asked("groups", "", group))?;
+        other.groups.push(group.to_owned());
+    }
+    if !other.belongs_to(AUTHENTICATED) {
+        other.groups.push(AUTHENTICATED.to_owned());
+    }
+    Ok(Some(other))
 }

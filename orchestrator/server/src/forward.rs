@@ -336,6 +336,7 @@ mod tests {
         let user = User {
             name: "eve".into(),
             groups: vec!["a".into(), "b".into()],
+            ..User::default()
         };
         sign(&mut headers, Some(&user));
         assert_eq!(headers[REMOTE_USER], "eve");

@@ -3,6 +3,7 @@
 
 mod accept;
 mod answer;
+mod apply;
 mod backup;
 mod collection;
 mod delete;
@@ -10,6 +11,7 @@ mod documents;
 mod input;
 mod query;
 mod read;
+mod reviews;
 mod serve;
 mod target;
 #[cfg(test)]
@@ -23,11 +25,11 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::Method;
 use waggle_api::Status;
 
-use crate::auth::{self, Attributes, PeerCertificate};
+use crate::auth::{self, PeerCertificate};
 use crate::forward::{self, Forwarder};
 use crate::run::ServerState;
 use crate::streams::Streams;
@@ -56,6 +58,34 @@ pub fn router(state: ServerState) -> Router {
         .route("/openapi/v2", get(documents::openapi_v2))
         .route("/openapi/v3", get(documents::openapi_v3))
         .route("/openapi/v3/{*path}", get(documents::openapi_v3_group))
+        .route(
+            "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+            post(reviews::who_am_i),
+        )
+        .route(
+            "/apis/authentication.k8s.io/v1/tokenreviews",
+            post(reviews::token),
+        )
+        .route(
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            post(reviews::self_access),
+        )
+        .route(
+            "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews",
+            post(reviews::self_rules),
+        )
+        .route(
+            "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+            post(reviews::subject_access),
+        )
+        .route(
+            "/apis/authorization.k8s.io/v1/namespaces/{namespace}/localsubjectaccessreviews",
+            post(reviews::local_access),
+        )
+        .route(
+            "/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token",
+            post(reviews::account_token),
+        )
         .fallback(objects)
         .with_state(state.clone());
     let metrics = crate::usage::router(Arc::clone(&state.usage));
@@ -107,7 +137,7 @@ async fn follow(
             let why = "this server does not lead the cluster (any longer)";
             return Ok(refusal(&Status::unavailable(why)));
         }
-        return match auth::authenticate(&state.pki, &peer, request.headers()) {
+        return match auth::authenticate(&state.pki, &state.objects, &peer, request.headers()) {
             Ok(user) => {
                 forwarder
                     .forward(&state.leading, user.as_ref(), request)
@@ -133,29 +163,12 @@ fn admit(state: &ServerState, request: &mut Request) -> Result<(), Status> {
         .get::<PeerCertificate>()
         .cloned()
         .unwrap_or_default();
-    let user = auth::authenticate(&state.pki, &peer, request.headers())?;
-    let path = request.uri().path();
-    let verb = request.method().as_str().to_ascii_lowercase();
-    let asked = match Target::parse(path) {
-        Some(target) if !auth::is_open(path) => {
-            let verb = verb_of(request.method(), &target, &Query::parse(request.uri())?);
-            return finish(request, user, |user| {
-                auth::authorize(user, &target.attributes(verb))
-            });
-        }
-        _ => Attributes::Path { verb: &verb, path },
-    };
-    auth::authorize(user.as_ref(), &asked)?;
-    request.extensions_mut().insert(user);
-    Ok(())
-}
-
-fn finish(
-    request: &mut Request,
-    user: Option<auth::User>,
-    check: impl FnOnce(Option<&auth::User>) -> Result<(), Status>,
-) -> Result<(), Status> {
-    check(user.as_ref())?;
+    let objects = &state.objects;
+    let user = auth::authenticate(&state.pki, objects, &peer, request.headers())?;
+    let user = auth::impersonate(objects, user, request.headers())?;
+    let watch = Query::parse(request.uri())?.watch;
+    let action = auth::action_of(request.method(), request.uri(), watch);
+    auth::authorize(objects, user.as_ref(), &action)?;
     request.extensions_mut().insert(user);
     Ok(())
 }

@@ -97,10 +97,37 @@ const SOON: Duration = Duration::from_millis(200);
 const CLIENT_WAITS: Duration = Duration::from_secs(3);
 
 /// How a write is made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WriteOptions {
     /// Everything but the commit; the answer is what would have been committed.
     pub dry_run: bool,
+    /// Who owns the fields that it writes.
+    pub ownership: Ownership,
+}
+
+/// Who owns the fields that a write sets (`metadata.managedFields`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Ownership {
+    /// The server itself. It is noted only where somebody else's fields are noted already.
+    #[default]
+    Server,
+    /// A client, by its manager's name, through a subresource or not.
+    Client {
+        /// Query parameter `fieldManager`, or the first word of the User-Agent.
+        manager: String,
+        /// `status`, `scale`, or empty.
+        subresource: String,
+    },
+    /// As the written object says: server-side apply has settled it.
+    Settled,
+}
+
+impl WriteOptions {
+    /// A write of the server's own.
+    pub const STORED: Self = Self {
+        dry_run: false,
+        ownership: Ownership::Server,
+    };
 }
 
 /// What a deletion came to.

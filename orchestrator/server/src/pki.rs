@@ -24,6 +24,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
 use waggle_model::NodeName;
 
+use crate::auth::Tokens;
+
 /// Group of the cluster's administrators.
 pub const ADMINISTRATORS: &str = "system:masters";
 /// Group of nodes.
@@ -100,6 +102,7 @@ pub struct Pki {
     peer: Pair,
     join_token: String,
     admin_token: String,
+    tokens: Tokens,
 }
 
 /// A certificate and its private key, PEM.
@@ -153,7 +156,13 @@ impl Pki {
         let server = issue("server", server_params(names, now))?;
         let admin = issue("admin", client_params("waggle-admin", ADMINISTRATORS, now))?;
         let peer = issue("peer", client_params("waggle-server", SERVERS, now))?;
-        key(&folder.join("service-account.key"))?;
+        let path = folder.join("service-account.key");
+        let tokens =
+            Tokens::new(&key(&path)?.serialize_der()).map_err(|cause| PkiError::Unusable {
+                path,
+                what: "private key",
+                cause,
+            })?;
         let join_token = token(
             &folder.join("join-token"),
             &format!(".{}", fingerprint(&ca_pem)),
@@ -168,6 +177,7 @@ impl Pki {
             peer,
             join_token,
             admin_token,
+            tokens,
         })
     }
 
@@ -205,6 +215,11 @@ impl Pki {
     /// Whether this is the administrator's bearer token.
     pub fn is_admin_token(&self, token: &str) -> bool {
         same(token, &self.admin_token)
+    }
+
+    /// Signs and knows the tokens of ServiceAccounts.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 
     /// Grants a node the certificate it requests: CN=system:node:NAME, O=system:nodes, whatever subject it asked for.

@@ -2,6 +2,7 @@
 
 mod pod;
 mod service;
+mod stored;
 mod workload;
 
 use serde_json::{Value, json};
@@ -10,6 +11,10 @@ use crate::walk::{default, has, object, set, text};
 
 pub(crate) use pod::pod;
 pub(crate) use service::service;
+pub(crate) use stored::{
+    custom_resource_definition, endpoints, limit_range, persistent_volume, persistent_volume_claim,
+    pod_template, role_binding, storage_class, webhooks,
+};
 pub(crate) use workload::{
     cron_job, daemon_set, horizontal_pod_autoscaler, job, priority_class, replication_controller,
     stateful_set,

@@ -153,7 +153,11 @@ fn of_row(row: &'static Resource) -> Vec<Operation> {
             all.extend(reads_and_writes(
                 row,
                 &path,
-                "Status",
+                if sub == "approval" {
+                    "Approval"
+                } else {
+                    "Status"
+                },
                 definition,
                 (row.group, row.version, row.kind),
             ));

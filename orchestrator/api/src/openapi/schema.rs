@@ -182,6 +182,10 @@ fn annotate(name: &str, schema: &mut Value) {
     let Some(map) = schema.as_object_mut() else {
         return;
     };
+    // Any JSON, not only objects.
+    if name.ends_with("apiextensions.v1.JSON") {
+        map.remove("type");
+    }
     // A body without metadata is refused with the name that is missing, not with this.
     if let Some(Value::Array(required)) = map.get_mut("required") {
         required.retain(|field| field != "metadata");

@@ -137,6 +137,21 @@ const RULES: &[(&str, &str, ListRule)] = &[
     ),
     ("io.k8s.api.core.v1.ServiceAccount", "secrets", by("name")),
     (
+        "io.k8s.api.core.v1.PersistentVolumeClaimStatus",
+        "conditions",
+        by("type"),
+    ),
+    (
+        "io.k8s.api.admissionregistration.v1.MutatingWebhookConfiguration",
+        "webhooks",
+        by("name"),
+    ),
+    (
+        "io.k8s.api.admissionregistration.v1.ValidatingWebhookConfiguration",
+        "webhooks",
+        by("name"),
+    ),
+    (
         "io.k8s.api.apps.v1.DeploymentSpec",
         "strategy",
         ListRule::Retain,

@@ -54,3 +54,34 @@ pub fn service_account(object: &Value, now: i64) -> Vec<Cell> {
         age(object, now),
     ]
 }
+
+/// Columns of a ResourceQuota.
+pub const RESOURCE_QUOTA: &[Column] = &[
+    Column::NAME,
+    Column::text("Request", "Used and allowed requests."),
+    Column::text("Limit", "Used and allowed limits."),
+    Column::AGE,
+];
+
+/// Cells of a ResourceQuota: `cpu: 1/2, pods: 3/10`.
+pub fn resource_quota(object: &Value, now: i64) -> Vec<Cell> {
+    let (mut requests, mut limits) = (Vec::new(), Vec::new());
+    for (resource, hard) in members(object, &["spec", "hard"]) {
+        let used = match text(object, &["status", "used", resource]) {
+            "" => "0",
+            used => used,
+        };
+        let line = format!("{resource}: {used}/{}", hard.as_str().unwrap_or_default());
+        if resource.starts_with("limits") {
+            limits.push(line);
+        } else {
+            requests.push(line);
+        }
+    }
+    vec![
+        name(object),
+        requests.join(", ").into(),
+        limits.join(", ").into(),
+        age(object, now),
+    ]
+}

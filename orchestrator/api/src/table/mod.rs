@@ -1,14 +1,17 @@
 //! Answers as tables: `meta.k8s.io/v1` Table with the columns that `kubectl get` shows, and PartialObjectMetadata.
 //! Columns of each kind are in the files beside; rendering to text is the client's.
 
+pub mod access;
 pub mod age;
 pub mod batch;
 pub mod cluster;
 pub mod config;
+pub mod extension;
 pub mod limits;
 pub mod network;
 pub mod node;
 pub mod pod;
+pub mod storage;
 pub mod workload;
 
 use serde_json::{Value, json};
@@ -245,6 +248,18 @@ pub const NAME_AND_AGE: &[Column] = &[Column::NAME, Column::AGE];
 /// Cells for them.
 pub fn name_and_age(object: &Value, now: i64) -> Vec<Cell> {
     vec![name(object), age(object, now)]
+}
+
+/// Columns of a kind that shows when it was made.
+pub const NAME_AND_CREATION: &[Column] = &[
+    Column::NAME,
+    Column::text("Created At", "When the object was created."),
+];
+
+/// Cells for them.
+pub fn name_and_creation(object: &Value, _now: i64) -> Vec<Cell> {
+    let created = text(object, &["metadata", "creationTimestamp"]);
+    vec![name(object), created.into()]
 }
 
 /// A label selector as a cell; `<none>` when it selects everything.

@@ -137,3 +137,101 @@ pub fn network_policy(object: &Value, now: i64) -> Vec<Cell> {
         age(object, now),
     ]
 }
+
+/// Columns of Endpoints.
+pub const ENDPOINTS: &[Column] = &[
+    Column::NAME,
+    Column::text("Endpoints", "Addresses and ports."),
+    Column::AGE,
+];
+
+/// Cells of Endpoints.
+pub fn endpoints(object: &Value, now: i64) -> Vec<Cell> {
+    let mut all = Vec::new();
+    for subset in list(object, &["subsets"]) {
+        let ports: Vec<Option<i64>> = match list(subset, &["ports"]) {
+            [] => vec![None],
+            ports => ports.iter().map(|port| number(port, &["port"])).collect(),
+        };
+        for port in ports {
+            for address in list(subset, &["addresses"]) {
+                let ip = text(address, &["ip"]);
+                all.push(port.map_or_else(|| ip.to_owned(), |port| format!("{ip}:{port}")));
+            }
+        }
+    }
+    let shown = if all.is_empty() {
+        "<none>".into()
+    } else {
+        first_three(all)
+    };
+    vec![name(object), shown, age(object, now)]
+}
+
+/// Columns of an Ingress.
+pub const INGRESS: &[Column] = &[
+    Column::NAME,
+    Column::text("Class", "Who serves it."),
+    Column::text("Hosts", "Names that it answers to."),
+    Column::text("Address", "Where it is served."),
+    Column::text("Ports", "Ports of the load balancer."),
+    Column::AGE,
+];
+
+/// Cells of an Ingress.
+pub fn ingress(object: &Value, now: i64) -> Vec<Cell> {
+    let hosts: Vec<&str> = list(object, &["spec", "rules"])
+        .iter()
+        .map(|rule| text(rule, &["host"]))
+        .filter(|host| !host.is_empty())
+        .collect();
+    let hosts = match hosts.as_slice() {
+        [] => "*".to_owned(),
+        all if all.len() > 3 => format!("{} + {} more...", all[..3].join(","), all.len() - 3),
+        all => all.join(","),
+    };
+    let addresses: Vec<&str> = list(object, &["status", "loadBalancer", "ingress"])
+        .iter()
+        .map(|one| match text(one, &["ip"]) {
+            "" => text(one, &["hostname"]),
+            ip => ip,
+        })
+        .collect();
+    let tls = !list(object, &["spec", "tls"]).is_empty();
+    vec![
+        name(object),
+        Cell::or_none(text(object, &["spec", "ingressClassName"])),
+        hosts.into(),
+        addresses.join(",").into(),
+        if tls { "80, 443" } else { "80" }.into(),
+        age(object, now),
+    ]
+}
+
+/// Columns of an IngressClass.
+pub const INGRESS_CLASS: &[Column] = &[
+    Column::NAME,
+    Column::text("Controller", "Who serves Ingresses of this class."),
+    Column::text("Parameters", "Where the controller is configured."),
+    Column::AGE,
+];
+
+/// Cells of an IngressClass.
+pub fn ingress_class(object: &Value, now: i64) -> Vec<Cell> {
+    let parameters = &object["spec"]["parameters"];
+    let shown = if parameters.is_null() {
+        "<none>".to_owned()
+    } else {
+        let kind = match text(parameters, &["apiGroup"]) {
+            "" => text(parameters, &["kind"]).to_owned(),
+            group => format!("{}.{group}", text(parameters, &["kind"])),
+        };
+        format!("{kind}/{}", text(parameters, &["name"]))
+    };
+    vec![
+        name(object),
+        text(object, &["spec", "controller"]).into(),
+        shown.into(),
+        age(object, now),
+    ]
+}

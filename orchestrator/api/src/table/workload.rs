@@ -176,3 +176,29 @@ pub(super) fn template(object: &Value, spec: &[&str]) -> [Cell; 3] {
         Cell::or_none(&selector.to_string()),
     ]
 }
+
+/// Columns of a PodTemplate.
+pub const POD_TEMPLATE: &[Column] = &[
+    Column::NAME,
+    Column::text("Containers", "Names of the containers."),
+    Column::text("Images", "Images of the containers."),
+    Column::text("Pod Labels", "Labels of its pods."),
+];
+
+/// Cells of a PodTemplate.
+pub fn pod_template(object: &Value, _now: i64) -> Vec<Cell> {
+    let containers = list(object, &["template", "spec", "containers"]);
+    let each = |field: &str| {
+        let texts: Vec<&str> = containers.iter().map(|one| text(one, &[field])).collect();
+        Cell::from(texts.join(","))
+    };
+    let labels: Vec<String> = crate::walk::members(object, &["template", "metadata", "labels"])
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    vec![
+        name(object),
+        each("name"),
+        each("image"),
+        Cell::or_none(&labels.join(",")),
+    ]
+}

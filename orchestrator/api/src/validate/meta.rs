@@ -16,6 +16,7 @@ fn name(kind: &str, name: &str) -> Vec<Fault> {
     let rule = match kind {
         "Namespace" | "Tenant" => names::label,
         "Service" => names::dns_1035,
+        "Role" | "ClusterRole" | "RoleBinding" | "ClusterRoleBinding" => names::path_segment,
         _ => names::subdomain,
     };
     rule(name)

@@ -1,10 +1,13 @@
 //! What is wrong with an object, all of it at once. Objects come decoded and defaulted; whatever comes, nothing here
 //! panics.
 
+mod access;
 mod batch;
 mod cluster;
 mod config;
 mod container;
+mod extension;
+mod ingress;
 mod limits;
 mod meta;
 mod names;
@@ -13,7 +16,9 @@ mod network_policy;
 mod placement;
 mod pod;
 mod probe;
+mod quota;
 mod resources;
+mod storage;
 mod volume;
 mod workload;
 
@@ -21,14 +26,19 @@ use serde_json::Value;
 
 use crate::Fault;
 
+pub(crate) use access::{cluster_role, cluster_role_binding, role, role_binding};
 pub(crate) use batch::{cron_job, job};
 pub(crate) use cluster::{event, lease, namespace, node, tenant};
 pub(crate) use config::{config_map, secret, service_account};
+pub(crate) use extension::{custom_resource_definition, signing_request, webhooks};
+pub(crate) use ingress::{endpoints, ingress, ingress_class};
 pub(crate) use limits::{horizontal_pod_autoscaler, pod_disruption_budget, priority_class};
 pub(crate) use names::{label_value, qualified_name};
 pub(crate) use network::{endpoint_slice, service};
 pub(crate) use network_policy::network_policy;
 pub(crate) use pod::pod;
+pub(crate) use quota::{limit_range, pod_template, resource_quota, runtime_class};
+pub(crate) use storage::{persistent_volume, persistent_volume_claim, storage_class};
 pub(crate) use workload::{
     controller_revision, daemon_set, deployment, replica_set, replication_controller, stateful_set,
 };
@@ -75,3 +85,5 @@ fn port_number(value: &Value, path: &str, out: &mut Vec<Fault>) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_stored;

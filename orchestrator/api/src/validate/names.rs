@@ -38,6 +38,17 @@ pub(crate) fn subdomain(text: &str) -> Option<&'static str> {
     }
 }
 
+/// What may stand between two slashes of a path, up to 253 bytes: names of roles.
+pub(crate) fn path_segment(text: &str) -> Option<&'static str> {
+    if text.len() > 253 {
+        Some(TOO_LONG_253)
+    } else if matches!(text, "." | "..") || text.contains(['/', '%']) {
+        Some("may not be '.' or '..' and may not contain '/' or '%'")
+    } else {
+        None
+    }
+}
+
 /// `a-b`, up to 63 bytes.
 pub(crate) fn label(text: &str) -> Option<&'static str> {
     if text.len() > 63 {

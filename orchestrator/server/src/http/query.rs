@@ -24,6 +24,9 @@ pub(super) struct Query {
     pub(super) grace_period_seconds: Option<i64>,
     pub(super) propagation_policy: Option<Propagation>,
     pub(super) orphan_dependents: Option<bool>,
+    /// Empty when the request names none.
+    pub(super) field_manager: String,
+    pub(super) force: bool,
 }
 
 impl Query {
@@ -69,6 +72,8 @@ impl Query {
             "propagationPolicy" if !value.is_empty() => {
                 self.propagation_policy = Some(propagation(&value)?)
             }
+            "fieldManager" => self.field_manager = field_manager(value)?,
+            "force" => self.force = flag(&value),
             "orphanDependents" => self.orphan_dependents = Some(flag(&value)),
             _ => {}
         }
@@ -97,6 +102,15 @@ fn dry_run(value: &str) -> Result<bool, Status> {
             "dryRun: Unsupported value: {value:?}: supported values: \"All\""
         ))),
     }
+}
+
+fn field_manager(value: String) -> Result<String, Status> {
+    if value.len() <= 128 && value.chars().all(|letter| !letter.is_control()) {
+        return Ok(value);
+    }
+    Err(Status::bad_request(format!(
+        "fieldManager: Invalid value: {value:?}: must be at most 128 printable characters"
+    )))
 }
 
 fn propagation(value: &str) -> Result<Propagation, Status> {

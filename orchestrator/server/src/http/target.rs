@@ -2,8 +2,6 @@
 
 use waggle_api::{Resource, find};
 
-use crate::auth::Attributes;
-
 /// What a path of the API names.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
@@ -79,17 +77,6 @@ impl Target {
     /// The namespace to list; `None` for all.
     pub(super) fn in_namespace(&self) -> Option<&str> {
         (self.resource.namespaced && !self.namespace.is_empty()).then_some(self.namespace.as_str())
-    }
-
-    /// For authorization.
-    pub(super) fn attributes<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
-        Attributes::Objects {
-            verb,
-            resource: self.resource,
-            subresource: &self.subresource,
-            namespace: &self.namespace,
-            name: &self.name,
-        }
     }
 }
 

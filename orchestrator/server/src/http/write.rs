@@ -2,17 +2,21 @@
 
 use axum::extract::Request;
 use axum::response::Response;
+use http::header::USER_AGENT;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
+use waggle_api::access::User;
 use waggle_api::patch::Patch;
 use waggle_api::{FieldValidation, Part, Status, scale};
 
 use super::accept::form;
 use super::answer::{json, object, warn};
+use super::apply;
 use super::input;
 use super::query::Query;
 use super::target::Target;
-use crate::objects::{Object, WriteOptions};
+use crate::auth::{admit_write, advice};
+use crate::objects::{Object, Ownership, WriteOptions};
 use crate::run::ServerState;
 
 /// POST to a collection.
@@ -26,14 +30,26 @@ pub(super) async fn create(
         return Err(Status::method_not_allowed());
     }
     let headers = request.headers().clone();
+    let user = user_of(&request);
     let (value, duplicates) = input::value(request).await?;
     let mut read = target
         .resource
         .read(value, query.field_validation, duplicates)?;
     settle_namespace(target, &mut read.value)?;
+    admit_write(
+        &state.objects,
+        user.as_ref(),
+        target.resource,
+        None,
+        &read.value,
+    )?;
     let made = state
         .objects
-        .create(target.resource, read.value, &options(query))
+        .create(
+            target.resource,
+            read.value,
+            &options(target, query, &headers),
+        )
         .await?;
     answer(
         state,
@@ -53,20 +69,37 @@ pub(super) async fn update(
     request: Request,
 ) -> Result<Response, Status> {
     let headers = request.headers().clone();
+    let user = user_of(&request);
     let (value, duplicates) = input::value(request).await?;
     if target.name.is_empty() {
         return Err(Status::method_not_allowed());
     }
     if target.subresource == "scale" {
-        return rescale(state, target, query, |_| Ok(value.clone())).await;
+        return rescale(state, target, query, &headers, |_| Ok(value.clone())).await;
     }
     let mut read = target
         .resource
         .read(value, query.field_validation, duplicates)?;
     settle_name(target, &mut read.value)?;
+    let old = state
+        .objects
+        .get(target.resource, &target.namespace, &target.name);
+    let old = old.as_ref().map(|old| &old.value);
+    admit_write(
+        &state.objects,
+        user.as_ref(),
+        target.resource,
+        old,
+        &read.value,
+    )?;
     let made = state
         .objects
-        .update(target.resource, read.value, part(target), &options(query))
+        .update(
+            target.resource,
+            read.value,
+            part(target),
+            &options(target, query, &headers),
+        )
         .await?;
     answer(
         state,
@@ -90,13 +123,13 @@ pub(super) async fn patch(
     }
     let headers = request.headers().clone();
     let media_type = input::media_type(&headers).to_owned();
-    if media_type == "application/apply-patch+yaml" {
-        let message = "server-side apply is not served yet: apply without --server-side, or send a merge patch";
-        return Err(Status::failure(415, "UnsupportedMediaType", message));
+    if media_type == apply::MEDIA_TYPE {
+        return apply::apply(state, target, query, request).await;
     }
+    let user = user_of(&request);
     let patch = Patch::parse(&media_type, &input::body(request).await?)?;
     if target.subresource == "scale" {
-        return rescale(state, target, query, |scale| {
+        return rescale(state, target, query, &headers, |scale| {
             patch_scale(&patch, target, scale)
         })
         .await;
@@ -104,6 +137,13 @@ pub(super) async fn patch(
     let mut warnings = Vec::new();
     let change = |old: &Object| {
         let read = patched(&patch, target, query.field_validation, &old.value)?;
+        admit_write(
+            &state.objects,
+            user.as_ref(),
+            target.resource,
+            Some(&old.value),
+            &read.value,
+        )?;
         warnings = read.warnings;
         Ok(read.value)
     };
@@ -115,7 +155,7 @@ pub(super) async fn patch(
             namespace,
             name,
             part(target),
-            &options(query),
+            &options(target, query, &headers),
             change,
         )
         .await?;
@@ -146,6 +186,7 @@ async fn rescale(
     state: &ServerState,
     target: &Target,
     query: &Query,
+    headers: &HeaderMap,
     change: impl Fn(&Value) -> Result<Value, Status> + Send + Sync,
 ) -> Result<Response, Status> {
     let resource = target.resource;
@@ -159,20 +200,49 @@ async fn rescale(
             namespace,
             name,
             Part::Main,
-            &options(query),
+            &options(target, query, headers),
             change,
         )
         .await?;
     Ok(json(StatusCode::OK, &scale::get(&made.value)))
 }
 
-fn options(query: &Query) -> WriteOptions {
+/// Who sent the request.
+pub(super) fn user_of(request: &Request) -> Option<User> {
+    request
+        .extensions()
+        .get::<Option<User>>()
+        .cloned()
+        .flatten()
+}
+
+/// How the request's writer is noted.
+fn options(target: &Target, query: &Query, headers: &HeaderMap) -> WriteOptions {
     WriteOptions {
         dry_run: query.dry_run,
+        ownership: Ownership::Client {
+            manager: manager(query, headers),
+            subresource: target.subresource.clone(),
+        },
     }
 }
 
-fn part(target: &Target) -> Part {
+/// Who the writer says it is: `fieldManager`, or what its User-Agent starts with.
+fn manager(query: &Query, headers: &HeaderMap) -> String {
+    if !query.field_manager.is_empty() {
+        return query.field_manager.clone();
+    }
+    let agent = headers
+        .get(USER_AGENT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    match agent.split('/').next().unwrap_or_default() {
+        "" => "unknown".to_owned(),
+        name => name.chars().take(128).collect(),
+    }
+}
+
+pub(super) fn part(target: &Target) -> Part {
     if target.subresource == "status" {
         Part::Status
     } else {
@@ -180,7 +250,7 @@ fn part(target: &Target) -> Part {
     }
 }
 
-fn answer(
+pub(super) fn answer(
     state: &ServerState,
     code: StatusCode,
     made: &Object,
@@ -189,6 +259,8 @@ fn answer(
     warnings: &[String],
 ) -> Result<Response, Status> {
     let now = state.objects.now().as_second();
+    let mut warnings = warnings.to_vec();
+    warnings.extend(advice(&state.objects, made.resource, &made.value));
     Ok(warn(
         object(
             code,
@@ -197,7 +269,7 @@ fn answer(
             query.include_object.parse()?,
             now,
         ),
-        warnings,
+        &warnings,
     ))
 }
 
@@ -221,7 +293,7 @@ fn settle_namespace(target: &Target, value: &mut Value) -> Result<(), Status> {
 }
 
 /// Gives the object the path's namespace and checks its name.
-fn settle_name(target: &Target, value: &mut Value) -> Result<(), Status> {
+pub(super) fn settle_name(target: &Target, value: &mut Value) -> Result<(), Status> {
     settle_namespace(target, value)?;
     let given = value["metadata"]["name"].as_str().unwrap_or_default();
     if given != target.name {

@@ -9,7 +9,7 @@ use waggle_model::{DEFAULT_TENANT, SYSTEM_TENANT, TENANT_LABEL};
 use super::commit::text;
 use super::{Objects, WriteOptions};
 
-const STORED: WriteOptions = WriteOptions { dry_run: false };
+const STORED: WriteOptions = WriteOptions::STORED;
 /// Name of the Service and its EndpointSlice.
 const API: &str = "kubernetes";
 
@@ -55,6 +55,9 @@ impl Objects {
                 "value": value, "description": about,
             }))
             .await?;
+        }
+        for value in waggle_api::access::defaults() {
+            self.ensure(value).await?;
         }
         self.ensure(service(api_vip, advertise)).await?;
         let slice = endpoints(advertise);

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use rand::Rng as _;
 use serde_json::Value;
 use waggle_api::life::may_go;
+use waggle_api::ownership::{Writer, track};
 use waggle_api::{CreateContext, Part, Resource, Status, find, prepare_create, prepare_update};
 use waggle_store::{Error, Expect, Revision, Write};
 
 use super::store_status::refused;
-use super::{Object, Objects, WriteOptions};
+use super::{Object, Objects, Ownership, WriteOptions};
 
 /// How often an unconditional change is tried against other writers before it is given up.
 const ATTEMPTS: usize = 32;
@@ -34,7 +35,7 @@ impl Objects {
         let namespace = text(&value, "namespace").to_owned();
         let generated = text(&value, "name").is_empty();
         loop {
-            let made = self.prepare_new(resource, value.clone(), &namespace)?;
+            let made = self.prepare_new(resource, value.clone(), &namespace, options)?;
             match self.create_prepared(resource, made, options).await {
                 Err(status) if generated && status.is_already_exists() => {}
                 answer => return answer,
@@ -47,7 +48,9 @@ impl Objects {
         resource: &'static Resource,
         value: Value,
         namespace: &str,
+        options: &WriteOptions,
     ) -> Result<Value, Status> {
+        let given = value["metadata"]["managedFields"].clone();
         let uid = uuid::Uuid::new_v4().to_string();
         let context = CreateContext {
             now: self.now(),
@@ -57,7 +60,8 @@ impl Objects {
         };
         let mut value = value;
         self.settle_priority(resource, &mut value)?;
-        let made = prepare_create(resource, value, &context)?;
+        let mut made = prepare_create(resource, value, &context)?;
+        options.note(None, &mut made, &given, self.now(), Part::Main, resource);
         self.check_namespace(resource, &made)?;
         Ok(made)
     }
@@ -154,7 +158,16 @@ impl Objects {
                 .get(resource, namespace, name)
                 .ok_or_else(|| Status::not_found(resource, name))?;
             let wanted = change(&old)?;
-            let new = prepare_update(resource, &old.value, wanted, part)?;
+            let given = wanted["metadata"]["managedFields"].clone();
+            let mut new = prepare_update(resource, &old.value, wanted, part)?;
+            options.note(
+                Some(&old.value),
+                &mut new,
+                &given,
+                self.now(),
+                part,
+                resource,
+            );
             if let Some(object) = self.replace(&old, new, options).await? {
                 return Ok(object);
             }
@@ -251,6 +264,49 @@ impl Objects {
             revision.0,
         );
         Ok(seen.unwrap_or_else(|| Arc::new(Object::new(resource, value.clone(), revision.0))))
+    }
+}
+
+/// Whom the server calls itself as the owner of fields.
+const SERVER: &str = "waggle-server";
+
+impl WriteOptions {
+    /// Writes into `new` who owns its fields; `given` is what the writer's own object said of that.
+    fn note(
+        &self,
+        old: Option<&Value>,
+        new: &mut Value,
+        given: &Value,
+        now: jiff::Timestamp,
+        part: Part,
+        resource: &Resource,
+    ) {
+        let writer = match &self.ownership {
+            Ownership::Settled => {
+                new["metadata"]["managedFields"] = given.clone();
+                return;
+            }
+            Ownership::Client {
+                manager,
+                subresource,
+            } => Writer {
+                manager,
+                subresource,
+                now,
+            },
+            Ownership::Server => {
+                let noted = old.is_some_and(|old| !old["metadata"]["managedFields"].is_null());
+                if part == Part::Status || !noted {
+                    return;
+                }
+                Writer {
+                    manager: SERVER,
+                    subresource: "",
+                    now,
+                }
+            }
+        };
+        track(resource, old, new, given, writer);
     }
 }
 

@@ -25,7 +25,10 @@ impl Objects {
             .dry_run
             .as_ref()
             .is_some_and(|what| !what.is_empty());
-        let write = WriteOptions { dry_run };
+        let write = WriteOptions {
+            dry_run,
+            ..WriteOptions::STORED
+        };
         for _ in 0..ATTEMPTS {
             let old = self
                 .get(resource, namespace, name)

@@ -16,7 +16,7 @@ use super::commit::encoded;
 use super::store_status::refused;
 use super::{Object, Objects, WriteOptions};
 
-const STORED: WriteOptions = WriteOptions { dry_run: false };
+const STORED: WriteOptions = WriteOptions::STORED;
 
 /// One binding: the pod as it is and as it should be.
 struct Binding {

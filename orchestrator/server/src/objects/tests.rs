@@ -11,8 +11,11 @@ use waggle_store::EmbeddedStore;
 
 use super::*;
 
-const STORED: WriteOptions = WriteOptions { dry_run: false };
-const DRY: WriteOptions = WriteOptions { dry_run: true };
+const STORED: WriteOptions = WriteOptions::STORED;
+const DRY: WriteOptions = WriteOptions {
+    dry_run: true,
+    ..WriteOptions::STORED
+};
 
 struct Fixture {
     objects: Arc<Objects>,

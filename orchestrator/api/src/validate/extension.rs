@@ -1,0 +1,230 @@
+//! What extends the API: CustomResourceDefinitions, webhooks, signing requests.
+
+use serde_json::Value;
+
+use super::{meta, names, one_of};
+use crate::Fault;
+use crate::walk::{has, list, text};
+
+/// Faults of a CustomResourceDefinition.
+pub(crate) fn custom_resource_definition(value: &Value, old: Option<&Value>) -> Vec<Fault> {
+    let mut out = Vec::new();
+    meta::check("CustomResourceDefinition", value, old, &mut out);
+    let spec = &value["spec"];
+    let (group, plural) = (text(spec, &["group"]), text(spec, &["names", "plural"]));
+    if group.is_empty() {
+        out.push(Fault::required("spec.group", ""));
+    } else if names::subdomain(group).is_some() || !group.contains('.') {
+        let detail = "should be a domain with at least one dot";
+        out.push(Fault::invalid("spec.group", group, detail));
+    }
+    let expect = format!("{plural}.{group}");
+    if text(value, &["metadata", "name"]) != expect {
+        let detail = "must be spec.names.plural+\".\"+spec.group";
+        out.push(Fault::invalid(
+            "metadata.name",
+            text(value, &["metadata", "name"]),
+            detail,
+        ));
+    }
+    for field in ["plural", "singular"] {
+        let name = text(spec, &["names", field]);
+        if let Some(rule) = names::dns_1035(name) {
+            out.push(Fault::invalid(format!("spec.names.{field}"), name, rule));
+        }
+    }
+    for field in ["kind", "listKind"] {
+        let name = text(spec, &["names", field]);
+        if let Some(rule) = names::dns_1035(&name.to_lowercase()) {
+            out.push(Fault::invalid(format!("spec.names.{field}"), name, rule));
+        }
+    }
+    let scopes = ["Cluster", "Namespaced"];
+    if text(spec, &["scope"]).is_empty() {
+        out.push(Fault::required("spec.scope", ""));
+    } else {
+        one_of(&spec["scope"], &scopes, "spec.scope", &mut out);
+    }
+    let conversion = &spec["conversion"]["strategy"];
+    if conversion == "Webhook" {
+        let detail = "this cluster does not call conversion webhooks: use None";
+        out.push(Fault::forbidden("spec.conversion.strategy", detail));
+    } else {
+        one_of(conversion, &["None"], "spec.conversion.strategy", &mut out);
+    }
+    versions(spec, &mut out);
+    if let Some(old) = old {
+        for path in [["spec", "group"], ["spec", "scope"]] {
+            meta::immutable(value, old, &path, &mut out);
+        }
+        meta::immutable(value, old, &["spec", "names", "plural"], &mut out);
+    }
+    out
+}
+
+fn versions(spec: &Value, out: &mut Vec<Fault>) {
+    let versions = list(spec, &["versions"]);
+    let stored = versions.iter().filter(|one| one["storage"] == true).count();
+    if stored != 1 {
+        let detail = "must have exactly one version marked as storage version";
+        out.push(Fault::invalid("spec.versions", Value::Null, detail));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for (index, version) in versions.iter().enumerate() {
+        let path = format!("spec.versions[{index}]");
+        let name = text(version, &["name"]);
+        if let Some(rule) = names::dns_1035(name) {
+            out.push(Fault::invalid(format!("{path}.name"), name, rule));
+        }
+        if !seen.insert(name) {
+            out.push(Fault::duplicate(format!("{path}.name"), name));
+        }
+        let schema = &version["schema"]["openAPIV3Schema"];
+        let path = format!("{path}.schema.openAPIV3Schema");
+        if schema.is_null() {
+            out.push(Fault::required(path, "schemas are required"));
+        } else {
+            if schema["type"] != "object" {
+                out.push(Fault::invalid(
+                    format!("{path}.type"),
+                    schema["type"].clone(),
+                    "must be object at the root",
+                ));
+            }
+            structural(schema, &path, 0, out);
+        }
+    }
+}
+
+/// Every value has a type, unless it is said that any will do.
+fn structural(schema: &Value, path: &str, depth: usize, out: &mut Vec<Fault>) {
+    if depth > 64 {
+        out.push(Fault::forbidden(path, "is nested too deeply"));
+        return;
+    }
+    let kinds = ["array", "boolean", "integer", "number", "object", "string"];
+    let any = schema["x-kubernetes-int-or-string"] == true
+        || schema["x-kubernetes-preserve-unknown-fields"] == true;
+    if text(schema, &["type"]).is_empty() {
+        if !any {
+            out.push(Fault::required(
+                format!("{path}.type"),
+                "must not be empty for specified object fields",
+            ));
+        }
+    } else {
+        one_of(&schema["type"], &kinds, &format!("{path}.type"), out);
+    }
+    if has(schema, &["$ref"]) {
+        out.push(Fault::forbidden(
+            format!("{path}.$ref"),
+            "$ref is not supported",
+        ));
+    }
+    for (name, inner) in crate::walk::members(schema, &["properties"]) {
+        structural(inner, &format!("{path}.properties[{name}]"), depth + 1, out);
+    }
+    for field in ["items", "additionalProperties"] {
+        if schema[field].is_object() {
+            structural(&schema[field], &format!("{path}.{field}"), depth + 1, out);
+        }
+    }
+    if schema["type"] == "array" && !schema["items"].is_object() {
+        out.push(Fault::required(
+            format!("{path}.items"),
+            "must be specified",
+        ));
+    }
+}
+
+/// Faults of a MutatingWebhookConfiguration or ValidatingWebhookConfiguration.
+pub(crate) fn webhooks(value: &Value, old: Option<&Value>) -> Vec<Fault> {
+    let mut out = Vec::new();
+    meta::check(text(value, &["kind"]), value, old, &mut out);
+    let mut seen = std::collections::BTreeSet::new();
+    for (index, hook) in list(value, &["webhooks"]).iter().enumerate() {
+        let path = format!("webhooks[{index}]");
+        let name = text(hook, &["name"]);
+        if names::subdomain(name).is_some() || name.split('.').count() < 3 {
+            let detail = "should be a domain with at least three segments separated by dots";
+            out.push(Fault::invalid(format!("{path}.name"), name, detail));
+        }
+        if !seen.insert(name) {
+            out.push(Fault::duplicate(format!("{path}.name"), name));
+        }
+        let (url, service) = (
+            has(hook, &["clientConfig", "url"]),
+            has(hook, &["clientConfig", "service"]),
+        );
+        if url == service {
+            let detail = "exactly one of url or service is required";
+            out.push(Fault::required(format!("{path}.clientConfig"), detail));
+        }
+        one_of(
+            &hook["failurePolicy"],
+            &["Fail", "Ignore"],
+            &format!("{path}.failurePolicy"),
+            &mut out,
+        );
+        let effects = &hook["sideEffects"];
+        if effects.is_null() {
+            out.push(Fault::required(
+                format!("{path}.sideEffects"),
+                "must specify one of None, NoneOnDryRun",
+            ));
+        } else {
+            one_of(
+                effects,
+                &["None", "NoneOnDryRun"],
+                &format!("{path}.sideEffects"),
+                &mut out,
+            );
+        }
+        if list(hook, &["admissionReviewVersions"]).is_empty() {
+            let detail = "must specify one of v1, v1beta1";
+            out.push(Fault::required(
+                format!("{path}.admissionReviewVersions"),
+                detail,
+            ));
+        }
+        if hook["timeoutSeconds"]
+            .as_i64()
+            .is_some_and(|seconds| !(1..=30).contains(&seconds))
+        {
+            let detail = "the timeout value must be between 1 and 30 seconds";
+            out.push(Fault::invalid(
+                format!("{path}.timeoutSeconds"),
+                hook["timeoutSeconds"].clone(),
+                detail,
+            ));
+        }
+    }
+    out
+}
+
+/// Faults of a CertificateSigningRequest.
+pub(crate) fn signing_request(value: &Value, old: Option<&Value>) -> Vec<Fault> {
+    let mut out = Vec::new();
+    meta::check("CertificateSigningRequest", value, old, &mut out);
+    if text(value, &["spec", "request"]).is_empty() {
+        out.push(Fault::required("spec.request", ""));
+    }
+    let signer = text(value, &["spec", "signerName"]);
+    if signer.is_empty() {
+        out.push(Fault::required("spec.signerName", ""));
+    } else if !signer.contains('/') || !signer.contains('.') {
+        let detail =
+            "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        out.push(Fault::invalid("spec.signerName", signer, detail));
+    }
+    if list(value, &["spec", "usages"]).is_empty() {
+        out.push(Fault::required(
+            "spec.usages",
+            "usages must contain at least one value",
+        ));
+    }
+    if let Some(old) = old {
+        meta::immutable(value, old, &["spec"], &mut out);
+    }
+    out
+}
