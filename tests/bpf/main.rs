@@ -8,7 +8,11 @@ mod cgroup;
 mod frame;
 mod lifecycle;
 mod log_sink;
+mod measure;
 mod packets;
+mod policy;
+mod random;
+mod reference;
 mod room;
 mod sockets;
 mod state;
@@ -27,7 +31,17 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The machine's noise is loud enough without our own.
     arguments.test_threads.get_or_insert(2);
-    let cases: Vec<Case> = [packets::CASES, sockets::CASES, lifecycle::CASES].concat();
+    let cases: Vec<Case> = [
+        packets::CASES,
+        sockets::CASES,
+        lifecycle::CASES,
+        policy::CASES,
+    ]
+    .concat();
+    let cases = match std::env::var_os("WAGGLE_BENCH") {
+        Some(_) => measure::CASES.to_vec(),
+        None => cases,
+    };
     let trials = cases.into_iter().map(|(name, check)| {
         Trial::test(name, move || -> Result<(), Failed> {
             check();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use waggle_model::network::{
-    Backend, Endpoint, Export, NetworkState, NodeNetwork, Protocol, Service, ServicePort,
+    Backend, Endpoint, Export, Identity, NetworkState, NodeNetwork, Protocol, Service, ServicePort,
 };
 use waggle_model::{Generation, IdentityId, ServiceId, TenantId};
 
@@ -62,6 +62,13 @@ impl With for NetworkState {
             pod: address.replace(['.', ':'], "-"),
             host_ports: Vec::new(),
         };
+        let identity = Identity {
+            id: endpoint.identity,
+            tenant: endpoint.tenant,
+            namespace: endpoint.namespace.clone(),
+            ..Identity::default()
+        };
+        self.identities.entry(identity.id).or_insert(identity);
         self.endpoints.insert(endpoint.address, endpoint);
         self
     }

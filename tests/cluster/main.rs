@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod faults;
+mod policies;
 mod registry;
 mod serving;
 mod survival;
@@ -59,6 +60,18 @@ fn suite(cluster: Cluster) -> Suite<Cluster> {
         .test(
             "the_tenant_wall_opens_and_closes_with_the_export",
             tenants::wall_follows_the_export,
+        )
+        .test(
+            "policies_govern_what_comes_in",
+            policies::ingress_is_governed,
+        )
+        .test(
+            "policies_govern_what_goes_out_and_cut_connections",
+            policies::egress_is_governed_and_live_connections_are_cut,
+        )
+        .test(
+            "tenants_know_which_nodes_enforce_their_policies",
+            policies::tenants_know_who_enforces,
         )
         .test(
             "a_spoofed_source_is_dropped_and_counted",

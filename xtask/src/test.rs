@@ -11,8 +11,12 @@ use crate::{images, kubectl, setup};
 /// Which tests.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only these: unit, bpf, cluster, kubectl. All when none is named.
+    /// Only these: unit, bpf, cluster, kubectl. All when none is named. By its name alone: policy, which compares the
+    /// kernel's verdicts with a plain reference.
     suites: Vec<Suite>,
+    /// Random packets that `policy` compares.
+    #[arg(long, default_value_t = 1_000_000)]
+    cases: u64,
     /// Only tests whose name contains this.
     #[arg(long)]
     filter: Option<String>,
@@ -24,11 +28,13 @@ enum Suite {
     Bpf,
     Cluster,
     Kubectl,
+    Policy,
 }
 
 impl Options {
     fn wants(&self, suite: Suite) -> bool {
-        self.suites.is_empty() || self.suites.contains(&suite)
+        let usual = self.suites.is_empty() && suite != Suite::Policy;
+        usual || self.suites.contains(&suite)
     }
 }
 
@@ -51,6 +57,13 @@ pub(crate) fn all(options: &Options) -> Result<()> {
     }
     if options.wants(Suite::Bpf) {
         run(&mut rooted("bpf", options)).context("BPF tests")?;
+    }
+    if options.wants(Suite::Policy) {
+        let mut tests = rooted("bpf", options);
+        tests
+            .arg("the_kernel_agrees_with_the_reference")
+            .env("WAGGLE_POLICY_CASES", options.cases.to_string());
+        run(&mut tests).context("comparison of policy verdicts")?;
     }
     if !options.wants(Suite::Cluster) && !options.wants(Suite::Kubectl) {
         return Ok(());

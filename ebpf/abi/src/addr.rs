@@ -36,6 +36,16 @@ impl Addr {
         self.words[0] == 0 && self.words[1] == 0 && self.words[2] == MARK
     }
 
+    /// The caller's own machine: 127.0.0.0/8 and ::1.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        if self.is_v4() {
+            u32::from_be(self.words[3]) >> 24 == 127
+        } else {
+            (self.words[0] | self.words[1] | self.words[2]) == 0 && self.words[3] == 1_u32.to_be()
+        }
+    }
+
     /// Multicast, broadcast, unspecified, or IPv6 link-local: nothing that a router forwards.
     #[inline(always)]
     pub const fn is_link_scope(&self) -> bool {
@@ -100,6 +110,21 @@ mod tests {
             Addr::v4(u32::from_ne_bytes(v4.octets())),
             Addr::from(IpAddr::V4(v4))
         );
+    }
+
+    #[test]
+    fn loopback_is_the_callers_own() {
+        for (text, expected) in [
+            ("127.0.0.1", true),
+            ("127.255.0.9", true),
+            ("128.0.0.1", false),
+            ("::1", true),
+            ("::2", false),
+            ("::", false),
+        ] {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(Addr::from(address).is_loopback(), expected, "{text}");
+        }
     }
 
     #[test]

@@ -15,8 +15,9 @@ pub use layout::ABI_HASH;
 pub use names::{Capacity, limit, map, program};
 pub use reason::{Reason, TEXTS};
 pub use row::{
-    Config, Counter, EndpointRow, Flow, FlowKey, GrantKey, LinkRow, OwnerRow, ServiceKey,
-    ServiceRow, Slot, SocketKey, VipRow, endpoint_kind, flow_state, service_flag,
+    BlockKey, Config, Counter, EndpointRow, Flow, FlowKey, GrantKey, LinkRow, OwnerRow, RuleKey,
+    ServiceKey, ServiceRow, Slot, SocketKey, VipRow, endpoint_kind, flow_state, rule_bits,
+    service_flag,
 };
 
 /// Tenant of nodes and of the cluster's own services: reaches everything, reachable from everywhere.
@@ -25,6 +26,14 @@ pub const TENANT_SYSTEM: u32 = 1;
 pub const TENANT_ANY: u32 = 0;
 /// Identity of nodes and whatever runs in their own network namespace.
 pub const IDENTITY_HOST: u32 = 1;
+/// In a [`RuleKey`]: whoever it is. Also the identity of what is no pod.
+pub const PEER_ANY: u32 = 0;
+/// Lowest number of a class of addresses in a [`RuleKey`]; identities are below.
+pub const CLASS_FIRST: u32 = 1 << 31;
+/// Number of no ruleset: the direction is not governed.
+pub const RULESET_NONE: u32 = 0;
+/// Number of the ruleset that never has rows: nothing is allowed.
+pub const RULESET_LOCKED: u32 = u32::MAX;
 /// IANA number of TCP.
 pub const TCP: u8 = 6;
 /// IANA number of UDP.

@@ -29,6 +29,10 @@ pub mod map {
         SOCKET_OWNERS = "SOCKET_OWNERS";
         /// Hash: [`crate::GrantKey`] to service number.
         GRANTS = "GRANTS";
+        /// Longest prefix match: [`crate::RuleKey`] to the number of a policy that allows it.
+        POLICY = "POLICY";
+        /// Longest prefix match: [`crate::BlockKey`] to a class, the peer in rules; 0 for none.
+        BLOCKS = "BLOCKS";
         /// LRU hash: [`crate::FlowKey`] to [`crate::Flow`].
         FLOWS = "FLOWS";
         /// LRU hash: [`crate::SocketKey`] to [`crate::VipRow`].
@@ -82,7 +86,11 @@ pub mod limit {
     pub const LINKS: u32 = 16_384;
     /// Exported backends.
     pub const GRANTS: u32 = 65_536;
-    /// Flows between tenants.
+    /// Rules of all rulesets; old and new ones are there together while one replaces the other.
+    pub const POLICY: u32 = 262_144;
+    /// Address ranges of all rulesets.
+    pub const BLOCKS: u32 = 65_536;
+    /// Flows between tenants and of pods that policies govern.
     pub const FLOWS: u32 = 65_536;
     /// Sockets that talk to a VIP.
     pub const SOCK_VIP: u32 = 65_536;
@@ -105,7 +113,11 @@ pub struct Capacity {
     pub links: u32,
     /// Exported backends.
     pub grants: u32,
-    /// Flows between tenants; the least recently used is replaced when full.
+    /// Rules.
+    pub policy: u32,
+    /// Address ranges in rules.
+    pub blocks: u32,
+    /// Flows between tenants and of pods that policies govern; the least recently used is replaced when full.
     pub flows: u32,
     /// Sockets that talk to a VIP; the least recently used is replaced when full.
     pub sock_vip: u32,
@@ -120,6 +132,8 @@ impl Default for Capacity {
             ranges: limit::RANGES,
             links: limit::LINKS,
             grants: limit::GRANTS,
+            policy: limit::POLICY,
+            blocks: limit::BLOCKS,
             flows: limit::FLOWS,
             sock_vip: limit::SOCK_VIP,
         }

@@ -71,6 +71,10 @@ reasons! {
     Inconsistent = 12, "inconsistent", "the datapath's tables contradict each other";
     /// Drop events that found the event ring full.
     EventLost = 13, "event_lost", "a drop was counted but its event found the ring buffer full";
+    /// The sender's policies.
+    PolicyEgress = 14, "policy_egress", "no NetworkPolicy of the sending pod allows it to send this";
+    /// The receiver's policies.
+    PolicyIngress = 15, "policy_ingress", "no NetworkPolicy of the receiving pod allows this to come in";
 }
 
 const _: () = {

@@ -9,8 +9,10 @@ rows! {
     pub struct Config [16] {
         /// Cookie of the node's own network namespace (SO_NETNS_COOKIE); its sockets belong to the system tenant.
         pub host_netns: u64,
+        /// Number of the next ruleset; kept here so that none is used twice while flows remember it.
+        pub next_ruleset: u32,
         /// Zero.
-        pub pad: u64,
+        pub pad: u32,
     }
 
     /// Key of `SERVICES`: where a service port is called.
@@ -52,7 +54,7 @@ rows! {
     }
 
     /// Value of `ENDPOINTS` (key: [`Addr`]): what an address of the cluster is.
-    pub struct EndpointRow [32] {
+    pub struct EndpointRow [40] {
         /// What policy knows it by.
         pub identity: u32,
         /// Its tenant.
@@ -65,6 +67,10 @@ rows! {
         pub mac: [u8; 6],
         /// Hardware address of the host's end.
         pub gateway_mac: [u8; 6],
+        /// Ruleset of what it may receive; 0 when it isn't here or not governed.
+        pub ingress: u32,
+        /// Ruleset of what it may send; 0 when it isn't here or not governed.
+        pub egress: u32,
         /// Zero.
         pub pad: u32,
     }
@@ -83,17 +89,44 @@ rows! {
         pub netns: u64,
         /// Number made of the pod's UID; names its interface.
         pub pod: u64,
-        /// Zero.
-        pub pad: u64,
+        /// Ruleset of what it may receive; 0 when it is not governed.
+        pub ingress: u32,
+        /// Ruleset of what it may send; 0 when it is not governed.
+        pub egress: u32,
     }
 
     /// Value of `SOCKET_OWNERS` (key: network namespace cookie): whose sockets are in there.
-    pub struct OwnerRow [24] {
+    pub struct OwnerRow [28] {
         /// What policy knows it by.
         pub identity: u32,
         /// Its tenant.
         pub tenant: u32,
+        /// Ruleset of what it may send; 0 when it is not governed.
+        pub egress: u32,
         /// Address of the pod.
+        pub addr: Addr,
+    }
+
+    /// Key of `POLICY` (value: number of a policy that allows it). Prefixes end behind the peer, behind the protocol's
+    /// padding, or anywhere in the port; [`rule_bits`] counts them.
+    pub struct RuleKey [12] {
+        /// Which ruleset; never 0.
+        pub ruleset: u32,
+        /// Identity, class of addresses, or [`crate::PEER_ANY`].
+        pub peer: u32,
+        /// IANA number.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: u8,
+        /// Port of the receiver, network byte order.
+        pub port: u16,
+    }
+
+    /// Key of `BLOCKS` (value: class): addresses that a ruleset tells apart.
+    pub struct BlockKey [20] {
+        /// Which ruleset; never 0.
+        pub ruleset: u32,
+        /// Address; prefixes end in it.
         pub addr: Addr,
     }
 
@@ -111,11 +144,11 @@ rows! {
         pub tenant: u32,
     }
 
-    /// Key of `FLOWS`: a flow between tenants, in the direction that was granted.
+    /// A flow as one of its packets shows it. As the key of `FLOWS` the lower end comes first, whoever opened it.
     pub struct FlowKey [40] {
-        /// Who opened it.
+        /// One end.
         pub src: Addr,
-        /// To whom.
+        /// The other.
         pub dst: Addr,
         /// Network byte order.
         pub src_port: u16,
@@ -127,14 +160,22 @@ rows! {
         pub pad: [u8; 3],
     }
 
-    /// Value of `FLOWS`.
-    pub struct Flow [16] {
-        /// Last packet of either direction, nanoseconds of the monotonic clock.
+    /// Value of `FLOWS`: what it was let through under. When that is not so any more, the rules are asked again.
+    pub struct Flow [32] {
+        /// Last packet of either direction that passed, nanoseconds of the monotonic clock.
         pub seen: u64,
-        /// One of [`flow_state`].
+        /// Bits of [`flow_state`].
         pub state: u32,
-        /// Service number of the grant.
-        pub service: u32,
+        /// Ruleset of its opener's egress; 0 when that is not here or not governed.
+        pub egress: u32,
+        /// Ruleset of the other end's ingress; 0 when that is not here or not governed.
+        pub ingress: u32,
+        /// Identity of its opener.
+        pub opener: u32,
+        /// Identity of the other end.
+        pub answerer: u32,
+        /// Zero.
+        pub pad: u32,
     }
 
     /// Key of `SOCK_VIP`: a peer as the kernel sees it.
@@ -174,10 +215,12 @@ rows! {
 pub mod endpoint_kind {
     /// A pod.
     pub const POD: u32 = 0;
-    /// A node, or something that runs in its network namespace.
+    /// This node, or something that runs in its network namespace: rule 1.
     pub const HOST: u32 = 1;
     /// A virtual address of a service; never seen in a packet that went through the socket hooks.
     pub const VIP: u32 = 2;
+    /// Another node: outside for policies, of no tenant.
+    pub const NODE: u32 = 3;
 }
 
 /// Bits of [`ServiceRow::flags`].
@@ -186,10 +229,26 @@ pub mod service_flag {
     pub const EXPORTED_TO_ALL: u32 = 1;
 }
 
-/// What [`Flow::state`] says.
+/// Bits of [`Flow::state`].
 pub mod flow_state {
     /// Alive.
     pub const OPEN: u32 = 0;
     /// A TCP FIN or RST was seen; ends soon.
     pub const CLOSING: u32 = 1;
+    /// The second end of the key opened it.
+    pub const SECOND_OPENED: u32 = 2;
+}
+
+/// Prefix lengths, in bits, of `POLICY` and `BLOCKS`.
+pub mod rule_bits {
+    /// Every port of every protocol.
+    pub const PEER: u32 = 64;
+    /// Every port of one protocol.
+    pub const PROTOCOL: u32 = 80;
+    /// One port.
+    pub const PORT: u32 = 96;
+    /// Bits before the address in a `BLOCKS` key.
+    pub const RULESET: u32 = 32;
+    /// One address.
+    pub const BLOCK: u32 = 160;
 }

@@ -1,4 +1,4 @@
-//! What the programs share: maps, packet parsing, the tenant wall, flows and counting. A binary in `bin/` is one hook;
+//! What the programs share: maps, packet parsing, the tenant wall, policy, flows and counting. A binary in `bin/` is one hook;
 //! its entry functions only turn a [`Verdict`] into what the hook returns.
 #![no_std]
 
@@ -7,6 +7,7 @@ pub mod flow;
 pub mod maps;
 pub mod packet;
 pub mod peer;
+pub mod policy;
 pub mod service;
 pub mod wall;
 

@@ -4,8 +4,8 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use waggle_abi::{
-    Addr, Config, Counter, EndpointRow, Flow, FlowKey, GrantKey, LinkRow, OwnerRow, Reason,
-    ServiceKey, ServiceRow, Slot, SocketKey, VipRow, limit,
+    Addr, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey, GrantKey, LinkRow, OwnerRow,
+    Reason, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey, VipRow, limit,
 };
 
 /// What programs must know about their node.
@@ -34,7 +34,13 @@ pub static SOCKET_OWNERS: HashMap<u64, OwnerRow> = HashMap::pinned(limit::LINKS,
 /// Exported backends.
 #[map]
 pub static GRANTS: HashMap<GrantKey, u32> = HashMap::pinned(limit::GRANTS, BPF_F_NO_PREALLOC);
-/// Flows between tenants.
+/// What rulesets allow.
+#[map]
+pub static POLICY: LpmTrie<RuleKey, u32> = LpmTrie::pinned(limit::POLICY, 0);
+/// Classes of addresses in rulesets.
+#[map]
+pub static BLOCKS: LpmTrie<BlockKey, u32> = LpmTrie::pinned(limit::BLOCKS, 0);
+/// Flows between tenants and of pods that policies govern.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(limit::FLOWS, 0);
 /// What sockets think they talk to.

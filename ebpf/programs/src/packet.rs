@@ -13,6 +13,10 @@ const SCTP: u8 = 132;
 /// IPv6 extension headers that are walked before a packet counts as malformed.
 const EXTENSIONS: usize = 6;
 const TCP_FIN_OR_RST: u8 = 0x05;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+/// Port that stands for the answering end of an echo; its number is the request's type.
+const ECHO: u16 = 8_u16.to_be();
 
 /// A parsed packet.
 #[derive(Clone, Copy)]
@@ -27,6 +31,24 @@ pub struct Packet {
     pub icmp_error: bool,
     /// A TCP segment with FIN or RST.
     pub closing: bool,
+    /// A TCP segment with SYN and without ACK: the first of its connection.
+    pub opening: bool,
+    /// A TCP segment with SYN and ACK: the answer to the first.
+    pub opening_reply: bool,
+    /// Ports that tell flows apart: the transport's, and for an echo its number, at the end that asked.
+    flow_ports: [u16; 2],
+}
+
+impl Packet {
+    /// What tells its flow from others.
+    #[inline(always)]
+    pub fn flow(&self) -> FlowKey {
+        FlowKey {
+            src_port: self.flow_ports[0],
+            dst_port: self.flow_ports[1],
+            ..self.tuple
+        }
+    }
 }
 
 #[repr(C)]
@@ -78,6 +100,9 @@ pub fn parse(ctx: &TcContext) -> Result<Packet, Reason> {
         later_fragment: network.later_fragment,
         icmp_error: false,
         closing: false,
+        opening: false,
+        opening_reply: false,
+        flow_ports: [0; 2],
     };
     if !network.later_fragment {
         parse_transport(ctx, &mut packet)?;
@@ -97,6 +122,9 @@ pub fn quoted(ctx: &TcContext, packet: &Packet) -> Result<FlowKey, Reason> {
     if has_ports(key.protocol) && !network.later_fragment {
         let ports: [u16; 2] = load(ctx, network.transport)?;
         (key.src_port, key.dst_port) = (ports[0], ports[1]);
+    } else if matches!(key.protocol, ICMP | ICMP_V6) && !network.later_fragment {
+        let head: [u8; 6] = load(ctx, network.transport)?;
+        [key.src_port, key.dst_port] = echo_ports(&head);
     }
     Ok(key)
 }
@@ -208,16 +236,31 @@ fn parse_transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     if has_ports(protocol) {
         let ports: [u16; 2] = load(ctx, packet.transport)?;
         (packet.tuple.src_port, packet.tuple.dst_port) = (ports[0], ports[1]);
+        packet.flow_ports = ports;
         if protocol == TCP {
             let flags: u8 = load(ctx, packet.transport + 13)?;
             packet.closing = flags & TCP_FIN_OR_RST != 0;
+            packet.opening = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+            packet.opening_reply = flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK;
         }
-    } else if protocol == ICMP {
-        let kind: u8 = load(ctx, packet.transport)?;
-        packet.icmp_error = matches!(kind, 3 | 11 | 12);
-    } else if protocol == ICMP_V6 {
-        let kind: u8 = load(ctx, packet.transport)?;
-        packet.icmp_error = kind < 128;
+    } else if matches!(protocol, ICMP | ICMP_V6) {
+        let head: [u8; 6] = load(ctx, packet.transport)?;
+        packet.icmp_error = match protocol {
+            ICMP => matches!(head[0], 3 | 11 | 12),
+            _ => head[0] < 128,
+        };
+        packet.flow_ports = echo_ports(&head);
     }
     Ok(())
+}
+
+/// An echo's number at the end that asked; zeros for other ICMP.
+#[inline(always)]
+fn echo_ports(head: &[u8; 6]) -> [u16; 2] {
+    let number = u16::from_ne_bytes([head[4], head[5]]);
+    match head[0] {
+        8 | 128 => [number, ECHO],
+        0 | 129 => [ECHO, number],
+        _ => [0; 2],
+    }
 }

@@ -10,8 +10,10 @@ use crate::maps::{ENDPOINTS, LINKS, RANGES, SOCKET_OWNERS};
 pub enum Peer {
     /// Outside the cluster.
     World,
-    /// A node.
+    /// This node.
     Host,
+    /// Another node.
+    Node,
     /// A virtual address, of this tenant.
     Vip(u32),
     /// A pod.
@@ -30,6 +32,7 @@ pub fn peer(addr: &Addr) -> Result<Peer, Reason> {
     };
     Ok(match row.kind {
         endpoint_kind::HOST => Peer::Host,
+        endpoint_kind::NODE => Peer::Node,
         endpoint_kind::VIP => Peer::Vip(row.tenant),
         _ => Peer::Pod(row),
     })

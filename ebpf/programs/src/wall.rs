@@ -3,18 +3,76 @@
 //! 1. host and node health
 //! 2. replies to an allowed flow
 //! 3. tenant wall
-//! 4. NetworkPolicy (none yet)
+//! 4. NetworkPolicy
 //! 5. allow
 //!
-//! While 4 is empty, 2 can't change a verdict inside one tenant, so flows are only looked up across tenants.
+//! A packet belongs to a flow that one end opened, and the verdict is that of the flow: replies pass because their flow
+//! does, and both stop when a new policy forbids it. Where neither end is governed by a policy and both are of one
+//! tenant, every flow is allowed and none is looked up.
 
 use aya_ebpf::programs::TcContext;
-use waggle_abi::{Addr, GrantKey, Reason, TENANT_ANY, TENANT_SYSTEM};
+use waggle_abi::{
+    Addr, EndpointRow, FlowKey, GrantKey, LinkRow, Reason, TCP, TENANT_ANY, TENANT_SYSTEM,
+};
 
 use crate::Verdict;
-use crate::flow::{alive, remember, reversed};
+use crate::flow::{Row, Stamp, remember, reversed, row_key};
 use crate::maps::GRANTS;
 use crate::packet::{Packet, quoted};
+use crate::policy::{Other, allows};
+
+/// First port of Linux's default range for callers (net.ipv4.ip_local_port_range).
+const CALLERS: u16 = 32_768;
+
+/// One end of a packet.
+#[derive(Clone, Copy)]
+pub struct Side {
+    /// What policy knows it by; 0 for what is no pod.
+    pub identity: u32,
+    /// Its tenant.
+    pub tenant: u32,
+    /// Ruleset of what it may receive; 0 when it isn't on this node or not governed.
+    pub ingress: u32,
+    /// Ruleset of what it may send; 0 when it isn't on this node or not governed.
+    pub egress: u32,
+}
+
+impl Side {
+    /// What is no pod: the outside, and other nodes. No tenant's wall is around it.
+    pub const WORLD: Self = Self {
+        identity: 0,
+        tenant: TENANT_SYSTEM,
+        ingress: 0,
+        egress: 0,
+    };
+
+    /// A pod; its rulesets are only in rows of its own node.
+    #[inline(always)]
+    pub fn of_endpoint(row: &EndpointRow) -> Self {
+        Self {
+            identity: row.identity,
+            tenant: row.tenant,
+            ingress: row.ingress,
+            egress: row.egress,
+        }
+    }
+
+    /// A pod of this node.
+    #[inline(always)]
+    pub fn of_link(row: &LinkRow) -> Self {
+        Self {
+            identity: row.identity,
+            tenant: row.tenant,
+            ingress: row.ingress,
+            egress: row.egress,
+        }
+    }
+
+    #[inline(always)]
+    fn is_governed(&self) -> bool {
+        self.ingress | self.egress != 0
+    }
+}
 
 /// Whether two tenants talk without any grant.
 #[inline(always)]
@@ -41,38 +99,186 @@ pub fn grant(addr: Addr, port: u16, protocol: u8, tenant: u32) -> Option<u32> {
     unsafe { GRANTS.get(key) }.copied()
 }
 
-/// Decides about a packet between two pods.
+/// Decides about a packet, of which at least one end is a pod of this node.
 #[inline(always)]
-pub fn decide(ctx: &TcContext, packet: &Packet, src_tenant: u32, dst_tenant: u32) -> Verdict {
+pub fn decide(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Verdict {
     // 1 is the caller's: it knows nodes by their rows. 3, the part that is the same for every packet:
-    if open_between(src_tenant, dst_tenant) {
+    if open_between(src.tenant, dst.tenant) && !src.is_governed() && !dst.is_governed() {
         return Ok(()); // 5
     }
-    between_tenants(ctx, packet, src_tenant)
+    by_flow(ctx, packet, src, dst)
 }
 
 #[inline(always)]
-fn between_tenants(ctx: &TcContext, packet: &Packet, src_tenant: u32) -> Verdict {
+fn by_flow(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Verdict {
     if packet.later_fragment {
-        return Err(Reason::Fragment);
+        return fragment(packet, src, dst);
     }
-    // 2, an error about a flow that was let through, in either direction.
-    if packet.icmp_error {
-        let key = quoted(ctx, packet)?;
-        return if alive(&key, false) || alive(&reversed(&key), false) {
-            Ok(())
-        } else {
-            Err(Reason::TenantWall)
-        };
-    }
-    // 2
-    if alive(&reversed(&packet.tuple), packet.closing) {
+    // 2, an error about a flow that was let through.
+    if packet.icmp_error && about_a_flow(ctx, packet, src, dst)? {
         return Ok(());
     }
+    let flow = packet.flow();
+    let (key, backwards) = row_key(&flow);
+    let mut row = Row::find(&key);
+    let sender_opened = match &row {
+        Some(row) => row.opened_by_second() == backwards,
+        // Between tenants only who is in a row may answer.
+        None => sender_seems_opener(packet) || !open_between(src.tenant, dst.tenant),
+    };
+    if !sender_opened && !packet.opening {
+        // 2
+        let verdict = settle(
+            packet,
+            &Asked::of(&reversed(&flow), dst, src),
+            &key,
+            !backwards,
+            row,
+        );
+        // Whose flow it was is only half known where nothing is a first packet: it may stand in its own right.
+        if verdict.is_ok() || flow.protocol == TCP {
+            return verdict;
+        }
+        row = None;
+    } else if !sender_opened {
+        // A first segment against the flow that was: a new one between the same ports.
+        row = None;
+    }
+    settle(packet, &Asked::of(&flow, src, dst), &key, backwards, row)
+}
+
+/// A flow as the rules see it, from its opener on.
+struct Asked {
+    opener: Other,
+    answerer: Other,
+    /// Tenant of the opener.
+    tenant: u32,
+    /// No wall is between the two.
+    open: bool,
+    protocol: u8,
+    /// Port of the answerer.
+    port: u16,
+    egress: u32,
+    ingress: u32,
+}
+
+impl Asked {
+    #[inline(always)]
+    fn of(flow: &FlowKey, opener: &Side, answerer: &Side) -> Self {
+        Self {
+            opener: Other {
+                identity: opener.identity,
+                addr: flow.src,
+            },
+            answerer: Other {
+                identity: answerer.identity,
+                addr: flow.dst,
+            },
+            tenant: opener.tenant,
+            open: open_between(opener.tenant, answerer.tenant),
+            protocol: flow.protocol,
+            port: flow.dst_port,
+            egress: opener.egress,
+            ingress: answerer.ingress,
+        }
+    }
+}
+
+/// The verdict of a flow, remembered when it is let through.
+#[inline(always)]
+fn settle(
+    packet: &Packet,
+    asked: &Asked,
+    key: &FlowKey,
+    opened_by_second: bool,
+    row: Option<Row>,
+) -> Verdict {
     // 3
-    let key = &packet.tuple;
-    match grant(key.dst, key.dst_port, key.protocol, src_tenant) {
-        Some(service) => remember(key, service, packet.closing), // 5
-        None => Err(Reason::TenantWall),
+    let (protocol, port) = (asked.protocol, asked.port);
+    if !asked.open && grant(asked.answerer.addr, port, protocol, asked.tenant).is_none() {
+        return Err(Reason::TenantWall);
+    }
+    let stamp = Stamp {
+        egress: asked.egress,
+        ingress: asked.ingress,
+        opener: asked.opener.identity,
+        answerer: asked.answerer.identity,
+    };
+    // 4
+    let settled = row.as_ref().is_some_and(|row| row.is_stamped(&stamp));
+    if !settled {
+        if !allows(stamp.egress, &asked.answerer, protocol, port) {
+            return Err(Reason::PolicyEgress);
+        }
+        if !allows(stamp.ingress, &asked.opener, protocol, port) {
+            return Err(Reason::PolicyIngress);
+        }
+    }
+    // 5
+    let Some(row) = row else {
+        return remember(key, opened_by_second, &stamp, packet.closing);
+    };
+    if !settled {
+        row.stamp(&stamp);
+    }
+    row.touch(packet.closing, packet.opening);
+    Ok(())
+}
+
+/// Who opened a flow that is in no row. A first TCP segment says it; of others the end whose port is in the callers'
+/// range is taken to be the caller, so that a flow which a policy came over keeps its direction. Anything but TCP is
+/// opened by its first packet.
+#[inline(always)]
+fn sender_seems_opener(packet: &Packet) -> bool {
+    if packet.tuple.protocol != TCP || packet.opening {
+        return true;
+    }
+    if packet.opening_reply {
+        return false;
+    }
+    let calls = |port: u16| u16::from_be(port) >= CALLERS;
+    calls(packet.tuple.src_port) || !calls(packet.tuple.dst_port)
+}
+
+/// Whether an ICMP error is about a flow that passes now.
+#[inline(always)]
+fn about_a_flow(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Result<bool, Reason> {
+    let quoted = quoted(ctx, packet)?;
+    // It is told to who sent the packet that it is about.
+    if quoted.src != packet.tuple.dst {
+        return Ok(false);
+    }
+    let (key, backwards) = row_key(&quoted);
+    let Some(row) = Row::find(&key) else {
+        return Ok(false);
+    };
+    // Who tells it may be a router on the way; the flow's own ends are known by the row alone.
+    let teller_is_end = quoted.dst == packet.tuple.src;
+    Ok(if row.opened_by_second() == backwards {
+        row.stood_under(dst.egress, teller_is_end.then_some(src.ingress))
+    } else {
+        row.answered_under(dst.ingress, teller_is_end.then_some(src.egress))
+    })
+}
+
+/// A fragment behind the first carries no ports: it passes where every port would.
+#[inline(always)]
+fn fragment(packet: &Packet, src: &Side, dst: &Side) -> Verdict {
+    let tuple = &packet.tuple;
+    if !open_between(src.tenant, dst.tenant) {
+        return Err(Reason::Fragment);
+    }
+    let to = Other {
+        identity: dst.identity,
+        addr: tuple.dst,
+    };
+    let from = Other {
+        identity: src.identity,
+        addr: tuple.src,
+    };
+    if allows(src.egress, &to, tuple.protocol, 0) && allows(dst.ingress, &from, tuple.protocol, 0) {
+        Ok(())
+    } else {
+        Err(Reason::Fragment)
     }
 }

@@ -17,6 +17,7 @@ mod image;
 mod kinds;
 mod logs;
 mod node;
+mod policy;
 mod portforward;
 mod rollout;
 mod scale;
@@ -53,6 +54,8 @@ pub enum Verb {
     Rollout(rollout::RolloutArgs),
     /// Show what pods or nodes use
     Top(top::TopArgs),
+    /// Say which rule lets something reach something else, or keeps it away
+    Policy(policy::PolicyArgs),
     /// Forward local ports to a pod
     PortForward(portforward::PortForwardArgs),
     /// Show the kinds that the server knows
@@ -88,6 +91,7 @@ pub async fn run(
         Verb::Scale(args) => scale::run(args, &globals).await,
         Verb::Rollout(args) => rollout::run(args, &globals).await,
         Verb::Top(args) => top::run(args, &globals).await,
+        Verb::Policy(args) => policy::run(args, &globals).await,
         Verb::PortForward(args) => portforward::run(args, &globals).await,
         Verb::ApiResources => kinds::print(&globals).await,
         Verb::Node(args) => node::run(args).await,

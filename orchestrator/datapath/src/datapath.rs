@@ -1,15 +1,17 @@
 //! The datapath of one node: opened once by each agent, adopting what the last one left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rtnetlink::Handle;
-use waggle_abi::{Addr, EndpointRow, LinkRow, OwnerRow, Reason, endpoint_kind};
+use waggle_abi::{Addr, Capacity, EndpointRow, LinkRow, OwnerRow, Reason, endpoint_kind};
+use waggle_model::IdentityId;
 use waggle_model::network::NetworkState;
 use waggle_policy::{
-    CapacityFault, Current, DnsRedirect, LocalNode, LocalPod, Step, Table, diff, tables,
+    CapacityFault, Current, DnsRedirect, Governed, LocalNode, LocalPod, Step, Table, diff, enforce,
+    tables,
 };
 
 use crate::config::{Applied, Attachment, Config, PodLink, Tally};
@@ -40,6 +42,8 @@ struct Tables {
     maps: Maps,
     current: Current,
     dns: Option<DnsRedirect>,
+    /// What was applied last; `None` before the first time.
+    state: Option<Arc<NetworkState>>,
     /// Programs of another ABI run until the new tables are filled.
     takeover_pending: bool,
 }
@@ -49,6 +53,43 @@ impl Tables {
         for step in steps {
             self.maps.write(step)?;
             self.current.note(step);
+        }
+        Ok(())
+    }
+
+    /// Has the rulesets of `identities` in the kernel, before anything names them.
+    fn provide_rulesets(
+        &mut self,
+        state: &NetworkState,
+        identities: &BTreeSet<IdentityId>,
+        capacity: &Capacity,
+    ) -> Result<BTreeMap<IdentityId, Governed>, DatapathError> {
+        let enforcement = enforce(state, identities, &mut self.current.rulesets, capacity)?;
+        // Before their first row: no number may ever be given twice.
+        let next_ruleset = self.current.rulesets.next();
+        if self.current.config.next_ruleset != next_ruleset {
+            let config = waggle_abi::Config {
+                next_ruleset,
+                ..self.current.config
+            };
+            self.carry_out(&[Step::PutConfig(config)])?;
+        }
+        for (number, ruleset) in enforcement.new {
+            self.maps.write_ruleset(number, &ruleset)?;
+            self.current.rulesets.adopt(number, ruleset);
+        }
+        Ok(enforcement.governed)
+    }
+
+    /// Removes the rulesets that no row names.
+    fn sweep_rulesets(&mut self) -> Result<(), DatapathError> {
+        let links = self.current.links.values();
+        let used = links.flat_map(|link| [link.ingress, link.egress]).collect();
+        for number in self.current.rulesets.unused(&used) {
+            if let Some(ruleset) = self.current.rulesets.contents().get(&number) {
+                self.maps.remove_ruleset(number, ruleset)?;
+            }
+            self.current.rulesets.forget(number);
         }
         Ok(())
     }
@@ -80,6 +121,7 @@ impl Datapath {
             maps,
             current,
             dns: None,
+            state: None,
             takeover_pending,
         };
         let datapath = Self {
@@ -111,6 +153,7 @@ impl Datapath {
         let mut steps = Vec::new();
         let config = waggle_abi::Config {
             host_netns: self.host_netns,
+            next_ruleset: tables.current.config.next_ruleset,
             pad: 0,
         };
         if tables.current.config != config {
@@ -183,11 +226,16 @@ impl Datapath {
     }
 
     fn apply_tables(&self, state: &NetworkState) -> Result<usize, DatapathError> {
+        let capacity = &self.config.capacity;
         let mut tables = self.lock();
-        let local = self.local_node(&tables);
-        let desired = self::tables(state, &local, &self.config.capacity)?;
-        let steps = diff(&tables.current, &desired, &self.config.capacity)?;
+        let mut local = self.local_node(&tables);
+        local.governed = tables.provide_rulesets(state, &local.identities(state), capacity)?;
+        local.next_ruleset = tables.current.config.next_ruleset;
+        let desired = self::tables(state, &local, capacity)?;
+        let steps = diff(&tables.current, &desired, capacity)?;
         tables.carry_out(&steps)?;
+        tables.sweep_rulesets()?;
+        tables.state = Some(Arc::new(state.clone()));
         Ok(steps.len())
     }
 
@@ -207,6 +255,7 @@ impl Datapath {
             host_netns: self.host_netns,
             dns: tables.dns,
             pods: tables.current.links.iter().map(pod).collect(),
+            ..LocalNode::default()
         }
     }
 
@@ -292,6 +341,8 @@ impl Datapath {
     ) -> Result<(), DatapathError> {
         let addr = Addr::from(pod.address);
         let (identity, tenant) = (pod.identity.0, pod.tenant.0);
+        let mut tables = self.lock();
+        let Governed { ingress, egress } = self.policy_of(&mut tables, pod, port)?;
         let endpoint = EndpointRow {
             identity,
             tenant,
@@ -299,6 +350,8 @@ impl Datapath {
             ifindex,
             mac: port.mac(),
             gateway_mac: port.gateway_mac(),
+            ingress,
+            egress,
             pad: 0,
         };
         let link = LinkRow {
@@ -308,9 +361,9 @@ impl Datapath {
             tenant,
             netns,
             pod: port.number,
-            pad: 0,
+            ingress,
+            egress,
         };
-        let mut tables = self.lock();
         let limit = self.config.capacity.endpoints;
         let needed = tables.current.endpoints.len()
             + usize::from(!tables.current.endpoints.contains_key(&addr));
@@ -330,10 +383,35 @@ impl Datapath {
                 OwnerRow {
                     identity,
                     tenant,
+                    egress,
                     addr,
                 },
             ),
         ])
+    }
+
+    /// Rulesets of a pod that is being connected, in the kernel. Until a state that knows its identity is applied it is
+    /// locked, but a link that is adopted stays under what governs it.
+    fn policy_of(
+        &self,
+        tables: &mut Tables,
+        pod: &PodLink,
+        port: PodPort,
+    ) -> Result<Governed, DatapathError> {
+        let Some(state) = tables.state.clone() else {
+            let mut links = tables.current.links.values();
+            let before = links.find(|row| row.pod == port.number && row.identity == pod.identity.0);
+            return Ok(before.map_or(Governed::LOCKED, |row| Governed {
+                ingress: row.ingress,
+                egress: row.egress,
+            }));
+        };
+        let identities = BTreeSet::from([pod.identity]);
+        let governed = tables.provide_rulesets(&state, &identities, &self.config.capacity)?;
+        Ok(governed
+            .get(&pod.identity)
+            .copied()
+            .unwrap_or(Governed::LOCKED))
     }
 
     /// Disconnects a pod: link, programs and rows. Nothing there is fine.

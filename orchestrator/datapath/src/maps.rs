@@ -1,15 +1,18 @@
 //! The pinned maps: opened, compared with what this build expects, read once into a mirror, and written step by step.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use waggle_abi::{
-    Addr, Capacity, Config, Counter, EndpointRow, Event, Flow, FlowKey, GrantKey, LinkRow,
-    OwnerRow, Reason, ServiceKey, ServiceRow, Slot, SocketKey, VipRow, limit, map,
+    Addr, BlockKey, Capacity, Config, Counter, EndpointRow, Event, Flow, FlowKey, GrantKey,
+    LinkRow, OwnerRow, Reason, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey, VipRow, limit,
+    map,
 };
-use waggle_policy::{Current, Step};
+use waggle_policy::{Current, Ruleset, Step};
 
 use crate::error::{DatapathError, map_error};
 use crate::pin::{Pins, unpin};
@@ -47,6 +50,8 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
         shape::<u32, LinkRow>(map::LINKS, MapType::Hash, capacity.links, true),
         shape::<u64, OwnerRow>(map::SOCKET_OWNERS, MapType::Hash, capacity.links, true),
         shape::<GrantKey, u32>(map::GRANTS, MapType::Hash, capacity.grants, true),
+        shape::<Key<RuleKey>, u32>(map::POLICY, MapType::LpmTrie, capacity.policy, true),
+        shape::<Key<BlockKey>, u32>(map::BLOCKS, MapType::LpmTrie, capacity.blocks, true),
         shape::<FlowKey, Flow>(map::FLOWS, MapType::LruHash, capacity.flows, false),
         shape::<SocketKey, VipRow>(map::SOCK_VIP, MapType::LruHash, capacity.sock_vip, false),
         shape::<u32, Counter>(map::COUNTERS, MapType::PerCpuArray, reasons, false),
@@ -104,6 +109,8 @@ pub(crate) struct Maps {
     links: HashMap<MapData, u32, LinkRow>,
     owners: HashMap<MapData, u64, OwnerRow>,
     grants: HashMap<MapData, GrantKey, u32>,
+    rules: LpmTrie<MapData, RuleKey, u32>,
+    blocks: LpmTrie<MapData, BlockKey, u32>,
     counters: PerCpuArray<MapData, Counter>,
 }
 
@@ -119,6 +126,8 @@ impl Maps {
             links: open(pins, map::LINKS)?,
             owners: open(pins, map::SOCKET_OWNERS)?,
             grants: open(pins, map::GRANTS)?,
+            rules: open(pins, map::POLICY)?,
+            blocks: open(pins, map::BLOCKS)?,
             counters: open(pins, map::COUNTERS)?,
         })
     }
@@ -149,7 +158,60 @@ impl Maps {
                 .collect();
             current.adopt_service(key, row, slots?);
         }
+        current.rulesets.resume(current.config.next_ruleset);
+        for (number, ruleset) in self.rulesets()? {
+            current.rulesets.adopt(number, Arc::new(ruleset));
+        }
         Ok(current)
+    }
+
+    fn rulesets(&self) -> Result<BTreeMap<u32, Ruleset>, DatapathError> {
+        let mut found: BTreeMap<u32, Ruleset> = BTreeMap::new();
+        for row in self.rules.iter() {
+            let (key, policy) = row.map_err(map_error("read", map::POLICY))?;
+            let (bits, key) = (key.prefix_len(), key.data());
+            let ruleset = found.entry(key.ruleset).or_default();
+            ruleset.adopt_rule(bits, key, policy);
+        }
+        for row in self.blocks.iter() {
+            let (key, class) = row.map_err(map_error("read", map::BLOCKS))?;
+            let (bits, key) = (key.prefix_len(), key.data());
+            let ruleset = found.entry(key.ruleset).or_default();
+            ruleset.adopt_block(bits, key, class);
+        }
+        Ok(found)
+    }
+
+    /// Writes every row of a ruleset that nothing names yet.
+    pub(crate) fn write_ruleset(
+        &mut self,
+        number: u32,
+        ruleset: &Ruleset,
+    ) -> Result<(), DatapathError> {
+        for (bits, key, class) in ruleset.block_rows(number) {
+            let written = self.blocks.insert(&Key::new(bits, key), class, 0);
+            written.map_err(map_error("write", map::BLOCKS))?;
+        }
+        for (bits, key, policy) in ruleset.rule_rows(number) {
+            let written = self.rules.insert(&Key::new(bits, key), policy, 0);
+            written.map_err(map_error("write", map::POLICY))?;
+        }
+        Ok(())
+    }
+
+    /// Removes every row of a ruleset that nothing names any more.
+    pub(crate) fn remove_ruleset(
+        &mut self,
+        number: u32,
+        ruleset: &Ruleset,
+    ) -> Result<(), DatapathError> {
+        for (bits, key, _) in ruleset.rule_rows(number) {
+            absent_is_fine(self.rules.remove(&Key::new(bits, key)), map::POLICY)?;
+        }
+        for (bits, key, _) in ruleset.block_rows(number) {
+            absent_is_fine(self.blocks.remove(&Key::new(bits, key)), map::BLOCKS)?;
+        }
+        Ok(())
     }
 
     /// Carries out one step.

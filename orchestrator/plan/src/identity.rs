@@ -1,9 +1,19 @@
-//! Stable numbers for tenants, (tenant, namespace) identities and Services. The server keeps the registry as one record.
+//! Stable numbers for tenants, identities, Services and NetworkPolicies. The server keeps the registry as one record.
+//!
+//! An identity is what policy tells pods apart by: tenant, namespace, labels, named ports. Labels that controllers make
+//! unique for each pod or revision don't count unless a policy selects by them, so that a rollout keeps its identity.
+//! Apart from those labels an identity does not depend on policies: a new policy renumbers nobody.
+
+mod key;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use waggle_model::{IdentityId, SYSTEM_TENANT, ServiceId, TenantId};
+use waggle_model::{IdentityId, PolicyId, SYSTEM_TENANT, ServiceId, TenantId};
+
+pub use key::{IdentityKey, Naming};
 
 use crate::{Snapshot, tenant};
 
@@ -12,13 +22,22 @@ use crate::{Snapshot, tenant};
 pub struct Registry {
     /// By tenant name.
     tenants: BTreeMap<String, TenantId>,
-    /// By tenant name, then namespace.
-    identities: BTreeMap<String, BTreeMap<String, IdentityId>>,
+    #[serde(with = "key::rows")]
+    identities: BTreeMap<IdentityKey, IdentityId>,
     /// By Service uid.
     services: BTreeMap<String, ServiceId>,
+    /// By NetworkPolicy uid.
+    #[serde(default)]
+    policies: BTreeMap<String, PolicyId>,
     next_tenant: u32,
     next_identity: u32,
     next_service: u32,
+    #[serde(default = "one")]
+    next_policy: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// Who needs a number.
@@ -26,10 +45,12 @@ pub struct Registry {
 pub struct Wanted {
     /// Tenants, by name.
     pub tenants: BTreeSet<String>,
-    /// Namespaces, as (tenant, namespace).
-    pub namespaces: BTreeSet<(String, String)>,
+    /// Identities of pods.
+    pub identities: BTreeSet<IdentityKey>,
     /// Services, by uid.
     pub services: BTreeSet<String>,
+    /// NetworkPolicies, by uid.
+    pub policies: BTreeSet<String>,
 }
 
 /// What leads from one registry to the next.
@@ -37,16 +58,20 @@ pub struct Wanted {
 pub struct Changes {
     /// New tenants.
     pub tenants: Vec<(String, TenantId)>,
-    /// New identities: (tenant, namespace) and number.
-    pub identities: Vec<((String, String), IdentityId)>,
+    /// New identities.
+    pub identities: Vec<(IdentityKey, IdentityId)>,
     /// New Services, by uid.
     pub services: Vec<(String, ServiceId)>,
+    /// New NetworkPolicies, by uid.
+    pub policies: Vec<(String, PolicyId)>,
     /// Tenants that are gone.
     pub tenants_gone: Vec<String>,
-    /// (tenant, namespace) that are gone.
-    pub identities_gone: Vec<(String, String)>,
+    /// Identities that no pod has now.
+    pub identities_gone: Vec<IdentityKey>,
     /// Uids of Services that are gone.
     pub services_gone: Vec<String>,
+    /// Uids of NetworkPolicies that are gone.
+    pub policies_gone: Vec<String>,
 }
 
 impl Default for Registry {
@@ -55,9 +80,11 @@ impl Default for Registry {
             tenants: BTreeMap::from([(SYSTEM_TENANT.to_owned(), TenantId::SYSTEM)]),
             identities: BTreeMap::new(),
             services: BTreeMap::new(),
+            policies: BTreeMap::new(),
             next_tenant: TenantId::SYSTEM.0 + 1,
             next_identity: IdentityId::HOST.0 + 1,
             next_service: 1,
+            next_policy: 1,
         }
     }
 }
@@ -68,9 +95,14 @@ impl Registry {
         self.tenants.get(name).copied()
     }
 
-    /// Number of a tenant's namespace.
-    pub fn identity(&self, tenant: &str, namespace: &str) -> Option<IdentityId> {
-        self.identities.get(tenant)?.get(namespace).copied()
+    /// Number of an identity.
+    pub fn identity(&self, key: &IdentityKey) -> Option<IdentityId> {
+        self.identities.get(key).copied()
+    }
+
+    /// Every identity with its number.
+    pub fn identities(&self) -> impl Iterator<Item = (&IdentityKey, IdentityId)> {
+        self.identities.iter().map(|(key, id)| (key, *id))
     }
 
     /// Number of a Service.
@@ -78,38 +110,42 @@ impl Registry {
         self.services.get(uid).copied()
     }
 
+    /// Number of a NetworkPolicy.
+    pub fn policy(&self, uid: &str) -> Option<PolicyId> {
+        self.policies.get(uid).copied()
+    }
+
     /// Moves the registry along `changes`.
     pub fn apply(&mut self, changes: Changes) {
-        for name in &changes.tenants_gone {
-            self.tenants.remove(name);
-        }
-        for (tenant, namespace) in &changes.identities_gone {
-            if let Some(rows) = self.identities.get_mut(tenant) {
-                rows.remove(namespace);
-                if rows.is_empty() {
-                    self.identities.remove(tenant);
-                }
-            }
-        }
-        for uid in &changes.services_gone {
-            self.services.remove(uid);
-        }
-        for (name, id) in changes.tenants {
-            self.next_tenant = id.0.wrapping_add(1);
-            self.tenants.insert(name, id);
-        }
-        for ((tenant, namespace), id) in changes.identities {
-            self.next_identity = id.0.wrapping_add(1);
-            self.identities
-                .entry(tenant)
-                .or_default()
-                .insert(namespace, id);
-        }
-        for (uid, id) in changes.services {
-            self.next_service = id.0.wrapping_add(1);
-            self.services.insert(uid, id);
-        }
+        remove(&mut self.tenants, &changes.tenants_gone);
+        remove(&mut self.identities, &changes.identities_gone);
+        remove(&mut self.services, &changes.services_gone);
+        remove(&mut self.policies, &changes.policies_gone);
+        let after = |last: Option<u32>, next: &mut u32| {
+            *next = last.map_or(*next, |number| number.wrapping_add(1));
+        };
+        after(last(&changes.tenants, |id| id.0), &mut self.next_tenant);
+        after(
+            last(&changes.identities, |id| id.0),
+            &mut self.next_identity,
+        );
+        after(last(&changes.services, |id| id.0), &mut self.next_service);
+        after(last(&changes.policies, |id| id.0), &mut self.next_policy);
+        self.tenants.extend(changes.tenants);
+        self.identities.extend(changes.identities);
+        self.services.extend(changes.services);
+        self.policies.extend(changes.policies);
     }
+}
+
+fn remove<K: Ord, V>(rows: &mut BTreeMap<K, V>, gone: &[K]) {
+    for key in gone {
+        rows.remove(key);
+    }
+}
+
+fn last<K, V: Copy>(new: &[(K, V)], number: impl Fn(V) -> u32) -> Option<u32> {
+    new.last().map(|(_, id)| number(*id))
 }
 
 impl Changes {
@@ -120,8 +156,8 @@ impl Changes {
 }
 
 impl Wanted {
-    /// Who needs a number in this cluster: every Tenant object and every tenant that a namespace names, every
-    /// namespace, every Service.
+    /// Who needs a number in this cluster: every Tenant object and every tenant that a namespace names, the identity
+    /// of every pod with a network of its own, every Service, every NetworkPolicy.
     pub fn of(snapshot: &Snapshot) -> Self {
         let mut wanted = Self::default();
         wanted.tenants.insert(SYSTEM_TENANT.to_owned());
@@ -133,83 +169,89 @@ impl Wanted {
         for namespace in snapshot.namespaces.iter() {
             let name = namespace.metadata.name.clone().unwrap_or_default();
             let tenant = tenant::of_namespace(&name, Some(namespace)).to_owned();
-            wanted.tenants.insert(tenant.clone());
-            wanted.namespaces.insert((tenant, name));
+            wanted.tenants.insert(tenant);
         }
-        let uids = snapshot
-            .services
+        let naming = Naming::of(snapshot);
+        wanted.identities = snapshot
+            .pods
             .iter()
-            .filter_map(|service| service.metadata.uid.clone());
-        wanted.services.extend(uids);
+            .filter_map(|pod| naming.key(snapshot, pod))
+            .collect();
+        let services = snapshot.services.iter();
+        wanted.services = services
+            .filter_map(|one| one.metadata.uid.clone())
+            .collect();
+        let policies = snapshot.network_policies.iter();
+        wanted.policies = policies
+            .filter_map(|one| one.metadata.uid.clone())
+            .collect();
         wanted
     }
 }
 
 /// Numbers for whoever wants one and has none; the end of those that nobody wants.
 pub fn assign(existing: &Registry, wanted: &Wanted) -> Changes {
-    let mut changes = Changes::default();
-    let mut tenants = Numbers::new(
-        existing.tenants.values().map(|id| id.0),
-        existing.next_tenant,
-        TenantId::SYSTEM.0,
+    let (tenants, tenants_gone) = renumber(
+        &existing.tenants,
+        &wanted.tenants,
+        (existing.next_tenant, TenantId::SYSTEM.0),
+        |id| id.0,
+        TenantId,
     );
-    for name in wanted
-        .tenants
-        .iter()
-        .filter(|name| existing.tenant(name).is_none())
-    {
-        changes
-            .tenants
-            .push((name.clone(), TenantId(tenants.take())));
-    }
-    let used = existing
-        .identities
-        .values()
-        .flat_map(|rows| rows.values().map(|id| id.0));
-    let mut identities = Numbers::new(used, existing.next_identity, IdentityId::HOST.0);
-    for key in wanted
-        .namespaces
-        .iter()
-        .filter(|key| existing.identity(&key.0, &key.1).is_none())
-    {
-        changes
-            .identities
-            .push((key.clone(), IdentityId(identities.take())));
-    }
-    let mut services = Numbers::new(
-        existing.services.values().map(|id| id.0),
-        existing.next_service,
-        0,
+    let (identities, identities_gone) = renumber(
+        &existing.identities,
+        &wanted.identities,
+        (existing.next_identity, IdentityId::HOST.0),
+        |id| id.0,
+        IdentityId,
     );
-    for uid in wanted
-        .services
-        .iter()
-        .filter(|uid| existing.service(uid).is_none())
-    {
-        changes
-            .services
-            .push((uid.clone(), ServiceId(services.take())));
+    let (services, services_gone) = renumber(
+        &existing.services,
+        &wanted.services,
+        (existing.next_service, 0),
+        |id| id.0,
+        ServiceId,
+    );
+    let (policies, policies_gone) = renumber(
+        &existing.policies,
+        &wanted.policies,
+        (existing.next_policy, 0),
+        |id| id.0,
+        PolicyId,
+    );
+    let stays = |name: &String| name != SYSTEM_TENANT;
+    Changes {
+        tenants,
+        identities,
+        services,
+        policies,
+        tenants_gone: tenants_gone.into_iter().filter(stays).collect(),
+        identities_gone,
+        services_gone,
+        policies_gone,
     }
-    let gone = existing
-        .tenants
-        .keys()
-        .filter(|&name| name != SYSTEM_TENANT && !wanted.tenants.contains(name));
-    changes.tenants_gone = gone.cloned().collect();
-    let rows = existing.identities.iter();
-    let keys = rows.flat_map(|(tenant, rows)| {
-        rows.keys()
-            .map(|namespace| (tenant.clone(), namespace.clone()))
-    });
-    changes.identities_gone = keys
-        .filter(|key| !wanted.namespaces.contains(key))
-        .collect();
-    changes.services_gone = existing
-        .services
-        .keys()
-        .filter(|&uid| !wanted.services.contains(uid))
-        .cloned()
-        .collect();
-    changes
+}
+
+/// New rows and the keys that are gone. `place` is where numbers go on and the last that is reserved.
+fn renumber<K: Ord + Clone, N: Copy>(
+    existing: &BTreeMap<K, N>,
+    wanted: &BTreeSet<K>,
+    place: (u32, u32),
+    number: impl Fn(N) -> u32,
+    make: impl Fn(u32) -> N,
+) -> (Vec<(K, N)>, Vec<K>) {
+    let gone = existing.keys().filter(|key| !wanted.contains(key));
+    let gone: Vec<K> = gone.cloned().collect();
+    let mut fresh = wanted
+        .iter()
+        .filter(|key| !existing.contains_key(key))
+        .peekable();
+    if fresh.peek().is_none() {
+        return (Vec::new(), gone);
+    }
+    let mut numbers = Numbers::new(existing.values().map(|id| number(*id)), place.0, place.1);
+    let new = fresh.map(|key| (key.clone(), make(numbers.take())));
+    (new.collect(), gone)
 }
 
 /// Free numbers above `reserved`, from `next` upwards and around.
@@ -234,87 +276,6 @@ impl Numbers {
             self.next = number.wrapping_add(1);
             if self.used.insert(number) {
                 return number;
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn wanted(names: &BTreeSet<u8>) -> Wanted {
-        let text = |number: &u8| format!("n{number}");
-        Wanted {
-            tenants: names
-                .iter()
-                .map(|n| format!("t{}", n % 4))
-                .chain([SYSTEM_TENANT.to_owned()])
-                .collect(),
-            namespaces: names
-                .iter()
-                .map(|n| (format!("t{}", n % 4), text(n)))
-                .collect(),
-            services: names.iter().map(text).collect(),
-        }
-    }
-
-    #[test]
-    fn the_system_and_the_host_have_their_own_numbers() {
-        let mut registry = Registry::default();
-        registry.apply(assign(&registry, &wanted(&[1, 2].into())));
-        assert_eq!(registry.tenant(SYSTEM_TENANT), Some(TenantId::SYSTEM));
-        assert!(
-            registry
-                .tenant("t1")
-                .is_some_and(|id| id.0 > TenantId::SYSTEM.0)
-        );
-        assert!(
-            registry
-                .identity("t1", "n1")
-                .is_some_and(|id| id.0 > IdentityId::HOST.0)
-        );
-        assert!(registry.service("n1").is_some_and(|id| id.0 > 0));
-        let text = serde_json::to_string(&registry).unwrap();
-        assert_eq!(serde_json::from_str::<Registry>(&text).unwrap(), registry);
-    }
-
-    #[test]
-    fn a_number_that_was_given_back_is_not_the_next() {
-        let mut registry = Registry::default();
-        registry.apply(assign(&registry, &wanted(&[1].into())));
-        let first = registry.service("n1").unwrap();
-        registry.apply(assign(&registry, &wanted(&[].into())));
-        assert_eq!(registry.service("n1"), None);
-        registry.apply(assign(&registry, &wanted(&[2].into())));
-        assert_ne!(registry.service("n2"), Some(first));
-    }
-
-    #[test]
-    fn numbers_go_around_without_touching_the_reserved_or_used() {
-        let mut numbers = Numbers::new([u32::MAX, 2].into_iter(), u32::MAX, 1);
-        assert_eq!((numbers.take(), numbers.take()), (3, 4));
-    }
-
-    proptest! {
-        #[test]
-        fn numbers_are_unique_and_stable(rounds in proptest::collection::vec(proptest::collection::btree_set(0u8..20, 0..10), 1..8)) {
-            let mut registry = Registry::default();
-            for names in rounds {
-                let before = registry.clone();
-                let wanted = wanted(&names);
-                registry.apply(assign(&registry, &wanted));
-                prop_assert!(assign(&registry, &wanted).is_empty());
-                prop_assert_eq!(registry.tenants.keys().cloned().collect::<BTreeSet<_>>(), wanted.tenants.clone());
-                prop_assert_eq!(registry.services.keys().cloned().collect::<BTreeSet<_>>(), wanted.services.clone());
-                for (uid, id) in &registry.services {
-                    prop_assert!(before.service(uid).is_none_or(|old| old == *id));
-                }
-                let numbers: BTreeSet<_> = registry.services.values().collect();
-                prop_assert_eq!(numbers.len(), registry.services.len());
-                let rows: Vec<_> = registry.identities.values().flat_map(BTreeMap::values).collect();
-                prop_assert_eq!(rows.iter().collect::<BTreeSet<_>>().len(), rows.len());
             }
         }
     }

@@ -4,6 +4,7 @@
 //! A pod that is being deleted stops being a backend in the very snapshot that shows its deletion, whether or not its
 //! EndpointSlice was rewritten yet: the server waits for that state before the pod is told to end.
 
+mod policy;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +19,7 @@ use waggle_model::network::{
 };
 use waggle_model::{EXPORT_ANNOTATION, Generation, IdentityId, TenantId};
 
-use crate::identity::Registry;
+use crate::identity::{Naming, Registry};
 use crate::{Snapshot, pod, tenant};
 
 /// Addresses that were reserved for pods, by pod uid; they may not be in the pods' status yet.
@@ -47,7 +48,8 @@ pub fn network_state(
             .filter_map(|one| node(one))
             .map(|node| (node.name.clone(), node))
             .collect(),
-        ..NetworkState::default()
+        identities: policy::identities(registry),
+        policies: policy::policies(snapshot, registry),
     }
 }
 
@@ -109,7 +111,7 @@ fn vips(object: &ServiceObject) -> Vec<IpAddr> {
     vips
 }
 
-fn protocol(text: Option<&str>) -> Option<Protocol> {
+pub(crate) fn protocol(text: Option<&str>) -> Option<Protocol> {
     match text.unwrap_or("TCP") {
         "TCP" => Some(Protocol::Tcp),
         "UDP" => Some(Protocol::Udp),
@@ -241,21 +243,19 @@ fn endpoints(
     registry: &Registry,
     reserved: &Reserved,
 ) -> BTreeMap<IpAddr, Endpoint> {
+    let naming = Naming::of(snapshot);
     let mut found: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
-    let mut namespace = (String::new(), TenantId(0), IdentityId(0));
     for pod in snapshot.pods.iter().filter(|pod| has_own_network(pod)) {
         let Some(node) = pod::node_name(pod) else {
             continue;
         };
         let object = pod::reference(pod);
-        if namespace.0 != object.namespace {
-            namespace = numbers(snapshot, registry, object.namespace.clone());
-        }
+        let (identity, tenant) = numbers(snapshot, registry, &naming, pod);
         for address in addresses(pod, reserved.get(&object.uid)) {
             let row = Endpoint {
                 address,
-                identity: namespace.2,
-                tenant: namespace.1,
+                identity,
+                tenant,
                 node: node.to_owned(),
                 namespace: object.namespace.clone(),
                 pod: object.name.clone(),
@@ -275,21 +275,25 @@ fn has_own_network(pod: &Pod) -> bool {
     !on_host && !pod::is_terminated(pod)
 }
 
-/// A namespace with the numbers of its tenant and of its identity.
+/// Numbers of a pod's identity and tenant; nobody's while it has none or its namespace is not there.
 fn numbers(
     snapshot: &Snapshot,
     registry: &Registry,
-    namespace: String,
-) -> (String, TenantId, IdentityId) {
-    let Some(object) = snapshot.namespaces.get("", &namespace) else {
-        return (namespace, TenantId(0), IdentityId(0));
+    naming: &Naming,
+    pod: &Pod,
+) -> (IdentityId, TenantId) {
+    let nobody = (IdentityId(0), TenantId(0));
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    if snapshot.namespaces.get("", namespace).is_none() {
+        return nobody;
+    }
+    let Some(key) = naming.key(snapshot, pod) else {
+        return nobody;
     };
-    let tenant = tenant::of_namespace(&namespace, Some(object));
-    let identity = registry
-        .identity(tenant, &namespace)
-        .unwrap_or(IdentityId(0));
-    let tenant = registry.tenant(tenant).unwrap_or(TenantId(0));
-    (namespace, tenant, identity)
+    (
+        registry.identity(&key).unwrap_or(IdentityId(0)),
+        registry.tenant(&key.tenant).unwrap_or(TenantId(0)),
+    )
 }
 
 fn addresses(pod: &Pod, reserved: Option<&IpAddr>) -> BTreeSet<IpAddr> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use waggle_model::{DEFAULT_TENANT, SYSTEM_TENANT, TENANT_LABEL};
+use waggle_model::{DEFAULT_TENANT, Generation, SYSTEM_TENANT, TENANT_LABEL, TenantId};
 
 pub use waggle_api::tenant::{Tenant, TenantStatus};
 
@@ -32,9 +32,25 @@ pub fn of_service<'a>(namespace: &str, name: &str, of_namespace: &'a str) -> &'a
     }
 }
 
-/// Brings the status of every Tenant up to date: its number and how many namespaces it has. The time decides nothing
-/// here.
-pub fn plan(snapshot: &Snapshot, registry: &Registry, _now: Timestamp) -> Plan {
+/// How far the nodes are with what changed last in a tenant's policies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Enforced {
+    /// Network generation of that change.
+    pub generation: Generation,
+    /// Connected nodes that have it in their kernels.
+    pub nodes: u32,
+    /// Connected nodes.
+    pub connected: u32,
+}
+
+/// Brings the status of every Tenant up to date: its number, how many namespaces it has, and how many nodes enforce its
+/// newest policies, as far as `enforced` says. The time decides nothing here.
+pub fn plan(
+    snapshot: &Snapshot,
+    registry: &Registry,
+    enforced: &BTreeMap<TenantId, Enforced>,
+    _now: Timestamp,
+) -> Plan {
     let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
     for namespace in snapshot.namespaces.iter() {
         let name = namespace.metadata.name.as_deref().unwrap_or_default();
@@ -46,11 +62,19 @@ pub fn plan(snapshot: &Snapshot, registry: &Registry, _now: Timestamp) -> Plan {
     for tenant in snapshot.tenants.iter() {
         let name = tenant.metadata.name.as_deref().unwrap_or_default();
         let before = tenant.status.clone().unwrap_or_default();
-        let status = TenantStatus {
-            id: registry.tenant(name).map(|id| id.0),
+        let id = registry.tenant(name);
+        let mut status = TenantStatus {
+            id: id.map(|id| id.0),
             namespaces: Some(counts.get(name).copied().unwrap_or(0)),
             ..before.clone()
         };
+        if let Some(now) = id.and_then(|id| enforced.get(&id)) {
+            status.generation = Some(now.generation.0);
+            status.enforcing_nodes = Some(now.nodes);
+            if now.nodes < now.connected {
+                plan.again_after = Some(1);
+            }
+        }
         if status != before {
             let tenant = Tenant {
                 api_version: "waggle.dev/v1".to_owned(),
@@ -88,12 +112,31 @@ mod tests {
         }
         let mut registry = Registry::default();
         registry.apply(assign(&registry, &Wanted::of(&world.snapshot)));
-        world.settle(|world| plan(&world.snapshot, &registry, world.now));
+        let none = BTreeMap::new();
+        world.settle(|world| plan(&world.snapshot, &registry, &none, world.now));
         let id = registry.tenant("shop").unwrap().0;
         let status = &world.get("Tenant", "", "shop").unwrap()["status"];
         assert_eq!(
             *status,
             json!({"id": id, "namespaces": 2, "enforcingNodes": 3})
+        );
+        let enforced = Enforced {
+            generation: Generation(7),
+            nodes: 2,
+            connected: 3,
+        };
+        let enforced = BTreeMap::from([(TenantId(id), enforced)]);
+        let mut again = None;
+        world.settle(|world| {
+            let plan = plan(&world.snapshot, &registry, &enforced, world.now);
+            again = plan.again_after;
+            plan
+        });
+        assert_eq!(again, Some(1), "one node is behind");
+        let status = &world.get("Tenant", "", "shop").unwrap()["status"];
+        assert_eq!(
+            *status,
+            json!({"id": id, "namespaces": 2, "enforcingNodes": 2, "generation": 7})
         );
     }
 

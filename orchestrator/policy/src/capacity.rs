@@ -19,6 +19,10 @@ pub enum Table {
     Links,
     /// Exported backends.
     Grants,
+    /// Rules of the policies of this node's pods, old and new ones side by side while one replaces the other.
+    Rules,
+    /// Address ranges of the policies of this node's pods.
+    Blocks,
 }
 
 impl Table {
@@ -31,6 +35,8 @@ impl Table {
             Self::Ranges => capacity.ranges,
             Self::Links => capacity.links,
             Self::Grants => capacity.grants,
+            Self::Rules => capacity.policy,
+            Self::Blocks => capacity.blocks,
         }
     }
 }
@@ -44,6 +50,8 @@ impl fmt::Display for Table {
             Self::Ranges => "pod ranges",
             Self::Links => "pods on this node",
             Self::Grants => "exported backends",
+            Self::Rules => "policy rules",
+            Self::Blocks => "policy address ranges",
         })
     }
 }

@@ -8,6 +8,7 @@ use waggle_abi::{
 };
 
 use crate::diff::Step;
+use crate::enforce::Rulesets;
 use crate::slab::Slabs;
 
 /// Rows that are in the kernel.
@@ -28,6 +29,8 @@ pub struct Current {
     /// `SOCKET_OWNERS`.
     pub owners: BTreeMap<u64, OwnerRow>,
     slabs: Slabs,
+    /// `POLICY` and `BLOCKS`.
+    pub rulesets: Rulesets,
 }
 
 impl Current {

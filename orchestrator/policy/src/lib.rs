@@ -9,11 +9,17 @@
 mod capacity;
 mod current;
 mod diff;
+mod enforce;
+mod ruleset;
 mod slab;
 mod tables;
+mod why;
 
 pub use capacity::{CapacityFault, Table};
 pub use current::Current;
 pub use diff::{Step, diff};
+pub use enforce::{Enforcement, Governed, Rulesets, enforce};
+pub use ruleset::{Direction, Ruleset, compile};
 pub use slab::Slabs;
 pub use tables::{DnsRedirect, LocalNode, LocalPod, ServicePlan, Tables, range_of, tables};
+pub use why::{Question, Reasoning, Why, why};

@@ -7,9 +7,11 @@ use waggle_abi::{
     Addr, Capacity, Config, EndpointRow, GrantKey, IDENTITY_HOST, LinkRow, OwnerRow, ServiceKey,
     TCP, TENANT_ANY, TENANT_SYSTEM, UDP, V4_MAPPED_BITS, endpoint_kind, service_flag,
 };
+use waggle_model::IdentityId;
 use waggle_model::network::{Cidr, Export, NetworkState, Service};
 
 use crate::capacity::{CapacityFault, Table, check};
+use crate::enforce::Governed;
 
 /// The DNS VIP becomes the node's own listener, whatever the Service says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,30 @@ pub struct LocalNode {
     pub dns: Option<DnsRedirect>,
     /// Pods that are connected.
     pub pods: Vec<LocalPod>,
+    /// Rulesets of their identities; who is not in here is locked.
+    pub governed: BTreeMap<IdentityId, Governed>,
+    /// Number of the next ruleset.
+    pub next_ruleset: u32,
+}
+
+impl LocalNode {
+    /// Identities of the connected pods: the state's, once it knows their address.
+    pub fn identities(&self, state: &NetworkState) -> BTreeSet<IdentityId> {
+        let pods = self.pods.iter();
+        pods.map(|pod| IdentityId(self.placed(state, pod).identity))
+            .collect()
+    }
+
+    /// A pod's row with the identity and tenant that count.
+    fn placed(&self, state: &NetworkState, pod: &LocalPod) -> LinkRow {
+        let mut link = pod.link;
+        let known = state.endpoints.get(&IpAddr::from(link.addr));
+        if let Some(endpoint) = known.filter(|endpoint| endpoint.node == self.name) {
+            link.identity = endpoint.identity.0;
+            link.tenant = endpoint.tenant.0;
+        }
+        link
+    }
 }
 
 /// One service port as it should be.
@@ -95,6 +121,7 @@ pub fn tables(
     let mut tables = Tables {
         config: Config {
             host_netns: local.host_netns,
+            next_ruleset: local.next_ruleset,
             pad: 0,
         },
         ranges: state
@@ -150,20 +177,28 @@ fn add_endpoints(tables: &mut Tables, state: &NetworkState, local: &LocalNode) {
         add_local_pod(tables, state, local, pod);
     }
     let listener = local.dns.map(|dns| dns.listener.ip());
-    let nodes = state
-        .nodes
-        .values()
-        .flat_map(|node| node.addresses.iter().copied());
-    for address in nodes.chain(local.address).chain(listener) {
-        tables.endpoints.insert(address.into(), host_row());
+    // This node's own addresses last: rule 1 is about them alone.
+    for node in state.nodes.values() {
+        let kind = if node.name == local.name {
+            endpoint_kind::HOST
+        } else {
+            endpoint_kind::NODE
+        };
+        for address in &node.addresses {
+            tables.endpoints.insert((*address).into(), node_row(kind));
+        }
+    }
+    for address in local.address.into_iter().chain(listener) {
+        let row = node_row(endpoint_kind::HOST);
+        tables.endpoints.insert(address.into(), row);
     }
 }
 
-fn host_row() -> EndpointRow {
+fn node_row(kind: u32) -> EndpointRow {
     EndpointRow {
         identity: IDENTITY_HOST,
         tenant: TENANT_SYSTEM,
-        kind: endpoint_kind::HOST,
+        kind,
         ..EndpointRow::default()
     }
 }
@@ -171,12 +206,10 @@ fn host_row() -> EndpointRow {
 /// A connected pod has its rows whether or not the network state knows it yet; once it does, the state's identity
 /// counts.
 fn add_local_pod(tables: &mut Tables, state: &NetworkState, local: &LocalNode, pod: &LocalPod) {
-    let mut link = pod.link;
-    let known = state.endpoints.get(&IpAddr::from(link.addr));
-    if let Some(endpoint) = known.filter(|endpoint| endpoint.node == local.name) {
-        link.identity = endpoint.identity.0;
-        link.tenant = endpoint.tenant.0;
-    }
+    let mut link = local.placed(state, pod);
+    let governed = local.governed.get(&IdentityId(link.identity));
+    let governed = governed.copied().unwrap_or(Governed::LOCKED);
+    (link.ingress, link.egress) = (governed.ingress, governed.egress);
     let row = EndpointRow {
         identity: link.identity,
         tenant: link.tenant,
@@ -184,6 +217,8 @@ fn add_local_pod(tables: &mut Tables, state: &NetworkState, local: &LocalNode, p
         ifindex: pod.ifindex,
         mac: pod.mac,
         gateway_mac: pod.gateway_mac,
+        ingress: link.ingress,
+        egress: link.egress,
         pad: 0,
     };
     for addr in [link.addr, link.addr_other] {
@@ -195,6 +230,7 @@ fn add_local_pod(tables: &mut Tables, state: &NetworkState, local: &LocalNode, p
     let owner = OwnerRow {
         identity: link.identity,
         tenant: link.tenant,
+        egress: link.egress,
         addr: link.addr,
     };
     tables.owners.insert(link.netns, owner);
@@ -281,7 +317,7 @@ fn add_grants(tables: &mut Tables, state: &NetworkState, service: &Service) {
     }
 }
 
-fn may_export(state: &NetworkState, service: &Service, address: IpAddr) -> bool {
+pub(crate) fn may_export(state: &NetworkState, service: &Service, address: IpAddr) -> bool {
     match state.endpoints.get(&address) {
         Some(endpoint) => endpoint.tenant == service.tenant,
         None => !state.nodes.values().any(|node| node.has_pod(address)),
@@ -398,7 +434,7 @@ mod tests {
         );
         assert_eq!(
             tables.endpoints[&ip("172.30.0.11").into()].kind,
-            endpoint_kind::HOST
+            endpoint_kind::NODE
         );
         assert_eq!(tables.ranges, [(120, ip("10.244.1.0").into())].into());
         assert!(tables.grants.is_empty());
@@ -436,7 +472,7 @@ mod tests {
         );
         assert_eq!(
             tables.endpoints[&ip("172.30.0.11").into()].kind,
-            endpoint_kind::HOST
+            endpoint_kind::NODE
         );
     }
 

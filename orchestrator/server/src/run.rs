@@ -232,6 +232,7 @@ impl Server {
             objects: Arc::clone(objects),
             view,
             numbers,
+            enforcement: sessions.enforcement(),
             recorder,
             usage: Arc::clone(&state.usage),
         };

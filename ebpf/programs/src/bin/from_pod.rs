@@ -14,7 +14,7 @@ use waggle_abi::{EndpointRow, Reason, hook};
 use waggle_ebpf::count::{count, report};
 use waggle_ebpf::packet::{Packet, event, ifindex, parse};
 use waggle_ebpf::peer::{Peer, link, peer};
-use waggle_ebpf::wall::decide;
+use waggle_ebpf::wall::{Side, decide};
 
 /// On to the next program and then to the host's stack.
 const NEXT: i32 = -1;
@@ -67,11 +67,16 @@ fn route(ctx: &TcContext, packet: &Packet) -> Result<Route, Reason> {
         return Err(Reason::InvalidSource);
     }
     match peer(&packet.tuple.dst)? {
-        Peer::World | Peer::Host => Ok(Route::Stack),
+        // 1: what a pod's own node serves (DNS, its kubelet) it always reaches, as NetworkPolicy says.
+        Peer::Host => Ok(Route::Stack),
+        Peer::World | Peer::Node => {
+            decide(ctx, packet, &Side::of_link(link), &Side::WORLD)?;
+            Ok(Route::Stack)
+        }
         Peer::Vip(_) => Err(Reason::Untranslated),
         Peer::Pod(row) => {
             // Here, the policy of both ends: what is delivered by redirect passes no other hook.
-            decide(ctx, packet, link.tenant, row.tenant)?;
+            decide(ctx, packet, &Side::of_link(link), &Side::of_endpoint(row))?;
             Ok(if row.ifindex == 0 {
                 Route::Stack
             } else {

@@ -19,9 +19,10 @@ use waggle_abi::{
     service_flag,
 };
 use waggle_ebpf::count::{count, report};
-use waggle_ebpf::flow::alive;
+use waggle_ebpf::flow::{Row, row_key};
 use waggle_ebpf::maps::{CONFIG, SOCK_VIP};
 use waggle_ebpf::peer::{Peer, owner, peer};
+use waggle_ebpf::policy::{Other, allows};
 use waggle_ebpf::service::choose;
 use waggle_ebpf::wall::{grant, open_between};
 
@@ -143,14 +144,25 @@ fn caller(ctx: &SockAddrContext) -> Option<Caller> {
 #[inline(always)]
 fn target(ctx: &SockAddrContext, caller: Caller, addr: Addr, port: u16) -> Result<Target, Reason> {
     let protocol = protocol(ctx);
+    // What stays inside the pod is nobody's to forbid.
+    if addr.is_loopback() || addr.is_link_scope() || is_own(caller, &addr) {
+        return Ok(Target::AsCalled);
+    }
     match peer(&addr)? {
-        Peer::World | Peer::Host => Ok(Target::AsCalled),
-        Peer::Pod(row) => match admit(caller, row.tenant, addr, port, protocol) {
-            // Rule 2 before rule 3: who was let in may be answered.
-            Err(_) if answers(ctx, caller, addr, port, protocol) => Ok(Target::AsCalled),
-            verdict => verdict.map(|()| Target::AsCalled),
-        },
+        Peer::Host => Ok(Target::AsCalled),
         Peer::Vip(_) => translate(ctx, caller, addr, port, protocol),
+        found => {
+            let called = Called {
+                addr,
+                port,
+                protocol,
+            };
+            match admit(caller, &found, &called) {
+                // Rule 2 before the others: who was let in may be answered.
+                Err(_) if answers(ctx, caller, &called) => Ok(Target::AsCalled),
+                verdict => verdict.map(|()| Target::AsCalled),
+            }
+        }
     }
 }
 
@@ -176,31 +188,86 @@ fn translate(
         }
     };
     let slot = choice.slot;
+    let called = Called {
+        addr: slot.addr,
+        port: slot.port,
+        protocol,
+    };
     if choice.row.flags & service_flag::EXPORTED_TO_ALL == 0 {
-        admit(caller, choice.row.tenant, slot.addr, slot.port, protocol)?;
+        pass_wall(caller, choice.row.tenant, &called)?;
     }
     // An EndpointSlice may name another tenant's pods: the backend's own wall counts too.
-    if let Peer::Pod(row) = peer(&slot.addr)? {
-        admit(caller, row.tenant, slot.addr, slot.port, protocol)?;
-    }
+    admit(caller, &peer(&slot.addr)?, &called)?;
     Ok(Target::Backend(slot.addr, slot.port))
 }
 
 #[inline(always)]
-fn admit(caller: Caller, tenant: u32, addr: Addr, port: u16, protocol: u8) -> Result<(), Reason> {
+fn is_own(caller: Caller, addr: &Addr) -> bool {
+    match caller {
+        Caller::Pod(owner) => owner.addr == *addr,
+        Caller::Host => false,
+    }
+}
+
+/// Where a call goes to in the end.
+struct Called {
+    addr: Addr,
+    port: u16,
+    protocol: u8,
+}
+
+/// Rules 3 and 4, as far as this node knows them: the caller's egress, and the ingress of a pod that is here too. What
+/// another node knows is said by its packet hooks.
+#[inline(always)]
+fn admit(caller: Caller, target: &Peer, called: &Called) -> Result<(), Reason> {
+    let Caller::Pod(owner) = caller else {
+        return Ok(());
+    };
+    if owner.addr == called.addr {
+        return Ok(());
+    }
+    let (identity, ingress) = match target {
+        Peer::Host => return Ok(()),
+        Peer::Pod(row) => {
+            pass_wall(caller, row.tenant, called)?;
+            (row.identity, row.ingress)
+        }
+        _ => (0, 0),
+    };
+    let to = Other {
+        identity,
+        addr: called.addr,
+    };
+    if !allows(owner.egress, &to, called.protocol, called.port) {
+        return Err(Reason::PolicyEgress);
+    }
+    let from = Other {
+        identity: owner.identity,
+        addr: owner.addr,
+    };
+    if !allows(ingress, &from, called.protocol, called.port) {
+        return Err(Reason::PolicyIngress);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn pass_wall(caller: Caller, tenant: u32, called: &Called) -> Result<(), Reason> {
     let Caller::Pod(row) = caller else {
         return Ok(());
     };
-    if open_between(row.tenant, tenant) || grant(addr, port, protocol, row.tenant).is_some() {
+    if open_between(row.tenant, tenant)
+        || grant(called.addr, called.port, called.protocol, row.tenant).is_some()
+    {
         Ok(())
     } else {
         Err(Reason::TenantWall)
     }
 }
 
-/// Whether this is a datagram back to a peer whose own datagram a grant let through.
+/// Whether this is a datagram back to a peer whose own datagram was let through. The packet hooks look closer.
 #[inline(always)]
-fn answers(ctx: &SockAddrContext, caller: Caller, addr: Addr, port: u16, protocol: u8) -> bool {
+fn answers(ctx: &SockAddrContext, caller: Caller, called: &Called) -> bool {
     let Caller::Pod(row) = caller else {
         return false;
     };
@@ -208,14 +275,15 @@ fn answers(ctx: &SockAddrContext, caller: Caller, addr: Addr, port: u16, protoco
         return false;
     };
     let asked = FlowKey {
-        src: addr,
+        src: called.addr,
         dst: row.addr,
-        src_port: port,
+        src_port: called.port,
         dst_port: own_port,
-        protocol,
+        protocol: called.protocol,
         pad: [0; 3],
     };
-    protocol == UDP && alive(&asked, false)
+    let (key, backwards) = row_key(&asked);
+    called.protocol == UDP && Row::find(&key).is_some_and(|row| row.opened_by_second() == backwards)
 }
 
 #[inline(always)]

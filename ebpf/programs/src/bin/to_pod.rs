@@ -15,7 +15,7 @@ use waggle_ebpf::Verdict;
 use waggle_ebpf::count::{count, report};
 use waggle_ebpf::packet::{Packet, event, ifindex, parse};
 use waggle_ebpf::peer::{Peer, link, peer};
-use waggle_ebpf::wall::decide;
+use waggle_ebpf::wall::{Side, decide};
 
 /// On to the next program and then to the pod.
 const NEXT: i32 = -1;
@@ -44,15 +44,17 @@ pub fn to_pod(ctx: TcContext) -> i32 {
     }
 }
 
-/// Nodes and the outside pass; pods of other nodes stand before the wall once more, here with the rows of the
+/// The pod's own node passes; the outside and other nodes are asked for by policy; pods of other nodes stand before the wall once more, here with the rows of the
 /// receiving node. Who sends is told by the source address: every node drops what its pods do not own.
 #[inline(always)]
 fn admit(ctx: &TcContext, packet: &Packet) -> Verdict {
     let link = link(ifindex(ctx))?;
     match peer(&packet.tuple.src)? {
-        Peer::World | Peer::Host => Ok(()),
+        // 1: probes, and whatever else its node wants of it.
+        Peer::Host => Ok(()),
+        Peer::World | Peer::Node => decide(ctx, packet, &Side::WORLD, &Side::of_link(link)),
         Peer::Vip(_) => Err(Reason::Untranslated),
-        Peer::Pod(row) => decide(ctx, packet, row.tenant, link.tenant),
+        Peer::Pod(row) => decide(ctx, packet, &Side::of_endpoint(row), &Side::of_link(link)),
     }
 }
 

@@ -20,6 +20,30 @@ pub struct InvalidCidr {
 }
 
 impl Cidr {
+    /// Reads a range as people write it in policies, where bits after the prefix are allowed and mean nothing.
+    ///
+    /// # Errors
+    /// [`InvalidCidr`] for a text that is no address with a prefix.
+    pub fn masked(text: &str) -> Result<Self, InvalidCidr> {
+        let invalid = || InvalidCidr {
+            text: text.to_owned(),
+        };
+        let (address, prefix) = text.split_once('/').ok_or_else(invalid)?;
+        let address: IpAddr = address.parse().map_err(|_| invalid())?;
+        let prefix: u8 = prefix.parse().map_err(|_| invalid())?;
+        let address = match address {
+            IpAddr::V4(v4) if prefix <= 32 => {
+                let mask = u32::MAX.checked_shl(u32::from(32 - prefix)).unwrap_or(0);
+                IpAddr::V4((v4.to_bits() & mask).into())
+            }
+            IpAddr::V6(v6) if prefix <= 128 => {
+                let mask = u128::MAX.checked_shl(u32::from(128 - prefix)).unwrap_or(0);
+                IpAddr::V6((v6.to_bits() & mask).into())
+            }
+            _ => return Err(invalid()),
+        };
+        Ok(Self { address, prefix })
+    }
     /// First address.
     pub fn address(self) -> IpAddr {
         self.address
@@ -135,6 +159,16 @@ mod tests {
         ] {
             assert!(text.parse::<Cidr>().is_err(), "{text}");
         }
+        for (text, expected) in [
+            ("10.244.3.7/16", "10.244.0.0/16"),
+            ("1.2.3.4/0", "0.0.0.0/0"),
+            ("1.2.3.4/32", "1.2.3.4/32"),
+            ("fd00::1/64", "fd00::/64"),
+            ("fd00::1/0", "::/0"),
+        ] {
+            assert_eq!(Cidr::masked(text).unwrap().to_string(), expected, "{text}");
+        }
+        assert!(Cidr::masked("10.0.0.0/33").is_err());
         assert!(
             "0.0.0.0/0"
                 .parse::<Cidr>()

@@ -1,6 +1,7 @@
 //! Objects in, network state out.
 
 use serde_json::{Value, json};
+use waggle_model::network::{Peers, Policy, PolicyPort, PolicyRule, PortMatch};
 
 use super::*;
 use crate::identity::{Wanted, assign};
@@ -101,10 +102,7 @@ fn services_endpoints_and_nodes_are_there() {
         ("a", "node1")
     );
     assert_eq!(endpoint.tenant, registry.tenant("shop").unwrap());
-    assert_eq!(
-        endpoint.identity,
-        registry.identity("shop", "shop").unwrap()
-    );
+    assert_eq!(endpoint.identity, registry.identities().next().unwrap().1);
     assert_eq!(
         state.nodes["node1"].pod_cidrs[0].to_string(),
         "10.244.0.0/24"
@@ -241,4 +239,129 @@ fn aliases_have_no_network() {
         one["spec"]["type"] = json!("ExternalName")
     });
     assert!(state(&world).services.is_empty());
+}
+
+fn policy(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": "shop", "uid": format!("policy-{name}")}, "spec": spec})
+}
+
+/// Pods a (app=web) and b (app=db, port http) of namespace shop, c (app=web) of namespace billing of another tenant.
+fn governed(spec: Value) -> (Policy, BTreeMap<&'static str, IdentityId>) {
+    let mut world = shop();
+    let edit = |world: &mut World, name: &str, app: &str| {
+        world.edit("Pod", "shop", name, |pod| {
+            pod["metadata"]["labels"] = json!({"app": app})
+        });
+    };
+    edit(&mut world, "a", "web");
+    edit(&mut world, "b", "db");
+    world.edit("Namespace", "", "billing", |namespace| {
+        namespace["metadata"]["labels"]["team"] = json!("money")
+    });
+    let mut far = pod("c", "10.244.0.4");
+    far["metadata"]["namespace"] = json!("billing");
+    far["metadata"]["labels"] = json!({"app": "web"});
+    world.put(far);
+    world.put(policy("p", spec));
+    let state = state(&world);
+    let identity = |last: u8| state.endpoints[&IpAddr::from([10, 244, 0, last])].identity;
+    let names = [("a", identity(2)), ("b", identity(3)), ("c", identity(4))].into();
+    assert!(state.identities.len() == 3);
+    (state.policies.into_values().next().unwrap(), names)
+}
+
+fn only_rule(spec: Value) -> (PolicyRule, BTreeMap<&'static str, IdentityId>) {
+    let (policy, names) = governed(spec);
+    (policy.ingress.unwrap().remove(0), names)
+}
+
+fn from(peers: Value) -> Value {
+    json!({"podSelector": {}, "ingress": [{"from": peers}]})
+}
+
+#[test]
+fn a_policy_governs_the_pods_that_it_selects_in_its_namespace() {
+    let (policy, names) = governed(json!({"podSelector": {"matchLabels": {"app": "web"}}}));
+    assert_eq!(
+        (policy.namespace.as_str(), policy.name.as_str()),
+        ("shop", "p")
+    );
+    assert_eq!(policy.subjects, [names["a"]].into());
+    assert_eq!(policy.ingress, Some(vec![]), "nothing may come in");
+    assert_eq!(policy.egress, None);
+    let (policy, names) = governed(json!({"podSelector": {}, "policyTypes": ["Egress"]}));
+    assert_eq!(policy.subjects, [names["a"], names["b"]].into());
+    assert_eq!((policy.ingress, policy.egress), (None, Some(vec![])));
+    let (policy, _) = governed(json!({"podSelector": {}, "egress": [{}]}));
+    let all = PolicyRule {
+        peers: Peers::Everyone,
+        ports: vec![],
+    };
+    assert_eq!(
+        (policy.ingress, policy.egress),
+        (Some(vec![]), Some(vec![all]))
+    );
+}
+
+#[test]
+fn peers_are_pods_here_or_pods_of_namespaces_or_both_or_ranges() {
+    let web = json!({"matchLabels": {"app": "web"}});
+    let money = json!({"matchLabels": {"team": "money"}});
+    for (peers, expect) in [
+        (json!([{"podSelector": web}]), vec!["a"]),
+        (json!([{"podSelector": {}}]), vec!["a", "b"]),
+        (json!([{"namespaceSelector": money}]), vec!["c"]),
+        (json!([{"namespaceSelector": {}}]), vec!["a", "b", "c"]),
+        (
+            json!([{"namespaceSelector": {}, "podSelector": web}]),
+            vec!["a", "c"],
+        ),
+        (
+            json!([{"namespaceSelector": money}, {"podSelector": web}]),
+            vec!["a", "c"],
+        ),
+        (
+            json!([{"podSelector": {"matchLabels": {"app": "none"}}}]),
+            vec![],
+        ),
+    ] {
+        let (rule, names) = only_rule(from(peers.clone()));
+        let expect = Peers::Of {
+            identities: expect.iter().map(|name| names[name]).collect(),
+            blocks: vec![],
+        };
+        assert_eq!(rule.peers, expect, "{peers}");
+    }
+    let block = json!({"cidr": "10.1.2.3/8", "except": ["10.1.0.0/16"]});
+    let (rule, _) = only_rule(from(json!([{"ipBlock": block}])));
+    let Peers::Of { identities, blocks } = rule.peers else {
+        panic!("a range is not everyone");
+    };
+    assert!(identities.is_empty());
+    assert_eq!(blocks[0].range.to_string(), "10.0.0.0/8");
+    assert_eq!(blocks[0].except[0].to_string(), "10.1.0.0/16");
+    assert_eq!(only_rule(from(json!([]))).0.peers, Peers::Everyone);
+}
+
+#[test]
+fn ports_are_numbers_ranges_names_or_a_whole_transport() {
+    let ports = json!([{"port": 80}, {"port": 1000, "endPort": 2000, "protocol": "UDP"}, {"port": "http"}, {"protocol": "SCTP"}]);
+    let (rule, _) = only_rule(json!({"podSelector": {}, "ingress": [{"ports": ports}]}));
+    let port = |protocol, port| PolicyPort { protocol, port };
+    assert_eq!(
+        rule.ports,
+        [
+            port(Protocol::Tcp, PortMatch::Range(80, 80)),
+            port(Protocol::Udp, PortMatch::Range(1000, 2000)),
+            port(Protocol::Tcp, PortMatch::Named("http".to_owned())),
+            port(Protocol::Sctp, PortMatch::Every),
+        ]
+    );
+    let (policy, _) = governed(json!({"podSelector": {}, "ingress": [{"ports": [{"port": 0}]}]}));
+    assert_eq!(
+        policy.ingress,
+        Some(vec![]),
+        "a port that can't be means nothing, not all"
+    );
 }

@@ -15,6 +15,7 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ReplicationController, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -84,6 +85,8 @@ pub struct Snapshot {
     pub pod_disruption_budgets: Table<PodDisruptionBudget>,
     /// coordination.k8s.io/v1.
     pub leases: Table<Lease>,
+    /// networking.k8s.io/v1.
+    pub network_policies: Table<NetworkPolicy>,
     /// waggle.dev/v1.
     pub tenants: Table<Tenant>,
     /// Metadata of every object of every kind, by (namespace, apiVersion, kind, name).
@@ -175,6 +178,11 @@ impl Snapshot {
             ("coordination.k8s.io/v1", "Lease") => {
                 drop(put(&mut self.leases, &meta, decode(value, &meta)?))
             }
+            ("networking.k8s.io/v1", "NetworkPolicy") => drop(put(
+                &mut self.network_policies,
+                &meta,
+                decode(value, &meta)?,
+            )),
             ("waggle.dev/v1", "Tenant") => {
                 drop(put(&mut self.tenants, &meta, decode(value, &meta)?))
             }
@@ -211,6 +219,9 @@ impl Snapshot {
                 drop(self.pod_disruption_budgets.remove(namespace, name))
             }
             ("coordination.k8s.io/v1", "Lease") => drop(self.leases.remove(namespace, name)),
+            ("networking.k8s.io/v1", "NetworkPolicy") => {
+                drop(self.network_policies.remove(namespace, name))
+            }
             ("waggle.dev/v1", "Tenant") => drop(self.tenants.remove(namespace, name)),
             _ => {}
         }

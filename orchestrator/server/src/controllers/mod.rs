@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use waggle_plan::{Ids, Plan, Snapshot};
 
 use crate::objects::Objects;
-use crate::sessions::Numbers;
+use crate::sessions::{Enforcement, Numbers};
 use crate::usage::UsageRegistry;
 use patience::{LONGEST_REST, Patience};
 use refused::Purpose;
@@ -44,6 +44,8 @@ pub struct Controllers {
     pub view: Arc<View>,
     /// Numbers of tenants, identities and Services.
     pub numbers: Numbers,
+    /// How far the nodes are with each tenant's policies.
+    pub enforcement: Enforcement,
     /// Takes the events that planners offer.
     pub recorder: Recorder,
     /// What pods use, for autoscalers.
@@ -249,6 +251,7 @@ impl Runner {
     }
 
     fn tenant(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {
-        waggle_plan::tenant::plan(snapshot, &self.parts.numbers.registry(), now)
+        let enforced = self.parts.enforcement.of_tenants();
+        waggle_plan::tenant::plan(snapshot, &self.parts.numbers.registry(), &enforced, now)
     }
 }

@@ -17,6 +17,7 @@ fn run(cluster: &Cluster) -> CancellationToken {
         objects: cluster.objects.clone(),
         view: cluster.view.clone(),
         numbers: cluster.numbers.clone(),
+        enforcement: crate::sessions::Enforcement::default(),
         recorder: cluster.recorder.clone(),
         usage: std::sync::Arc::default(),
     };

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 use serde_json::Value;
 use waggle_api::Status;
-use waggle_plan::identity::Registry;
+use waggle_model::IdentityId;
+use waggle_plan::identity::{Naming, Registry};
 use waggle_plan::{Snapshot, pod, tenant};
 use waggle_wire::v1;
 
@@ -74,10 +75,12 @@ impl Told {
     ) -> Result<News, Status> {
         let mut news = News::default();
         let mut present = HashSet::new();
+        let naming = Naming::of(snapshot);
         for pod in snapshot.pods_on(node) {
             let uid = pod.metadata.uid.as_deref().unwrap_or_default();
             present.insert(uid.to_owned());
-            let Some(candidate) = candidate(pod, snapshot, objects, registry, &may_end)? else {
+            let numbers = (registry, &naming);
+            let Some(candidate) = candidate(pod, snapshot, objects, numbers, &may_end)? else {
                 continue;
             };
             let print = self.fingerprint(&candidate);
@@ -164,7 +167,7 @@ fn candidate(
     pod: &Pod,
     snapshot: &Snapshot,
     objects: &Objects,
-    registry: &Registry,
+    (registry, naming): (&Registry, &Naming),
     may_end: &impl Fn(&str) -> bool,
 ) -> Result<Option<Candidate>, Status> {
     let (namespace, name) = (
@@ -183,14 +186,14 @@ fn candidate(
     if own.is_none() && !on_host_network(pod) && !pod::is_terminated(pod) {
         return Ok(None);
     }
+    let identity = naming
+        .key(snapshot, pod)
+        .map_or_else(|| Some(IdentityId::HOST), |key| registry.identity(&key));
     let tenant = tenant::of_namespace(
         namespace,
         snapshot.namespaces.get("", namespace).map(Arc::as_ref),
     );
-    let (Some(identity), Some(tenant)) = (
-        registry.identity(tenant, namespace),
-        registry.tenant(tenant),
-    ) else {
+    let (Some(identity), Some(tenant)) = (identity, registry.tenant(tenant)) else {
         return Ok(None);
     };
     let spec = pod.spec.as_ref();

@@ -201,8 +201,12 @@ fn publish(inner: &Inner, snapshot: &Snapshot) {
     let generation = state.feed.current().state.generation;
     let next = network::network_state(snapshot, &registry, &state.pool.reserved(), generation);
     let first = !state.published;
+    let before = Arc::clone(state.feed.current());
     if state.feed.publish(next, first) {
         state.published = true;
+        let after = &state.feed.current().state;
+        let before = (!first).then_some(&before.state);
+        inner.enforcement.published(before, after);
     }
     let now = inner.objects.now();
     let deleted = snapshot
@@ -225,6 +229,7 @@ fn publish(inner: &Inner, snapshot: &Snapshot) {
 
 /// Passes on the ends that nobody needs to wait for any longer.
 fn release(inner: &Inner) {
+    inner.enforcement.acknowledged(&inner.links.acknowledged());
     let ready = |node: &str| inner.view.read(|snapshot| is_ready(snapshot, node));
     let acknowledged = inner.links.lowest_acknowledged(ready);
     let mut state = inner.hub.lock();

@@ -106,6 +106,12 @@ impl Links {
             .min()
     }
 
+    /// What each connected node has acknowledged.
+    pub(crate) fn acknowledged(&self) -> Vec<Generation> {
+        let open = lock(&self.open);
+        open.values().map(|link| link.acknowledged()).collect()
+    }
+
     /// What `node` was last told of its pods. `fresh` is the first generation for a node never seen.
     pub(crate) fn told(&self, node: &str, fresh: u64) -> Arc<tokio::sync::Mutex<Told>> {
         let mut told = lock(&self.told);

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod assignments;
+mod enforcement;
 mod enrol;
 mod farewell;
 mod feed;
@@ -35,6 +36,7 @@ use crate::objects::Objects;
 use crate::pki::Pki;
 use crate::usage::UsageRegistry;
 
+pub use enforcement::Enforcement;
 pub use numbers::Numbers;
 pub use rendezvous::{OpenFault, StreamEnds};
 
@@ -111,6 +113,7 @@ pub(crate) struct Inner {
     /// Names this server's history of generations; another start is another history.
     epoch: String,
     links: links::Links,
+    enforcement: Enforcement,
     hub: hub::Hub,
     rendezvous: rendezvous::Rendezvous,
     /// Held while a Node object is made, so that no range is given twice.
@@ -118,6 +121,11 @@ pub(crate) struct Inner {
 }
 
 impl Sessions {
+    /// How far the nodes are with each tenant's policies.
+    pub fn enforcement(&self) -> Enforcement {
+        self.inner.enforcement.clone()
+    }
+
     /// Sessions over these objects. Nothing runs yet.
     pub fn new(
         objects: Arc<Objects>,
@@ -139,6 +147,7 @@ impl Sessions {
             pki,
             epoch: uuid::Uuid::new_v4().to_string(),
             links: links::Links::default(),
+            enforcement: Enforcement::default(),
             rendezvous: rendezvous::Rendezvous::default(),
             registering: tokio::sync::Mutex::new(()),
         };
