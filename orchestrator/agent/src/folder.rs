@@ -58,6 +58,11 @@ impl Folder {
         self.root.join("pods").join(uid)
     }
 
+    /// Seccomp profiles that pods may name (`Localhost`), put there by who runs the node.
+    pub(crate) fn seccomp(&self) -> PathBuf {
+        self.root.join("seccomp")
+    }
+
     /// Log of one attempt of a container.
     pub(crate) fn log(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
         self.pod(uid)

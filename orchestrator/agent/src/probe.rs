@@ -2,6 +2,7 @@
 //! are the pod's business; it hears a [`Verdict`] whenever that changes.
 
 mod ask;
+mod health;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -223,6 +223,7 @@ fn node(
         images,
         pull: PullOptions {
             insecure_registries: options.insecure_registries.clone(),
+            registries: Some(options.data.join("registries")),
             credentials: None,
         },
         datapath,

@@ -124,14 +124,26 @@ async fn attend(mut process: AttachedProcess, tty: bool) -> Result<Option<Value>
 
 /// Waits for the command's status and the end of its output. An output that cannot be written ends the wait at once: as
 /// nobody drains it any more, the status behind it would never come.
+/// Without a status the connection has broken: its streams then have no end that could be waited for.
 async fn until_end<T>(
-    status: impl Future<Output = T>,
+    status: impl Future<Output = Option<T>>,
     stdout: impl Future<Output = std::io::Result<()>>,
     stderr: impl Future<Output = std::io::Result<()>>,
-) -> std::io::Result<T> {
-    let status = async { Ok(status.await) };
-    let (status, (), ()) = tokio::try_join!(status, stdout, stderr)?;
-    Ok(status)
+) -> std::io::Result<Option<T>> {
+    let output = async { tokio::try_join!(stdout, stderr) };
+    tokio::pin!(status, output);
+    tokio::select! {
+        status = &mut status => {
+            if status.is_some() {
+                output.await?;
+            }
+            Ok(status)
+        }
+        written = &mut output => {
+            written?;
+            Ok(status.await)
+        }
+    }
 }
 
 async fn copy(
@@ -239,6 +251,7 @@ mod tests {
             for _ in 0..1000 {
                 command.write_all(&[b'x'; 16]).await.unwrap();
             }
+            Some(())
         };
         let stderr = copy(None::<tokio::io::Empty>, tokio::io::sink());
         let wait = until_end(status, copy(Some(ours), closed), stderr);
@@ -249,17 +262,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_broken_connection_ends_the_wait_for_output_that_has_no_end() {
+        // Nobody writes to this pipe any more, and nobody says so.
+        let (ours, _silent) = tokio::io::simplex(16);
+        let status = async { None::<()> };
+        let stderr = copy(None::<tokio::io::Empty>, tokio::io::sink());
+        let wait = until_end(status, copy(Some(ours), tokio::io::sink()), stderr);
+        let ended = tokio::time::timeout(Duration::from_secs(10), wait).await;
+        assert!(ended.unwrap().unwrap().is_none());
+    }
+
+    #[tokio::test]
     async fn all_output_is_written_before_the_end() {
         let (ours, mut command) = tokio::io::simplex(16);
         let status = async move {
             command.write_all(&[b'x'; 100]).await.unwrap();
             command.shutdown().await.unwrap();
-            7
+            Some(7)
         };
         let mut written = Vec::new();
         let stderr = copy(None::<tokio::io::Empty>, tokio::io::sink());
         let ended = until_end(status, copy(Some(ours), &mut written), stderr).await;
-        assert_eq!(ended.unwrap(), 7);
+        assert_eq!(ended.unwrap(), Some(7));
         assert_eq!(written, [b'x'; 100]);
     }
 

@@ -11,6 +11,7 @@ mod connect;
 mod delete;
 mod describe;
 pub mod dev;
+mod drain;
 mod exec;
 mod get;
 mod image;
@@ -58,6 +59,12 @@ pub enum Verb {
     Policy(policy::PolicyArgs),
     /// Forward local ports to a pod
     PortForward(portforward::PortForwardArgs),
+    /// Let a node take no new pods
+    Cordon(drain::CordonArgs),
+    /// Let a node take new pods again
+    Uncordon(drain::CordonArgs),
+    /// Let a node take no new pods, and end those that it has
+    Drain(drain::DrainArgs),
     /// Show the kinds that the server knows
     ApiResources,
     /// Look into a node of this machine
@@ -93,6 +100,9 @@ pub async fn run(
         Verb::Top(args) => top::run(args, &globals).await,
         Verb::Policy(args) => policy::run(args, &globals).await,
         Verb::PortForward(args) => portforward::run(args, &globals).await,
+        Verb::Cordon(args) => drain::cordon(args, &globals, true).await,
+        Verb::Uncordon(args) => drain::cordon(args, &globals, false).await,
+        Verb::Drain(args) => drain::run(args, &globals).await,
         Verb::ApiResources => kinds::print(&globals).await,
         Verb::Node(args) => node::run(args).await,
         Verb::Image(args) => image::run(args).await,

@@ -41,6 +41,9 @@ pub struct LogsArgs {
     /// Newer than this only, `5m`
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     since: Option<Duration>,
+    /// At most so many bytes of each log
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    limit_bytes: Option<u64>,
     /// Write each line's time before it
     #[arg(long)]
     timestamps: bool,
@@ -265,6 +268,9 @@ fn path(api: &Api, source: &Source, args: &LogsArgs) -> String {
     }
     if let Some(since) = args.since {
         query.push(("sinceSeconds", since.as_secs().max(1).to_string()));
+    }
+    if let Some(bytes) = args.limit_bytes {
+        query.push(("limitBytes", bytes.to_string()));
     }
     with_query(
         &format!(

@@ -2,7 +2,7 @@
 //! containers; on version 1 they are made here, because a process that joins them by itself needs not wait for the kernel.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -177,12 +177,26 @@ impl Cgroups {
 
     /// Moves the calling thread, the only one of its process, into a container's v1 cgroups. A process that is moved
     /// through `cgroup.procs` waits for a grace period of the kernel, milliseconds; a thread that moves itself doesn't.
-    pub(crate) fn join(&self, cgroup: &str) -> io::Result<()> {
+    ///
+    /// The one that shares out the processor is left to the container's program, by a `0` written to the file that is
+    /// given back: what comes before it would be held up by a share that may be very small.
+    pub(crate) fn join(&self, cgroup: &str) -> io::Result<Option<fs::File>> {
+        let shares = self.folder("cpu", cgroup);
+        let mut last = None;
         for folder in self.container_folders(cgroup) {
-            let file = folder.join("tasks");
-            fs::write(&file, "0").map_err(|e| named(e, "join", &file))?;
+            let path = folder.join("tasks");
+            let join = |e| named(e, "join", &path);
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .map_err(join)?;
+            if Some(&folder) == shares.as_ref() {
+                last = Some(file);
+            } else {
+                file.write_all(b"0").map_err(join)?;
+            }
         }
-        Ok(())
+        Ok(last)
     }
 
     /// Folders of a container below the v1 controllers that concern it; none on version 2.

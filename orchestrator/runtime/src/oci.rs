@@ -7,9 +7,9 @@ use libcontainer::oci_spec::runtime::{
     Capabilities, Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder,
     LinuxCpuBuilder, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
     LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit,
-    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
-    UserBuilder,
+    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, LinuxSeccomp, Mount, MountBuilder,
+    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec,
+    SpecBuilder, UserBuilder,
 };
 
 use crate::limits::{CPU_PERIOD, cpu_quota, cpu_shares};
@@ -58,6 +58,8 @@ pub(crate) struct Ready {
     pub(crate) oom_score_adj: i32,
     /// Soft and hard limit of open files.
     pub(crate) open_files: (u64, u64),
+    /// The node's own seccomp profile that was asked for.
+    pub(crate) seccomp: Option<LinuxSeccomp>,
     /// The host's devices, for a privileged container.
     pub(crate) devices: Vec<LinuxDevice>,
 }
@@ -68,6 +70,7 @@ pub(crate) struct Bind {
     pub(crate) source: PathBuf,
     pub(crate) target: String,
     pub(crate) read_only: bool,
+    pub(crate) slave: bool,
 }
 
 /// A specification that libcontainer takes, and what in it is less than was asked for.
@@ -234,7 +237,11 @@ fn mounts(spec: &ContainerSpec, binds: &[Bind]) -> Result<Vec<Mount>, OciSpecErr
             "bind",
             &source,
             &bind.target,
-            &["rbind", "rprivate", access],
+            &[
+                "rbind",
+                if bind.slave { "rslave" } else { "rprivate" },
+                access,
+            ],
         )?);
     }
     for tmpfs in spec.mounts.iter().filter(|m| m.source.is_none()) {
@@ -270,10 +277,10 @@ fn linux(
     capabilities: &[String],
     ready: &Ready,
 ) -> Result<Linux, OciSpecError> {
-    let mut namespaces = vec![
-        namespace(LinuxNamespaceType::Pid, None)?,
-        namespace(LinuxNamespaceType::Mount, None)?,
-    ];
+    let mut namespaces = vec![namespace(LinuxNamespaceType::Mount, None)?];
+    if !spec.host_pid {
+        namespaces.push(namespace(LinuxNamespaceType::Pid, None)?);
+    }
     for (kind, path) in &ready.namespaces {
         namespaces.push(namespace(*kind, Some(path))?);
     }
@@ -295,7 +302,9 @@ fn linux(
     } else {
         None
     });
-    if spec.seccomp_default && !spec.privileged {
+    if let Some(profile) = &ready.seccomp {
+        linux.set_seccomp(Some(profile.clone()));
+    } else if spec.seccomp_default && !spec.privileged {
         linux.set_seccomp(Some(default_profile(capabilities)?));
     }
     Ok(linux)
@@ -360,6 +369,8 @@ mod tests {
             no_new_privileges: false,
             privileged: false,
             seccomp_default: true,
+            seccomp_profile: None,
+            host_pid: false,
             tty: false,
             stdin: false,
             log_path: "/log".into(),
@@ -378,6 +389,7 @@ mod tests {
             available: vec!["CAP_CHOWN".into(), "CAP_NET_ADMIN".into()],
             oom_score_adj: 0,
             open_files: (1024, 4096),
+            seccomp: None,
             devices: Vec::new(),
         }
     }
@@ -424,11 +436,13 @@ mod tests {
             target: "/data/cache".into(),
             read_only: false,
             tmpfs_bytes: Some(1 << 20),
+            receives_mounts: false,
         }];
         let bind = |target: &str| Bind {
             source: "/s".into(),
             target: target.into(),
             read_only: true,
+            slave: false,
         };
         let mounts = mounts(&spec, &[bind("/data"), bind("/dev/mqueue")]).unwrap();
         let targets: Vec<_> = mounts

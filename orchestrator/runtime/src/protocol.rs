@@ -197,6 +197,8 @@ pub(crate) enum NamespaceKind {
 pub(crate) struct JobBind {
     pub(crate) target: String,
     pub(crate) read_only: bool,
+    /// Mounts below the source propagate into the container.
+    pub(crate) slave: bool,
     /// The source is a folder, otherwise a file.
     pub(crate) folder: bool,
 }

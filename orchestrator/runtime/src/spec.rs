@@ -19,6 +19,12 @@ pub struct SandboxSpec {
     pub hostname: String,
     /// Uses the node's network namespace instead of one of its own.
     pub host_network: bool,
+    /// Uses the node's IPC namespace and /dev/shm.
+    #[serde(default)]
+    pub host_ipc: bool,
+    /// Kernel parameters of its own namespaces: name with dots, value.
+    #[serde(default)]
+    pub sysctls: Vec<(String, String)>,
 }
 
 /// A sandbox that stands.
@@ -82,6 +88,12 @@ pub struct ContainerSpec {
     pub privileged: bool,
     /// Default seccomp profile is applied.
     pub seccomp_default: bool,
+    /// Seccomp profile of the node's own, a JSON file, instead of the default one.
+    #[serde(default)]
+    pub seccomp_profile: Option<PathBuf>,
+    /// Shares the node's process namespace.
+    #[serde(default)]
+    pub host_pid: bool,
     /// Has a terminal.
     pub tty: bool,
     /// Stdin is kept open (no reader at /dev/null).
@@ -127,6 +139,9 @@ pub struct MountSpec {
     pub read_only: bool,
     /// Size of a tmpfs in bytes.
     pub tmpfs_bytes: Option<u64>,
+    /// What the node mounts below the source later is seen in the container (`HostToContainer`).
+    #[serde(default)]
+    pub receives_mounts: bool,
 }
 
 /// cgroup limits; `None` means none.

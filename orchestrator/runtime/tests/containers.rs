@@ -100,12 +100,14 @@ async fn containers_of_a_pod_share_what_they_should() {
             target: "/data".into(),
             read_only: true,
             tmpfs_bytes: None,
+            receives_mounts: false,
         },
         MountSpec {
             source: None,
             target: "/cache".into(),
             read_only: false,
             tmpfs_bytes: Some(1 << 20),
+            receives_mounts: false,
         },
     ];
     node.run(spec).await;
@@ -197,6 +199,7 @@ async fn what_cannot_run_says_why_and_leaves_nothing() {
             target: "/v".into(),
             read_only: false,
             tmpfs_bytes: None,
+            receives_mounts: false,
         }];
     };
     check(
@@ -654,6 +657,8 @@ async fn the_node_shares_what_it_is_asked_to() {
         name: "p1".into(),
         hostname: "h".into(),
         host_network: true,
+        host_ipc: false,
+        sysctls: Vec::new(),
     };
     assert_eq!(
         node.client
@@ -676,6 +681,7 @@ async fn the_node_shares_what_it_is_asked_to() {
         target: "/etc/hosts".into(),
         read_only: false,
         tmpfs_bytes: None,
+        receives_mounts: false,
     }];
     node.run(spec).await;
     let (_, out, err) = output(
@@ -705,4 +711,63 @@ async fn the_node_shares_what_it_is_asked_to() {
     )
     .await;
     assert_eq!((code, err.as_str()), (0, ""));
+}
+
+#[tokio::test]
+async fn namespaces_are_shared_and_tuned_as_asked() {
+    let node = Node::start("share").await;
+    let spec = |pod: &str, host_ipc| waggle_runtime::spec::SandboxSpec {
+        pod: pod.into(),
+        namespace: "default".into(),
+        name: pod.into(),
+        hostname: "h".into(),
+        host_network: false,
+        host_ipc,
+        sysctls: vec![("net.ipv4.tcp_fin_timeout".into(), "17".into())],
+    };
+    node.client.create_sandbox(spec("p1", false)).await.unwrap();
+    node.client.create_sandbox(spec("p2", true)).await.unwrap();
+    let seen = "readlink /proc/self/ns/ipc; readlink /proc/self/ns/pid; cat /proc/sys/net/ipv4/tcp_fin_timeout";
+    let ours = |kind: &str| {
+        let link = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        link.to_str().unwrap().to_owned()
+    };
+    node.run(node.container("p1", "c", seen)).await;
+    node.ended("p1", "c").await;
+    let own = node.log("p1", "c").await;
+    assert!(
+        !own.contains(&ours("ipc")) && !own.contains(&ours("pid")),
+        "{own}"
+    );
+    assert!(own.ends_with("17\n"), "{own}");
+    let mut shared = node.container("p2", "c", &format!("{seen}; sleep 1000"));
+    shared.host_pid = true;
+    node.run(shared).await;
+    let host = node.log_with("p2", "c", "17\n").await;
+    assert!(
+        host.contains(&ours("ipc")) && host.contains(&ours("pid")),
+        "{host}"
+    );
+    // Without a process namespace of its own nothing of it may stay either.
+    node.client.remove_container("p2", "c").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_profile_of_the_nodes_own_filters_calls() {
+    let node = Node::start("profile").await;
+    node.sandbox("p1").await;
+    let profile = node.dir.path().join("no-mkdir.json");
+    let text = r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86_64"],
+        "syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}"#;
+    std::fs::write(&profile, text).unwrap();
+    let mut spec = node.container(
+        "p1",
+        "c",
+        "mkdir /tmp/x && echo made || echo refused; touch /f && echo touched",
+    );
+    spec.seccomp_profile = Some(profile);
+    node.run(spec).await;
+    node.ended("p1", "c").await;
+    let log = node.log("p1", "c").await;
+    assert!(log.contains("refused") && log.contains("touched"), "{log}");
 }

@@ -268,6 +268,11 @@ struct Registry {
 
 impl Registry {
     fn start(dir: &Path) -> Registry {
+        Registry::start_with(dir, "", "")
+    }
+
+    /// With more configuration: below `http`, and at the top.
+    fn start_with(dir: &Path, http: &str, top: &str) -> Registry {
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -277,7 +282,7 @@ impl Registry {
         let root = dir.join("registry");
         let file = dir.join("registry.yml");
         let text = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n{http}{top}",
             root.display()
         );
         std::fs::write(&file, text).unwrap();
@@ -298,8 +303,13 @@ impl Registry {
     }
 
     fn push(&self, layout: &Path, name: &str) {
+        self.push_as(layout, name, &[]);
+    }
+
+    fn push_as(&self, layout: &Path, name: &str, more: &[&str]) {
         let output = Command::new("skopeo")
             .args(["copy", "--insecure-policy", "--dest-tls-verify=false"])
+            .args(more)
             .arg(format!("oci:{}:1.0", layout.display()))
             .arg(format!("docker://{}/{name}", self.address))
             .output()
@@ -413,6 +423,154 @@ async fn images_are_pulled_from_a_registry() {
             .count(),
         0
     );
+}
+
+/// Passes connections on to a registry, and breaks each of the first ones off after so many bytes of answers.
+fn cutting_proxy(target: String, cuts: usize, after: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let left = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(cuts));
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = std::net::TcpStream::connect(&target).unwrap();
+            let (up, down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut &up, &mut &down));
+            let left = left.clone();
+            std::thread::spawn(move || pass(server, client, &left, after));
+        }
+    });
+    address
+}
+
+fn pass(
+    mut server: std::net::TcpStream,
+    mut client: std::net::TcpStream,
+    left: &std::sync::atomic::AtomicUsize,
+    after: usize,
+) {
+    use std::io::{Read, Write};
+    use std::sync::atomic::Ordering;
+    let (mut buffer, mut passed) = ([0; 4096], 0);
+    while let Ok(n @ 1..) = server.read(&mut buffer) {
+        if client.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+        passed += n;
+        let cut = |n: usize| n.checked_sub(1);
+        if passed > after
+            && left
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, cut)
+                .is_ok()
+        {
+            break;
+        }
+    }
+    let _ = client.shutdown(std::net::Shutdown::Both);
+    let _ = server.shutdown(std::net::Shutdown::Both);
+}
+
+#[tokio::test]
+async fn a_layer_that_breaks_off_is_taken_up_again() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    // Nothing that compresses, so that it has to come in many pieces.
+    let mut state = 1_u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8
+    })
+    .take(4 << 20)
+    .collect();
+    let layer = tar(&[(EntryType::Regular, "noise", 0o644, "", &noise)]);
+    let layout = layout(dir.path(), &[("a", &layer)], &config(&[]));
+    registry.push(&layout, "test/noise:1.0");
+    let proxy = cutting_proxy(registry.address.clone(), 3, 1 << 20);
+    let store = ImageStore::open(dir.path().join("store")).unwrap();
+    let seen = Mutex::new(Vec::new());
+    let image = store
+        .pull(
+            &format!("{proxy}/test/noise:1.0"),
+            &PullOptions::default(),
+            |p| seen.lock().unwrap().push(p),
+        )
+        .await
+        .unwrap();
+    assert_eq!(std::fs::read(image.layers[0].join("noise")).unwrap(), noise);
+    // No byte came twice.
+    let furthest = seen
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|p| match p.state {
+            LayerState::Fetching { done, total } => (done, total),
+            _ => (0, 0),
+        })
+        .max();
+    let (done, total) = furthest.unwrap();
+    assert_eq!(done, total);
+}
+
+#[tokio::test]
+async fn a_registry_with_tls_a_password_and_a_mirror() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let dir = tempfile::tempdir().unwrap();
+    let certified = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&cert, certified.cert.pem()).unwrap();
+    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    // bcrypt of "pass:word".
+    let users = "me:$2b$04$abcdefghijklmnopqrstuu7govE5p0NSk1WUEk5C2Qm3hpPC6VJ66\n";
+    let htpasswd = dir.path().join("htpasswd");
+    std::fs::write(&htpasswd, users).unwrap();
+    let http = format!(
+        "  tls:\n    certificate: {}\n    key: {}\n",
+        cert.display(),
+        key.display()
+    );
+    let top = format!(
+        "auth:\n  htpasswd:\n    realm: r\n    path: {}\n",
+        htpasswd.display()
+    );
+    let registry = Registry::start_with(dir.path(), &http, &top);
+    let layout = layout(dir.path(), &[("a", &busybox_layer())], &config(&[]));
+    registry.push_as(&layout, "test/app:1.0", &["--dest-creds", "me:pass:word"]);
+    // Loopback is spoken to without TLS unless it is named otherwise.
+    let port = registry.address.rsplit(':').next().unwrap();
+    let name = format!("{}/test/app:1.0", registry.address);
+    let known = dir.path().join("registries");
+    let own = known.join(format!("127.0.0.1:{port}"));
+    std::fs::create_dir_all(&own).unwrap();
+    std::fs::copy(&cert, own.join("ca.crt")).unwrap();
+    let credentials = |password: &str| {
+        Some(waggle_runtime::images::Credentials {
+            username: "me".into(),
+            password: password.into(),
+        })
+    };
+    let mut options = PullOptions {
+        registries: Some(known.clone()),
+        credentials: credentials("wrong"),
+        ..PullOptions::default()
+    };
+    let store = ImageStore::open(dir.path().join("store")).unwrap();
+    let error = store.pull(&name, &options, |_| {}).await.unwrap_err();
+    assert!(matches!(error, ImageError::Unauthorized { .. }), "{error}");
+    options.credentials = credentials("pass:word");
+    store.pull(&name, &options, |_| {}).await.unwrap();
+
+    // A mirror is asked first, without the password; when it has nothing, the registry itself.
+    let second = tempfile::tempdir().unwrap();
+    let mirror = Registry::start(second.path());
+    mirror.push(&layout, "test/only:1.0");
+    std::fs::write(own.join("mirrors"), format!("# near\n{}\n", mirror.address)).unwrap();
+    let only = format!("{}/test/only:1.0", registry.address);
+    let image = store.pull(&only, &options, |_| {}).await.unwrap();
+    assert_eq!(image.names.iter().filter(|n| **n == only).count(), 1);
+    let other = ImageStore::open(dir.path().join("other")).unwrap();
+    other.pull(&name, &options, |_| {}).await.unwrap();
 }
 
 fn walk(dir: &Path) -> Vec<PathBuf> {

@@ -2,7 +2,7 @@
 //! image's user database.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, PodSecurityContext, SecurityContext};
 use waggle_runtime::images::Image;
@@ -73,6 +73,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) log: PathBuf,
     pub(crate) image: &'a Image,
     pub(crate) node_memory: u64,
+    /// Where the node's own seccomp profiles are.
+    pub(crate) profiles: PathBuf,
 }
 
 /// The specification of `container`.
@@ -100,6 +102,7 @@ pub(crate) fn container_spec(
         ));
     }
     let privileged = context.privileged == Some(true);
+    let seccomp = seccomp(&context, &pod_context, &attempt.profiles)?;
     let cwd = container.working_dir.clone().filter(|d| !d.is_empty());
     let cwd = cwd.unwrap_or_else(|| config.working_dir.clone());
     let mut annotations = std::collections::BTreeMap::from([
@@ -129,7 +132,12 @@ pub(crate) fn container_spec(
         capabilities: capabilities(&context)?,
         no_new_privileges: context.allow_privilege_escalation == Some(false),
         privileged,
-        seccomp_default: !privileged && !unconfined(&context, &pod_context),
+        seccomp_default: !privileged && seccomp != Seccomp::Unconfined,
+        seccomp_profile: match seccomp {
+            Seccomp::Profile(path) if !privileged => Some(path),
+            _ => None,
+        },
+        host_pid: pod.host_pid(),
         tty: container.tty == Some(true),
         stdin: container.stdin == Some(true),
         log_path: attempt.log,
@@ -215,12 +223,41 @@ fn user(
     Ok(user)
 }
 
-fn unconfined(context: &SecurityContext, pod_context: &PodSecurityContext) -> bool {
+/// Which system calls a container may make.
+#[derive(Debug, PartialEq, Eq)]
+enum Seccomp {
+    Default,
+    Unconfined,
+    /// A profile of the node's own.
+    Profile(PathBuf),
+}
+
+fn seccomp(
+    context: &SecurityContext,
+    pod_context: &PodSecurityContext,
+    profiles: &Path,
+) -> Result<Seccomp, String> {
     let profile = context
         .seccomp_profile
         .as_ref()
         .or(pod_context.seccomp_profile.as_ref());
-    profile.is_some_and(|profile| profile.type_ == "Unconfined")
+    match profile.map(|profile| profile.type_.as_str()) {
+        Some("Unconfined") => Ok(Seccomp::Unconfined),
+        Some("Localhost") => {
+            let name = profile.and_then(|p| p.localhost_profile.as_deref());
+            let name = name.unwrap_or_default();
+            let path = profiles.join(name);
+            if path.is_file() {
+                Ok(Seccomp::Profile(path))
+            } else {
+                Err(format!(
+                    "seccompProfile.localhostProfile: this node has no {}",
+                    path.display()
+                ))
+            }
+        }
+        _ => Ok(Seccomp::Default),
+    }
 }
 
 fn capabilities(context: &SecurityContext) -> Result<Vec<String>, String> {
@@ -305,6 +342,7 @@ mod tests {
             log: "/log".into(),
             image: &image,
             node_memory: 1 << 30,
+            profiles: "/no/such/folder".into(),
         };
         container_spec(&pod, &pod.containers()[0].clone(), attempt)
     }

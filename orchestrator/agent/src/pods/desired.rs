@@ -101,6 +101,29 @@ pub(crate) enum RestartPolicy {
 }
 
 impl Desired {
+    /// In the node's IPC namespace.
+    pub(crate) fn host_ipc(&self) -> bool {
+        let spec = self.pod.spec.as_ref();
+        spec.and_then(|spec| spec.host_ipc) == Some(true)
+    }
+
+    /// In the node's process namespace.
+    pub(crate) fn host_pid(&self) -> bool {
+        let spec = self.pod.spec.as_ref();
+        spec.and_then(|spec| spec.host_pid) == Some(true)
+    }
+
+    /// Kernel parameters of its namespaces, name and value.
+    pub(crate) fn sysctls(&self) -> Vec<(String, String)> {
+        let spec = self.pod.spec.as_ref();
+        let context = spec.and_then(|spec| spec.security_context.as_ref());
+        let all = context.and_then(|context| context.sysctls.as_deref());
+        all.unwrap_or_default()
+            .iter()
+            .map(|one| (one.name.clone(), one.value.clone()))
+            .collect()
+    }
+
     /// The main containers.
     pub(crate) fn containers(&self) -> &[Container] {
         self.pod.spec.as_ref().map_or(&[], |spec| &spec.containers)

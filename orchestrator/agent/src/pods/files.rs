@@ -17,6 +17,19 @@ pub(crate) fn hostname(pod: &Desired) -> String {
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
+/// The name in the pod's UTS namespace: the hostname, or with `setHostnameAsFQDN` and a subdomain all of its name, where
+/// the kernel takes it (64 bytes).
+pub(crate) fn uts_hostname(pod: &Desired, domain: &str) -> String {
+    let name = hostname(pod);
+    let spec = pod.pod.spec.as_ref();
+    let wanted = spec.and_then(|spec| spec.set_hostname_as_fqdn) == Some(true);
+    let sub = spec
+        .and_then(|spec| spec.subdomain.as_deref())
+        .filter(|sub| wanted && !sub.is_empty());
+    let full = sub.map(|sub| format!("{name}.{sub}.{}.svc.{domain}", pod.key.namespace));
+    full.filter(|full| full.len() <= 64).unwrap_or(name)
+}
+
 /// What DNS a pod gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClusterDns {
@@ -186,6 +199,16 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("1.2.3.4\tx\ty\n"), "{text}");
+    }
+
+    #[test]
+    fn the_whole_name_is_the_hostname_where_asked_for() {
+        let spec = r#"{"hostname":"a","subdomain":"sub","setHostnameAsFQDN":true}"#;
+        let pod = pod(spec);
+        let full = format!("a.sub.{}.svc.cluster.local", pod.key.namespace);
+        assert_eq!(uts_hostname(&pod, "cluster.local"), full);
+        assert_eq!(uts_hostname(&pod, &"x".repeat(64)), "a");
+        assert_eq!(hostname(&pod), "a");
     }
 
     #[test]

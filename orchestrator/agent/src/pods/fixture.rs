@@ -54,6 +54,8 @@ pub(crate) fn container(name: &str, phase: ContainerPhase, streak: u32) -> Conta
         no_new_privileges: false,
         privileged: false,
         seccomp_default: true,
+        seccomp_profile: None,
+        host_pid: false,
         tty: false,
         stdin: false,
         log_path: "/l".into(),

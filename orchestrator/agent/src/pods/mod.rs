@@ -6,6 +6,8 @@ pub(crate) mod desired;
 pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod files;
+pub(crate) mod hooks;
+pub(crate) mod message;
 pub(crate) mod next;
 pub(crate) mod observed;
 pub(crate) mod qos;

@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::Container;
 
 use super::desired::{Desired, RestartPolicy, is_sidecar};
-use super::observed::{Hold, Life, Observed, Prepare, SECOND, next_streak, restart_at};
+use super::observed::{Hold, Hook, Life, Observed, Prepare, SECOND, next_streak, restart_at};
 
 /// One thing to do. Steps of one answer are done in order; the first failure ends them, and the next look decides anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,10 @@ pub(crate) enum StopReason {
     Changed,
     /// Its pod is complete, and it is a sidecar.
     Complete,
+    /// Its postStart hook failed.
+    PostStart,
+    /// The node has ended the pod: its deadline is over, or the node is short of something.
+    Failed,
 }
 
 /// Steps for `pod`, `now` being nanoseconds since the epoch.
@@ -50,6 +54,9 @@ pub(crate) fn next_steps(pod: &Desired, seen: &Observed, now: i64) -> Vec<Step> 
     if over_before(pod, seen) {
         return Vec::new();
     }
+    if seen.failed.is_some() {
+        return failed(pod, seen, now);
+    }
     if outcome(pod, seen).is_some() {
         return stop_all(
             pod.init_containers(),
@@ -59,9 +66,11 @@ pub(crate) fn next_steps(pod: &Desired, seen: &Observed, now: i64) -> Vec<Step> 
             StopReason::Complete,
         );
     }
+    let mut steps: Vec<Step> = deadline(pod, seen).map(Step::Wake).into_iter().collect();
     if !(seen.sandbox && seen.attached) {
         if let Some(hold) = seen.sandbox_hold.as_ref().filter(|hold| hold.until > now) {
-            return vec![Step::Wake(hold.until)];
+            steps.push(Step::Wake(hold.until));
+            return steps;
         }
         return vec![if seen.sandbox {
             Step::Attach
@@ -69,25 +78,49 @@ pub(crate) fn next_steps(pod: &Desired, seen: &Observed, now: i64) -> Vec<Step> 
             Step::CreateSandbox
         }];
     }
-    let mut steps = Vec::new();
     let initialized = initialize(pod, seen, now, &mut steps);
     if initialized {
         for container in pod.containers() {
             main_container(pod, container, seen, now, &mut steps);
+            // Those that follow may count on what its hook does.
+            if seen.hooks.get(&container.name) == Some(&Hook::Runs) {
+                break;
+            }
         }
     }
     steps
 }
 
+/// When the pod's `activeDeadlineSeconds` are over.
+pub(crate) fn deadline(pod: &Desired, seen: &Observed) -> Option<i64> {
+    let seconds = pod.pod.spec.as_ref()?.active_deadline_seconds?;
+    Some(seen.started.saturating_add(seconds.saturating_mul(SECOND)))
+}
+
+/// Ends the main containers of a pod that the node has given up, then its sidecars.
+fn failed(pod: &Desired, seen: &Observed, now: i64) -> Vec<Step> {
+    let grace = pod.grace_seconds();
+    let mains_live = pod.containers().iter().any(|c| seen.has_process(&c.name));
+    let which = if mains_live {
+        pod.containers()
+    } else {
+        pod.init_containers()
+    };
+    stop_all(which, seen, now, grace, StopReason::Failed)
+}
+
 /// How a pod that has run to its end did: `Some(true)` succeeded, `Some(false)` failed, `None` not ended.
 pub(crate) fn outcome(pod: &Desired, seen: &Observed) -> Option<bool> {
+    if seen.failed.is_some() {
+        return Some(false);
+    }
     let policy = pod.restart_policy();
     if policy == RestartPolicy::Always {
         return None;
     }
     let failed_init = pod.init_containers().iter().any(|container| {
-        !is_sidecar(container)
-            && matches!(seen.life(&container.name), Life::Exited { code, .. } if code != 0)
+        let exited = matches!(seen.life(&container.name), Life::Exited { code, .. } if code != 0);
+        !is_sidecar(container) && (exited || start_failed(pod, container, seen))
     });
     let mains_begun = pod
         .containers()
@@ -121,7 +154,9 @@ pub(crate) fn over_before(pod: &Desired, seen: &Observed) -> bool {
 /// The container could not be started, and its pod's policy is not to try again.
 pub(crate) fn start_failed(pod: &Desired, container: &Container, seen: &Observed) -> bool {
     let hold = seen.prepare.get(&container.name).and_then(Prepare::hold);
-    pod.restart_policy() == RestartPolicy::Never && hold.is_some_and(Hold::is_start)
+    let failed =
+        hold.is_some_and(Hold::is_start) || seen.start_errors.contains_key(&container.name);
+    pod.restart_policy() == RestartPolicy::Never && failed
 }
 
 /// Every init container has done its work: the pod's condition `Initialized`.
@@ -208,6 +243,8 @@ fn keep_running(
                 != container.image.as_ref();
             if outdated {
                 steps.extend(stop(name, seen, now, grace, StopReason::Changed));
+            } else if seen.hooks.get(name) == Some(&Hook::Failed) {
+                steps.extend(stop(name, seen, now, grace, StopReason::PostStart));
             } else if !seen.verdict(container).alive {
                 let grace = probe_grace(container).unwrap_or(grace);
                 steps.extend(stop(name, seen, now, grace, StopReason::Unhealthy));
@@ -224,6 +261,7 @@ fn keep_running(
             }
         }
         (Some(_), _) => {}
+        (None, _) if start_failed(pod, container, seen) => {}
         (None, _) => steps.extend(start(name, seen, now, 0)),
     }
 }

@@ -121,6 +121,23 @@ pub(crate) struct Verdict {
     pub(crate) alive: bool,
 }
 
+/// A postStart hook that is not over, or went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    /// The container does not count as started before it has ended.
+    Runs,
+    /// The container is to be ended.
+    Failed,
+}
+
+/// Why the node ended a pod by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// `DeadlineExceeded`, `Evicted`.
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
 /// Everything that is seen of one pod.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Observed {
@@ -142,6 +159,10 @@ pub(crate) struct Observed {
     pub(crate) messages: BTreeMap<String, String>,
     /// By container name: its last attempt, when that could not be started at all.
     pub(crate) start_errors: BTreeMap<String, Ended>,
+    /// By container name: postStart hooks.
+    pub(crate) hooks: BTreeMap<String, Hook>,
+    /// The pod has failed by the node's decision, whatever its containers do.
+    pub(crate) failed: Option<Failure>,
     /// When the pod was first seen here.
     pub(crate) started: i64,
 }
@@ -187,10 +208,18 @@ impl Observed {
             ready: container.startup_probe.is_none() && container.readiness_probe.is_none(),
             alive: true,
         };
-        self.verdicts
-            .get(&container.name)
-            .copied()
-            .unwrap_or(unheard)
+        match self.hooks.get(&container.name) {
+            None => self
+                .verdicts
+                .get(&container.name)
+                .copied()
+                .unwrap_or(unheard),
+            Some(_) => Verdict {
+                started: false,
+                ready: false,
+                alive: true,
+            },
+        }
     }
 }
 

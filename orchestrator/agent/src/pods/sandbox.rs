@@ -64,8 +64,10 @@ impl Worker {
             pod: self.pod.key.uid.clone(),
             namespace: self.pod.key.namespace.clone(),
             name: self.pod.key.name.clone(),
-            hostname: files::hostname(&self.pod),
+            hostname: files::uts_hostname(&self.pod, &self.node.dns().domain),
             host_network: self.pod.host_network(),
+            host_ipc: self.pod.host_ipc(),
+            sysctls: self.pod.sysctls(),
         };
         let sandbox = self
             .node

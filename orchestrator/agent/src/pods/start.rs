@@ -12,15 +12,13 @@ use waggle_runtime::spec::{ContainerState, MountSpec};
 use super::compose::{Attempt, container_spec};
 use super::desired::Desired;
 use super::env::environment;
+use super::message::message_file;
 use super::observed::{Hold, Prepare, ended, start_error};
 use super::status::known_restarts;
 use super::worker::{ImageFault, Mail, StepFault, Worker};
 use super::{files, volumes};
 use crate::clock;
 use crate::node::Node;
-
-/// What a termination message may hold, bytes.
-const MESSAGE_BYTES: usize = 4096;
 
 impl Worker {
     /// Looks for the image of `name` and pulls it if its policy says so; the answer comes by mail.
@@ -63,6 +61,7 @@ impl Worker {
                 self.seen.prepare.remove(name);
                 self.seen.messages.remove(name);
                 self.seen.start_errors.remove(name);
+                self.post_start(&container, number);
             }
             Err(fault) => {
                 self.node.recorder.warning(
@@ -125,6 +124,7 @@ impl Worker {
             log,
             image: &image,
             node_memory: self.node.memory,
+            profiles: self.node.folder.seccomp(),
         };
         let spec = container_spec(&self.pod, container, attempt).map_err(|e| config(&e))?;
         self.create_and_start(spec, before).await
@@ -193,6 +193,7 @@ impl Worker {
             target: target.to_owned(),
             read_only,
             tmpfs_bytes: None,
+            receives_mounts: false,
         };
         let message = message_file(&folder, &container.name, attempt);
         make_parent(&message)?;
@@ -261,22 +262,6 @@ impl Worker {
             _ => Ok(()),
         }
     }
-
-    /// What the container left at its `terminationMessagePath`, or the end of its log if it may speak for it.
-    pub(super) fn termination_message(&self, state: &ContainerState) -> String {
-        let folder = self.node.folder.pod(&self.pod.key.uid);
-        let path = message_file(&folder, &state.spec.name, state.spec.attempt);
-        let bytes = std::fs::read(path).unwrap_or_default();
-        let cut = &bytes[..bytes.len().min(MESSAGE_BYTES)];
-        String::from_utf8_lossy(cut).into_owned()
-    }
-}
-
-fn message_file(folder: &Path, container: &str, attempt: u32) -> PathBuf {
-    folder
-        .join("messages")
-        .join(container)
-        .join(attempt.to_string())
 }
 
 fn make_parent(path: &Path) -> std::io::Result<()> {

@@ -69,11 +69,15 @@ pub(crate) fn pod_status(
         start_time: before
             .and_then(|b| b.start_time.clone())
             .or_else(|| Some(time(seen.started))),
-        message: seen
-            .sandbox_hold
-            .as_ref()
-            .filter(|_| !over && !seen.attached)
-            .map(|hold| hold.message.clone()),
+        reason: seen.failed.as_ref().map(|failed| failed.reason.clone()),
+        message: match &seen.failed {
+            Some(failed) => Some(failed.message.clone()),
+            None => seen
+                .sandbox_hold
+                .as_ref()
+                .filter(|_| !over && !seen.attached)
+                .map(|hold| hold.message.clone()),
+        },
         ..PodStatus::default()
     }
 }
@@ -419,12 +423,15 @@ fn terminated(pod: &Desired, name: &str, ended: &Ended) -> ContainerState {
 
 fn cannot_start(seen: &Observed, name: &str, now: i64) -> ContainerState {
     let hold = seen.prepare.get(name).and_then(Prepare::hold);
+    let hold = hold.map(|hold| (&hold.message, hold.since));
+    let known = seen.start_errors.get(name);
+    let known = hold.or_else(|| known.map(|error| (&error.message, error.finished_ns)));
     let terminated = ContainerStateTerminated {
         exit_code: 128,
         reason: Some("StartError".to_owned()),
-        message: hold.map(|hold| hold.message.clone()),
+        message: known.map(|(message, _)| message.clone()),
         started_at: Some(time(0)),
-        finished_at: Some(time(hold.map_or(now, |hold| hold.since))),
+        finished_at: Some(time(known.map_or(now, |(_, since)| since))),
         ..ContainerStateTerminated::default()
     };
     ContainerState {

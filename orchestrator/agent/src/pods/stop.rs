@@ -1,7 +1,6 @@
 //! Ends one container: preStop hook, the stop signal, the grace period, SIGKILL. Goes on in the background; the pod
 //! hears of the end from the supervisor.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +9,8 @@ use nix::sys::signal::Signal;
 use tokio::task::AbortHandle;
 
 use super::desired::Desired;
-use super::exec::run_in;
+use super::hooks;
 use crate::node::Node;
-use crate::probe;
 
 /// Between two attempts when the supervisor does not answer.
 const RETRY: Duration = Duration::from_millis(500);
@@ -107,26 +105,7 @@ async fn pre_stop(node: &Node, pod: &Desired, container: &Container) -> Result<(
     else {
         return Ok(());
     };
-    if let Some(exec) = &hook.exec {
-        let command = exec.command.clone().unwrap_or_default();
-        let client = node.containers.client().await;
-        let longest = Duration::from_secs(3600);
-        return match run_in(&client, &pod.key.uid, &container.name, command, longest).await? {
-            (0, _) => Ok(()),
-            (code, output) => Err(format!("exit code {code}: {}", output.trim_end())),
-        };
-    }
-    if let Some(get) = &hook.http_get {
-        let address: IpAddr = pod.address.unwrap_or(node.address);
-        return probe::http_get(get, container, address).await.map(drop);
-    }
-    if let Some(sleep) = &hook.sleep {
-        tokio::time::sleep(Duration::from_secs(
-            u64::try_from(sleep.seconds).unwrap_or(0),
-        ))
-        .await;
-    }
-    Ok(())
+    hooks::run(node, pod, container, hook).await
 }
 
 #[cfg(test)]

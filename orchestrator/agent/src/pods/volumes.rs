@@ -1,9 +1,10 @@
 //! Volumes of a pod as folders on the node, and what a container's mounts of them come to. Made before a container
 //! starts; made again without harm.
 
+mod payload;
+
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
     Container, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, Volume,
@@ -11,6 +12,7 @@ use k8s_openapi::api::core::v1::{
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use waggle_runtime::spec::MountSpec;
 
+use self::payload::{Content, inside, open_to};
 use super::desired::Desired;
 use super::env::{
     BadReference, Surroundings, config_map, expand, field_value, resource_value, secret,
@@ -33,13 +35,6 @@ pub(crate) enum VolumeFault {
     /// A container's mount.
     #[error("mount {path:?}: {why}")]
     Mount { path: String, why: String },
-}
-
-/// A file of a volume that is made from data.
-struct Content {
-    path: String,
-    data: Vec<u8>,
-    mode: u32,
 }
 
 /// Makes the pod's volumes below `folder`; where each one is.
@@ -118,15 +113,7 @@ fn one(
                 || "mode=0777".to_owned(),
                 |b| format!("mode=0777,size={}", b.0),
             );
-            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-            mount(
-                Some("tmpfs"),
-                place,
-                Some("tmpfs"),
-                flags,
-                Some(size.as_str()),
-            )
-            .map_err(|errno| file("mount a tmpfs at", place)(errno.into()))?;
+            mount_memory(place, &size).map_err(file("mount a tmpfs at", place))?;
         }
         open_to(place, 0o777, group).map_err(file("open", place))?;
         return Ok(place.to_owned());
@@ -134,25 +121,35 @@ fn one(
     let contents = contents(pod, volume, around)
         .ok_or_else(|| unusable("its kind is not supported by this version".to_owned()))?
         .map_err(|error| unusable(error.to_string()))?;
-    write_all(place, &contents, group).map_err(file("write", place))?;
+    if is_secret(volume) {
+        std::fs::create_dir_all(place).map_err(file("make", place))?;
+        if !is_mount_point(place) {
+            mount_memory(place, "mode=0755").map_err(file("mount a tmpfs at", place))?;
+        }
+    }
+    payload::write(place, &contents, group).map_err(file("write", place))?;
     Ok(place.to_owned())
+}
+
+/// What must not reach a disk.
+fn is_secret(volume: &Volume) -> bool {
+    let projected = volume.projected.as_ref();
+    let mut sources = projected
+        .into_iter()
+        .flat_map(|p| p.sources.iter().flatten());
+    volume.secret.is_some()
+        || sources.any(|s| s.secret.is_some() || s.service_account_token.is_some())
+}
+
+fn mount_memory(place: &Path, options: &str) -> std::io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), place, Some("tmpfs"), flags, Some(options))?;
+    Ok(())
 }
 
 fn fs_group(pod: &Desired) -> Option<u32> {
     let context = pod.pod.spec.as_ref()?.security_context.as_ref()?;
     u32::try_from(context.fs_group?).ok()
-}
-
-fn open_to(path: &Path, mode: u32, group: Option<u32>) -> std::io::Result<()> {
-    if let Some(group) = group {
-        std::os::unix::fs::lchown(path, None, Some(group))?;
-    }
-    let set_gid = if group.is_some() && path.is_dir() {
-        0o2000
-    } else {
-        0
-    };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | set_gid))
 }
 
 fn host_path(host: &HostPathVolumeSource) -> Result<PathBuf, String> {
@@ -341,58 +338,6 @@ fn from_downward(
     Ok(files)
 }
 
-/// A relative path that stays below its start.
-fn inside(path: &str) -> Option<&Path> {
-    let path = Path::new(path);
-    let plain = path
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)));
-    (plain && path.components().next().is_some()).then_some(path)
-}
-
-/// Writes each file whole, and removes files that are no longer in the data.
-fn write_all(place: &Path, contents: &[Content], group: Option<u32>) -> std::io::Result<()> {
-    std::fs::create_dir_all(place)?;
-    open_to(place, 0o755, group)?;
-    let mut tops = Vec::new();
-    for content in contents {
-        let relative = inside(&content.path).ok_or_else(|| {
-            std::io::Error::other(format!("path {:?} leads out of the volume", content.path))
-        })?;
-        tops.extend(
-            relative
-                .components()
-                .next()
-                .map(|top| top.as_os_str().to_owned()),
-        );
-        let path = place.join(relative);
-        if std::fs::read(&path).is_ok_and(|old| old == content.data) {
-            open_to(&path, content.mode, group)?;
-            continue;
-        }
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push("..new");
-        let new = path.with_file_name(name);
-        std::fs::write(&new, &content.data)?;
-        open_to(&new, content.mode, group)?;
-        std::fs::rename(&new, &path)?;
-    }
-    for entry in std::fs::read_dir(place)?.flatten() {
-        if !tops.contains(&entry.file_name()) {
-            let path = entry.path();
-            if path.is_dir() {
-                std::fs::remove_dir_all(path)?
-            } else {
-                std::fs::remove_file(path)?
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The mounts of `container`, given where the volumes are and its environment.
 pub(crate) fn mounts(
     container: &Container,
@@ -428,6 +373,7 @@ pub(crate) fn mounts(
             target: wanted.mount_path.clone(),
             read_only: wanted.read_only == Some(true),
             tmpfs_bytes: None,
+            receives_mounts: wanted.mount_propagation.as_deref() == Some("HostToContainer"),
         });
     }
     Ok(mounts)

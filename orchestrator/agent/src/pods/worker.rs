@@ -14,8 +14,8 @@ use waggle_runtime::spec::{ContainerPhase, ContainerState, Sandbox};
 use waggle_wire::v1;
 
 use super::desired::Desired;
-use super::next::{Step, StopReason, next_steps, over_before};
-use super::observed::{Hold, Observed, Prepare, SECOND};
+use super::next::{Step, StopReason, deadline, next_steps, outcome, over_before};
+use super::observed::{Ended, Failure, Hold, Observed, Prepare, SECOND, start_error};
 use super::status::pod_status;
 use super::stop::Stopper;
 use crate::clock;
@@ -37,6 +37,12 @@ pub(crate) enum Mail {
     },
     /// An image was added: who waits for one may look again.
     ImageAdded,
+    /// The postStart hook of one attempt of a container has ended.
+    PostStart {
+        container: String,
+        attempt: u32,
+        result: Result<(), String>,
+    },
     /// Probes of one attempt of a container.
     Probe {
         container: String,
@@ -117,6 +123,8 @@ impl Worker {
             post,
             seen: Observed {
                 started,
+                failed: status.as_ref().and_then(given_up),
+                start_errors: start_errors(status.as_ref()),
                 ..Observed::default()
             },
             sandbox: None,
@@ -142,6 +150,7 @@ impl Worker {
             self.pod = self.refreshed();
             self.refresh_attachment();
             self.keep_probers();
+            self.keep_deadline();
             self.publish();
             let steps = next_steps(&self.pod, &self.seen, clock::now());
             let mut wake = None;
@@ -227,21 +236,51 @@ impl Worker {
                     |prepare: &Prepare| matches!(prepare, Prepare::Held(hold) if hold.is_image());
                 self.seen.prepare.retain(|_, prepare| !waits(prepare));
             }
+            Mail::PostStart {
+                container,
+                attempt,
+                result,
+            } => {
+                if self.is_current(&container, attempt) && self.seen.has_process(&container) {
+                    self.post_started(&container, result);
+                }
+            }
             Mail::Probe {
                 container,
                 attempt,
                 report,
             } => {
-                if self
-                    .seen
-                    .containers
-                    .get(&container)
-                    .is_some_and(|s| s.spec.attempt == attempt)
-                {
+                if self.is_current(&container, attempt) {
                     self.probe_said(&container, report);
                 }
             }
         }
+    }
+
+    fn is_current(&self, container: &str, attempt: u32) -> bool {
+        let state = self.seen.containers.get(container);
+        state.is_some_and(|s| s.spec.attempt == attempt)
+    }
+
+    /// Gives the pod up when its `activeDeadlineSeconds` are over.
+    fn keep_deadline(&mut self) {
+        let late = deadline(&self.pod, &self.seen).is_some_and(|at| at <= clock::now());
+        if !late || self.pod.ending() || outcome(&self.pod, &self.seen).is_some() {
+            return;
+        }
+        let message = "Pod was active on the node longer than the specified deadline";
+        self.give_up("DeadlineExceeded", message.to_owned());
+    }
+
+    /// Ends the pod as failed: it stays so, and is not run again.
+    pub(super) fn give_up(&mut self, reason: &str, message: String) {
+        self.node
+            .recorder
+            .warning(&self.pod, "", reason, message.clone());
+        self.seen.failed = Some(Failure {
+            reason: reason.to_owned(),
+            message,
+        });
     }
 
     fn see(&mut self, state: ContainerState) {
@@ -265,6 +304,7 @@ impl Worker {
         if new_exit {
             self.forget_stopper(&name);
             self.seen.verdicts.remove(&name);
+            self.seen.hooks.remove(&name);
             let message = self.termination_message(&state);
             self.seen.messages.insert(name.clone(), message);
         }
@@ -348,6 +388,7 @@ impl Worker {
             };
             let running = self.seen.life(&container.name) == super::observed::Life::Running;
             if !running
+                || self.seen.hooks.contains_key(&container.name)
                 || self.probers.contains_key(&container.name)
                 || self.seen.stopping.contains_key(&container.name)
             {
@@ -435,6 +476,10 @@ impl Worker {
         let message = match why {
             StopReason::PodEnds => format!("Stopping container {name}"),
             StopReason::Complete => format!("Stopping sidecar {name}: its pod is complete"),
+            StopReason::PostStart => {
+                format!("FailedPostStartHook: container {name} is ended")
+            }
+            StopReason::Failed => format!("Stopping container {name}: its pod has failed"),
             StopReason::Unhealthy => {
                 format!("Container {name} failed its probe, will be restarted")
             }
@@ -469,6 +514,38 @@ impl Worker {
             .insert(name.to_owned(), clock::now() + grace * SECOND);
         self.stoppers.insert(name.to_owned(), stopper);
     }
+}
+
+/// The node gave the pod up before, as the API knows.
+fn given_up(status: &PodStatus) -> Option<Failure> {
+    let reason = status.reason.as_deref()?;
+    let own = matches!(reason, "DeadlineExceeded" | "Evicted");
+    (own && status.phase.as_deref() == Some("Failed")).then(|| Failure {
+        reason: reason.to_owned(),
+        message: status.message.clone().unwrap_or_default(),
+    })
+}
+
+/// Attempts that could not be started, as the API knows: nothing on this node tells of them.
+fn start_errors(status: Option<&PodStatus>) -> BTreeMap<String, Ended> {
+    let lists = status.map(|s| [&s.container_statuses, &s.init_container_statuses]);
+    let all = lists.into_iter().flatten().flatten().flatten();
+    all.filter_map(|of| {
+        let states = [of.state.as_ref(), of.last_state.as_ref()];
+        let mut ended = states.into_iter().flatten();
+        let ended = ended.find_map(|state| state.terminated.as_ref())?;
+        let waits = of
+            .state
+            .as_ref()
+            .is_some_and(|state| state.running.is_none());
+        let error = ended.reason.as_deref() == Some("StartError") && waits;
+        let attempt = u32::try_from(of.restart_count).unwrap_or(0);
+        let finished = ended.finished_at.as_ref();
+        let at = finished.map_or(0, |time| time.0.as_second() * SECOND);
+        let message = ended.message.as_deref().unwrap_or_default();
+        error.then(|| (of.name.clone(), start_error(attempt, message, at)))
+    })
+    .collect()
 }
 
 /// How far a container has come; grows with every attempt and phase.

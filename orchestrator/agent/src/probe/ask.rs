@@ -1,4 +1,4 @@
-//! One question to a container: over HTTP, by opening a connection, or by running a command in it.
+//! One question to a container: over HTTP, by opening a connection, by running a command in it, or by gRPC (`health`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -52,8 +52,10 @@ pub(super) async fn ask(
             .map(drop)
             .map_err(|e| format!("dial tcp {target}: {e}"));
     }
-    if probe.grpc.is_some() {
-        return Err("grpc probes are not supported by this version".to_owned());
+    if let Some(action) = &probe.grpc {
+        let port = named_port(&IntOrString::Int(action.port), container)?;
+        let service = action.service.clone().unwrap_or_default();
+        return super::health::check(SocketAddr::new(address, port), service).await;
     }
     Err("the probe names no action".to_owned())
 }

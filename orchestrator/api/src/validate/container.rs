@@ -294,6 +294,13 @@ fn mounts(spec: &Value, one: &Value, path: &str, out: &mut Vec<Fault>) {
                 volume::local_path(&mount[field], &format!("{path}.{field}"), out);
             }
         }
+        if mount["recursiveReadOnly"] == "Enabled" {
+            let detail = "this cluster doesn't make mounts below a mount read-only; use IfPossible";
+            out.push(Fault::forbidden(
+                format!("{path}.recursiveReadOnly"),
+                detail,
+            ));
+        }
         if mount["mountPropagation"] == "Bidirectional" {
             let detail = "this cluster doesn't carry mounts from a container to its node";
             out.push(Fault::forbidden(format!("{path}.mountPropagation"), detail));
@@ -323,10 +330,13 @@ pub(super) fn security(context: &Value, path: &str, out: &mut Vec<Fault>) {
     for profile in ["seccompProfile", "appArmorProfile"] {
         let kind = &context[profile]["type"];
         let place = format!("{path}.{profile}.type");
-        if kind == "Localhost" {
+        if kind == "Localhost" && profile == "seccompProfile" {
+            let place = format!("{path}.{profile}.localhostProfile");
+            volume::local_path(&context[profile]["localhostProfile"], &place, out);
+        } else if kind == "Localhost" {
             out.push(Fault::forbidden(
                 place,
-                "this cluster has no profiles of a node's own",
+                "this cluster has no AppArmor profiles of a node's own",
             ));
         } else {
             one_of(kind, &["RuntimeDefault", "Unconfined"], &place, out);

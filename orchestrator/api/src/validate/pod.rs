@@ -38,13 +38,12 @@ pub(super) fn spec(spec: &Value, path: &str, out: &mut Vec<Fault>) {
         &format!("{path}.terminationGracePeriodSeconds"),
         out,
     );
-    if !spec["activeDeadlineSeconds"].is_null() {
-        let detail = "this cluster doesn't end pods by it yet: remove it";
-        out.push(Fault::forbidden(
-            format!("{path}.activeDeadlineSeconds"),
-            detail,
-        ));
-    }
+    at_least(
+        &spec["activeDeadlineSeconds"],
+        1,
+        &format!("{path}.activeDeadlineSeconds"),
+        out,
+    );
     container::security(
         &spec["securityContext"],
         &format!("{path}.securityContext"),
@@ -64,6 +63,7 @@ pub(super) fn spec(spec: &Value, path: &str, out: &mut Vec<Fault>) {
         }
     }
     host_aliases(spec, path, out);
+    sysctls(spec, path, out);
     placement::check(spec, path, out);
     unsupported(spec, path, out);
 }
@@ -123,30 +123,52 @@ fn host_aliases(spec: &Value, path: &str, out: &mut Vec<Fault>) {
     }
 }
 
+/// Those that Kubernetes calls safe: of the pod's own namespaces, and no burden on other pods.
+const SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+];
+
+fn sysctls(spec: &Value, path: &str, out: &mut Vec<Fault>) {
+    let mut seen = std::collections::BTreeSet::new();
+    let all = list(spec, &["securityContext", "sysctls"]);
+    for (index, one) in all.iter().enumerate() {
+        let name = text(one, &["name"]).replace('/', ".");
+        let place = format!("{path}.securityContext.sysctls[{index}].name");
+        if name.is_empty() {
+            out.push(Fault::required(place, ""));
+        } else if !SYSCTLS.contains(&name.as_str()) {
+            out.push(Fault::not_supported(place, name.as_str(), &SYSCTLS));
+        } else if spec["hostNetwork"] == true && name.starts_with("net.") {
+            let why = "may not be specified when 'hostNetwork' is true";
+            out.push(Fault::invalid(place, name, why));
+        } else if spec["hostIPC"] == true && name.starts_with("kernel.shm") {
+            let why = "may not be specified when 'hostIPC' is true";
+            out.push(Fault::invalid(place, name, why));
+        } else if !seen.insert(name.clone()) {
+            out.push(Fault::duplicate(place, name.as_str()));
+        }
+    }
+}
+
 /// What would change the meaning of the pod if it were passed over, and can't be done yet.
 fn unsupported(spec: &Value, path: &str, out: &mut Vec<Fault>) {
-    let switches = [
-        (
-            "hostPID",
-            "this cluster doesn't let pods share the node's process namespace",
-        ),
-        (
-            "hostIPC",
-            "this cluster doesn't let pods share the node's IPC namespace",
-        ),
-        (
-            "shareProcessNamespace",
-            "this cluster doesn't share a process namespace between containers",
-        ),
-        (
-            "setHostnameAsFQDN",
-            "this cluster doesn't set a fully qualified hostname",
-        ),
-    ];
-    for (field, why) in switches {
-        if spec[field] == true {
-            out.push(Fault::forbidden(format!("{path}.{field}"), why));
-        }
+    if spec["shareProcessNamespace"] == true {
+        let why = "this cluster doesn't share a process namespace between containers";
+        out.push(Fault::forbidden(
+            format!("{path}.shareProcessNamespace"),
+            why,
+        ));
     }
     if spec["hostUsers"] == false {
         let why = "this cluster doesn't give pods a user namespace of their own";
@@ -174,13 +196,6 @@ fn unsupported(spec: &Value, path: &str, out: &mut Vec<Fault>) {
         if has(spec, &[field]) {
             out.push(Fault::forbidden(format!("{path}.{field}"), why));
         }
-    }
-    if !list(spec, &["securityContext", "sysctls"]).is_empty() {
-        let why = "this cluster doesn't set kernel parameters for pods";
-        out.push(Fault::forbidden(
-            format!("{path}.securityContext.sysctls"),
-            why,
-        ));
     }
     if has(spec, &["os", "name"]) {
         one_of(

@@ -54,12 +54,10 @@ pub(super) fn lifecycle(container: &Value, path: &str, out: &mut Vec<Fault>) {
         let hook = &container["lifecycle"][field];
         if !hook.is_null() {
             handler(hook, &HOOKS, &format!("{path}.lifecycle.{field}"), out);
-            if field == "postStart" {
-                let detail = "this cluster doesn't run it yet: remove it";
-                out.push(Fault::forbidden(
-                    format!("{path}.lifecycle.postStart"),
-                    detail,
-                ));
+            if has(hook, &["tcpSocket"]) {
+                let detail = "a hook can't be a connection: use exec, httpGet or sleep";
+                let place = format!("{path}.lifecycle.{field}.tcpSocket");
+                out.push(Fault::forbidden(place, detail));
             }
         }
     }

@@ -219,11 +219,18 @@ fn pods_are_checked() {
             ],
         ),
         (
-            "/spec/hostPID",
+            "/spec/shareProcessNamespace",
             json!(true),
             &[
-                "spec.hostPID: Forbidden: this cluster doesn't let pods share the node's process namespace",
+                "spec.shareProcessNamespace: Forbidden: this cluster doesn't share a process namespace between containers",
             ],
+        ),
+        ("/spec/hostPID", json!(true), &[]),
+        ("/spec/activeDeadlineSeconds", json!(10), &[]),
+        (
+            "/spec/activeDeadlineSeconds",
+            json!(0),
+            &["spec.activeDeadlineSeconds: Invalid value: 0: must be greater than or equal to 1"],
         ),
         (
             "/spec/terminationGracePeriodSeconds",

@@ -1,12 +1,15 @@
 //! Takes images from registries: manifest, configuration, then all layers that are missing, several at a time, each
 //! hashed and unpacked while it arrives.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use nix::fcntl::FlockArg;
-use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::client::{
+    BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol,
+};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
@@ -21,11 +24,18 @@ const PARALLEL: usize = 4;
 /// A configuration larger than this is none, bytes.
 const MAX_CONFIG: i64 = 8 << 20;
 
+/// How often a layer is taken up again without a byte having come, and how long is waited before the first time.
+const RESUMES: u32 = 5;
+const RESUME_PAUSE: Duration = Duration::from_millis(200);
+
 /// How to pull.
 #[derive(Debug, Clone, Default)]
 pub struct PullOptions {
     /// Registries (`host:port`) that are spoken to without TLS, beside `localhost` and `127.0.0.0/8`.
     pub insecure_registries: Vec<String>,
+    /// Folder with what is known of registries, each in a folder of its name (`host:port`): `ca.crt`, certificates (PEM)
+    /// that are trusted beside the system's, and `mirrors`, registries that are asked before it, one a line.
+    pub registries: Option<PathBuf>,
     /// For the registry of the image.
     pub credentials: Option<Credentials>,
 }
@@ -72,6 +82,9 @@ pub enum LayerState {
     Done,
 }
 
+/// What arrives of a blob.
+type Chunks = BoxStream<'static, std::io::Result<bytes::Bytes>>;
+
 /// One pull.
 struct Pull<'a, P> {
     store: &'a ImageStore,
@@ -93,25 +106,72 @@ pub(super) async fn pull<P: Fn(PullProgress) + Send + Sync>(
     let _adding = tokio::task::spawn_blocking(move || lock_store.lock(FlockArg::LockShared))
         .await
         .map_err(|e| ImageError::store("lock", &store.dir, std::io::Error::other(e)))??;
+    let name = reference.whole();
+    for mirror in mirrors(&reference, options)? {
+        let mut there = reference.clone();
+        there.set_mirror_registry(mirror.clone());
+        let pull = Pull {
+            store,
+            client: client(&there, options)?,
+            name: name.clone(),
+            reference: there,
+            progress,
+        };
+        // Credentials are for the registry itself.
+        match pull.run(&RegistryAuth::Anonymous).await {
+            Ok(image) => return Ok(image),
+            Err(error) => tracing::info!(image = name, mirror, %error, "not from this mirror"),
+        }
+    }
     let auth = match &options.credentials {
         Some(c) => RegistryAuth::Basic(c.username.clone(), c.password.clone()),
         None => RegistryAuth::Anonymous,
     };
-    let client = Client::new(ClientConfig {
-        protocol: protocol(&reference, options),
-        connect_timeout: Some(Duration::from_secs(20)),
-        read_timeout: Some(Duration::from_secs(60)),
-        user_agent: concat!("waggle/", env!("CARGO_PKG_VERSION")),
-        ..ClientConfig::default()
-    });
     let pull = Pull {
         store,
-        client,
-        name: reference.whole(),
+        client: client(&reference, options)?,
+        name,
         reference,
         progress,
     };
     pull.run(&auth).await
+}
+
+fn client(reference: &Reference, options: &PullOptions) -> Result<Client> {
+    let known = known(options, reference.resolve_registry(), "ca.crt")?;
+    let certificates = known.map(|data| Certificate {
+        encoding: CertificateEncoding::Pem,
+        data: data.into_bytes(),
+    });
+    Ok(Client::new(ClientConfig {
+        protocol: protocol(reference, options),
+        connect_timeout: Some(Duration::from_secs(20)),
+        read_timeout: Some(Duration::from_secs(60)),
+        user_agent: concat!("waggle/", env!("CARGO_PKG_VERSION")),
+        extra_root_certificates: certificates.into_iter().collect(),
+        ..ClientConfig::default()
+    }))
+}
+
+/// Registries to ask before the image's own.
+fn mirrors(reference: &Reference, options: &PullOptions) -> Result<Vec<String>> {
+    let text = known(options, reference.registry(), "mirrors")?.unwrap_or_default();
+    let lines = text.lines().map(str::trim);
+    let named = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    Ok(named.map(str::to_owned).collect())
+}
+
+/// What is known of a registry under a name.
+fn known(options: &PullOptions, registry: &str, name: &str) -> Result<Option<String>> {
+    let Some(folder) = &options.registries else {
+        return Ok(None);
+    };
+    let path = folder.join(registry.replace('/', "_")).join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ImageError::store("read", &path, error)),
+    }
 }
 
 fn protocol(reference: &Reference, options: &PullOptions) -> ClientProtocol {
@@ -125,7 +185,8 @@ fn protocol(reference: &Reference, options: &PullOptions) -> ClientProtocol {
         .insecure_registries
         .iter()
         .any(|r| r == registry || r == reference.registry());
-    if local || listed {
+    let secured = known(options, registry, "ca.crt").is_ok_and(|found| found.is_some());
+    if listed || (local && !secured) {
         ClientProtocol::Http
     } else {
         ClientProtocol::Https
@@ -222,17 +283,11 @@ impl<P: Fn(PullProgress) + Send + Sync> Pull<'_, P> {
         }
         let total = u64::try_from(descriptor.size).unwrap_or(0);
         tell(LayerState::Fetching { done: 0, total });
-        let stream = self
-            .client
-            .pull_blob_stream(&self.reference, descriptor)
-            .await
-            .map_err(|e| self.failed(e))?;
-        let done = AtomicU64::new(0);
-        let counted = stream.stream.inspect_ok(|bytes| {
-            let now = done.fetch_add(bytes.len() as u64, Ordering::Relaxed) + bytes.len() as u64;
-            tell(LayerState::Fetching { done: now, total });
-        });
-        let layer = self.unpack(counted, descriptor, diff_id).await?;
+        let layer = self
+            .unpack(descriptor, diff_id, &|done| {
+                tell(LayerState::Fetching { done, total })
+            })
+            .await?;
         tell(LayerState::Done);
         Ok(layer)
     }
@@ -240,9 +295,9 @@ impl<P: Fn(PullProgress) + Send + Sync> Pull<'_, P> {
     /// Feeds what arrives to a blocking thread that unpacks.
     async fn unpack(
         &self,
-        bytes: impl futures::Stream<Item = std::io::Result<bytes::Bytes>>,
         descriptor: &OciDescriptor,
         diff_id: &str,
+        arrived: &(impl Fn(u64) + Sync),
     ) -> Result<Layer> {
         let (sender, receiver) = mpsc::channel::<std::io::Result<bytes::Bytes>>(32);
         let (store, name) = (self.store.clone(), self.name.clone());
@@ -258,17 +313,89 @@ impl<P: Fn(PullProgress) + Send + Sync> Pull<'_, P> {
                 },
             )
         });
-        let mut bytes = std::pin::pin!(bytes);
-        while let Some(chunk) = bytes.next().await {
+        let fetched = self.fetch(descriptor, &sender, arrived).await;
+        if let Err(error) = &fetched {
             // A receiver that is gone has failed, and tells below.
-            if sender.send(chunk).await.is_err() {
-                break;
-            }
+            let told = std::io::Error::other(error.to_string());
+            drop(sender.send(Err(told)).await);
         }
         drop(sender);
-        unpacking
+        let unpacked = unpacking
             .await
-            .map_err(|e| self.malformed(format!("unpacking broke off: {e}")))?
+            .map_err(|e| self.malformed(format!("unpacking broke off: {e}")))?;
+        fetched.and(unpacked)
+    }
+
+    /// Fetches a blob, and takes it up again where it broke off. Its digest is checked by who unpacks it.
+    async fn fetch(
+        &self,
+        descriptor: &OciDescriptor,
+        sender: &mpsc::Sender<std::io::Result<bytes::Bytes>>,
+        arrived: &(impl Fn(u64) + Sync),
+    ) -> Result<()> {
+        let total = u64::try_from(descriptor.size).unwrap_or(0);
+        let (mut done, mut tries) = (0_u64, 0_u32);
+        loop {
+            let before = done;
+            let broken = match self.open(descriptor, done).await {
+                Ok((mut stream, mut skip)) => loop {
+                    let mut chunk = match stream.next().await {
+                        Some(Ok(chunk)) => chunk,
+                        Some(Err(_)) | None if done >= total => return Ok(()),
+                        Some(Err(error)) => break error.to_string(),
+                        None => break format!("it ended after {done} of {total} bytes"),
+                    };
+                    let passed = skip.min(chunk.len() as u64);
+                    skip -= passed;
+                    chunk = chunk.split_off(usize::try_from(passed).unwrap_or(chunk.len()));
+                    done += chunk.len() as u64;
+                    arrived(done);
+                    if sender.send(Ok(chunk)).await.is_err() {
+                        return Ok(());
+                    }
+                },
+                // The first answer says what is wrong; later ones may come from a registry that is being restarted.
+                Err(error) if done == 0 => return Err(self.failed(error)),
+                Err(error) => chain(&error),
+            };
+            tries = if done > before { 0 } else { tries + 1 };
+            if tries > RESUMES {
+                return Err(ImageError::Registry {
+                    reference: self.name.clone(),
+                    registry: self.reference.registry().to_owned(),
+                    reason: format!("layer {} broke off: {broken}", descriptor.digest),
+                });
+            }
+            tracing::info!(
+                image = self.name,
+                layer = descriptor.digest,
+                done,
+                total,
+                broken,
+                "a layer is taken up again"
+            );
+            tokio::time::sleep(RESUME_PAUSE * 2_u32.pow(tries)).await;
+        }
+    }
+
+    /// The bytes of a blob from an offset on, and how many of them are from before it: not every registry skips.
+    async fn open(
+        &self,
+        descriptor: &OciDescriptor,
+        offset: u64,
+    ) -> std::result::Result<(Chunks, u64), OciDistributionError> {
+        if offset == 0 {
+            let whole = self.client.pull_blob_stream(&self.reference, descriptor);
+            return Ok((whole.await?.stream, 0));
+        }
+        let rest = self
+            .client
+            .pull_blob_stream_partial(&self.reference, descriptor, offset, None)
+            .await?;
+        Ok(match rest {
+            BlobResponse::Full(whole) => (whole.stream, offset),
+            BlobResponse::Partial(rest) => (rest.stream, 0),
+        })
     }
 
     fn malformed(&self, reason: String) -> ImageError {

@@ -76,6 +76,10 @@ pub(super) enum UnpackError {
     Archive(#[source] io::Error),
     #[error("entry {path:?} would leave the layer")]
     Hostile { path: PathBuf },
+    #[error(
+        "entry {path:?}: with it the layer takes more than {limit} bytes, which the disk doesn't have"
+    )]
+    TooLarge { path: PathBuf, limit: u64 },
     #[error("entry {path:?}: {operation}: {source}")]
     Entry {
         path: PathBuf,
@@ -85,12 +89,23 @@ pub(super) enum UnpackError {
 }
 
 /// Unpacks an archive into an empty folder; gives the bytes of the files in it.
+/// More than nine tenths of what the file system has left is refused: an archive of a few bytes may stand for any size.
 pub(super) fn unpack(reader: impl Read, root: &Path) -> Result<u64, UnpackError> {
+    let space =
+        nix::sys::statvfs::statvfs(root).map_err(|errno| UnpackError::Archive(errno.into()))?;
+    let left = space
+        .blocks_available()
+        .saturating_mul(space.fragment_size());
+    unpack_at_most(reader, root, left / 10 * 9)
+}
+
+fn unpack_at_most(reader: impl Read, root: &Path, limit: u64) -> Result<u64, UnpackError> {
     let mut unpacker = Unpacker {
         root: File::open(root).map_err(UnpackError::Archive)?,
         parent: None,
         folders: Vec::new(),
         bytes: 0,
+        limit,
     };
     let mut archive = tar::Archive::new(reader);
     for entry in archive.entries().map_err(UnpackError::Archive)? {
@@ -106,6 +121,8 @@ struct Unpacker {
     /// Times of folders, set when nothing is written to them any more.
     folders: Vec<(PathBuf, i64)>,
     bytes: u64,
+    /// What `bytes` must not exceed.
+    limit: u64,
 }
 
 /// Names the path and the step that failed.
@@ -332,6 +349,12 @@ impl Unpacker {
         name: &OsStr,
     ) -> Result<(), UnpackError> {
         let step = Step(path);
+        if self.bytes.saturating_add(entry.size()) > self.limit {
+            return Err(UnpackError::TooLarge {
+                path: path.to_owned(),
+                limit: self.limit,
+            });
+        }
         let flags =
             OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = nix::fcntl::openat(
@@ -471,4 +494,31 @@ fn clean(bytes: &[u8]) -> Result<PathBuf, UnpackError> {
         }
     }
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_that_stands_for_more_than_there_is_room_is_refused() {
+        let mut archive = tar::Builder::new(Vec::new());
+        for name in ["a", "b"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(40);
+            header.set_mode(0o644);
+            (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+            archive
+                .append_data(&mut header, name, &[b'x'; 40][..])
+                .unwrap();
+        }
+        let bytes = archive.into_inner().unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let error = unpack_at_most(bytes.as_slice(), root.path(), 50).unwrap_err();
+        assert!(error.to_string().contains("more than 50 bytes"), "{error}");
+        assert!(root.path().join("a").exists() && !root.path().join("b").exists());
+        let root = tempfile::tempdir().unwrap();
+        let unpacked = unpack_at_most(bytes.as_slice(), root.path(), 80);
+        assert_eq!(unpacked.unwrap(), 80);
+    }
 }

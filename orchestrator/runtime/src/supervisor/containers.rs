@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -223,13 +223,16 @@ impl Core {
             sandbox.ok_or_else(|| Fault::new(FaultKind::NotFound, "the pod has no sandbox"))?;
         let (namespaces, mut fds) = self.namespaces(&sandbox).map_err(Fault::internal)?;
         let mut binds = Vec::new();
-        let shm = self.folders.sandbox(&spec.pod).join("shm");
-        let own = (shm.as_path(), "/dev/shm", false);
-        let asked = spec
-            .mounts
-            .iter()
-            .filter_map(|m| Some((m.source.as_deref()?, m.target.as_str(), m.read_only)));
-        for (source, target, read_only) in std::iter::once(own).chain(asked) {
+        let shm = match sandbox.spec.host_ipc {
+            true => PathBuf::from("/dev/shm"),
+            false => self.folders.sandbox(&spec.pod).join("shm"),
+        };
+        let own = (shm.as_path(), "/dev/shm", (false, false));
+        let asked = spec.mounts.iter().filter_map(|m| {
+            let how = (m.read_only, m.receives_mounts);
+            Some((m.source.as_deref()?, m.target.as_str(), how))
+        });
+        for (source, target, (read_only, slave)) in std::iter::once(own).chain(asked) {
             let failed = |e: io::Error| {
                 Fault::new(
                     FaultKind::Invalid,
@@ -241,6 +244,7 @@ impl Core {
             binds.push(JobBind {
                 target: target.to_owned(),
                 read_only,
+                slave,
                 folder,
             });
         }
@@ -265,7 +269,10 @@ impl Core {
 
     fn namespaces(&self, sandbox: &Sandbox) -> io::Result<(Vec<NamespaceKind>, Vec<OwnedFd>)> {
         let dir = self.folders.sandbox(&sandbox.pod);
-        let mut wanted = vec![(NamespaceKind::Ipc, "ipc"), (NamespaceKind::Uts, "uts")];
+        let mut wanted = vec![(NamespaceKind::Uts, "uts")];
+        if !sandbox.spec.host_ipc {
+            wanted.push((NamespaceKind::Ipc, "ipc"));
+        }
         if !sandbox.spec.host_network {
             wanted.push((NamespaceKind::Network, "net"));
         }

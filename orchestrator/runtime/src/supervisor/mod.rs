@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -135,6 +136,7 @@ fn spawn(options: &SupervisorOptions) -> io::Result<Ended> {
         .truncate(fresh)
         .open(&path)?;
     let mut child = Command::new(options.program())
+        .arg0("waggle")
         .arg("supervisor")
         .arg("--data")
         .arg(&options.data)

@@ -38,7 +38,7 @@ impl Core {
     /// Finds the sandboxes of our predecessor; those whose namespaces are gone (the host was restarted) are removed.
     pub(super) fn load_sandboxes(&mut self) -> io::Result<()> {
         for (dir, sandbox) in record::read_all::<Sandbox>(&self.folders.sandboxes())? {
-            let held = statfs(&dir.join("ipc")).is_ok_and(|s| s.filesystem_type() == NSFS_MAGIC);
+            let held = statfs(&dir.join("uts")).is_ok_and(|s| s.filesystem_type() == NSFS_MAGIC);
             match sandbox {
                 Some(sandbox) if held => {
                     let entry = SandboxEntry {

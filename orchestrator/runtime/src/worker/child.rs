@@ -2,7 +2,7 @@
 //! and takes with it whatever libcontainer changes in its caller. What it made becomes the supervisor's child.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -20,7 +20,13 @@ use crate::sys;
 
 impl Worker {
     /// Does a job in a child that is in a container's cgroups.
-    pub(super) fn in_child(&self, cgroup: &str, job: impl FnOnce() -> Outcome) -> Outcome {
+    /// What libcontainer runs at last is to join the one of the processor by itself, through the descriptor that
+    /// `job` gets.
+    pub(super) fn in_child(
+        &self,
+        cgroup: &str,
+        job: impl FnOnce(Option<RawFd>) -> Outcome,
+    ) -> Outcome {
         let failed = |e: io::Error| Fault::internal(format!("start a child: {e}"));
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let unified = self.unified(cgroup)?;
@@ -52,7 +58,7 @@ impl Worker {
         cgroup: &str,
         parent: Pid,
         socket: &UnixStream,
-        job: impl FnOnce() -> Outcome,
+        job: impl FnOnce(Option<RawFd>) -> Outcome,
     ) -> i32 {
         let bound = set_pdeathsig(Signal::SIGKILL);
         if bound.is_err() || getppid() != parent {
@@ -62,7 +68,7 @@ impl Worker {
             .cgroups
             .join(cgroup)
             .map_err(Fault::internal)
-            .and_then(|()| job());
+            .and_then(|last| job(last.as_ref().map(AsRawFd::as_raw_fd)));
         let (result, fds) = outcome.unwrap_or_else(|fault| (JobResult::Failed(fault), Vec::new()));
         let sent = Outgoing::new(&result, fds).and_then(|mut frame| frame.send(socket.as_fd()));
         i32::from(!matches!(sent, Ok(true)))

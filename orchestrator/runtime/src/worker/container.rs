@@ -3,14 +3,14 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::{
-    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespaceType,
+    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespaceType, LinuxSeccomp,
 };
 use libcontainer::syscall::syscall::SyscallType;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -29,11 +29,11 @@ use crate::sys;
 impl Worker {
     pub(super) fn create(&self, job: &CreateJob, fds: Vec<OwnedFd>) -> Outcome {
         self.make_cgroup(job)?;
-        self.in_child(&job.cgroup, || {
+        self.in_child(&job.cgroup, |last| {
             let mut scene = Scene {
                 mounted: Vec::new(),
             };
-            let outcome = self.create_on(&mut scene, job, fds);
+            let outcome = self.create_on(&mut scene, job, fds, last);
             scene.clear();
             outcome
         })
@@ -52,7 +52,13 @@ impl Worker {
             .map_err(Fault::internal)
     }
 
-    fn create_on(&self, scene: &mut Scene, job: &CreateJob, fds: Vec<OwnedFd>) -> Outcome {
+    fn create_on(
+        &self,
+        scene: &mut Scene,
+        job: &CreateJob,
+        fds: Vec<OwnedFd>,
+        last: Option<RawFd>,
+    ) -> Outcome {
         let mut fds = fds.into_iter();
         let namespaces: Vec<OwnedFd> = fds.by_ref().take(job.namespaces.len()).collect();
         let trees: Vec<OwnedFd> = fds.by_ref().take(job.binds.len()).collect();
@@ -73,6 +79,12 @@ impl Worker {
             available: available_capabilities()?,
             oom_score_adj: self.set_oom_score_adj(job.spec.oom_score_adj),
             open_files: self.setup.open_files,
+            seccomp: job
+                .spec
+                .seccomp_profile
+                .as_deref()
+                .map(profile)
+                .transpose()?,
             devices: if job.spec.privileged {
                 host_devices()
             } else {
@@ -85,7 +97,7 @@ impl Worker {
         let mut builder = ContainerBuilder::new(job.id.clone(), SyscallType::default())
             .with_root_path(&self.setup.oci)
             .map_err(Fault::internal)?
-            .with_executor(Program::init());
+            .with_executor(Program::init(last));
         let console = if job.spec.tty {
             Some(Console::listen(&job.dir)?)
         } else {
@@ -188,6 +200,7 @@ impl Scene {
                 source: place,
                 target: bind.target.clone(),
                 read_only: bind.read_only,
+                slave: bind.slave,
             });
         }
         Ok(binds)
@@ -229,6 +242,16 @@ fn mount_by_string(layers: &[&Path], upper: &Path, work: &Path, target: &Path) -
     );
     std::env::set_current_dir("/")?;
     mounted.map_err(io::Error::from)
+}
+
+/// A seccomp profile of the node's own, in the format of the OCI and of container engines.
+fn profile(path: &Path) -> Result<LinuxSeccomp, Fault> {
+    let bad = |e: &dyn std::fmt::Display| {
+        let text = format!("seccomp profile {}: {e}", path.display());
+        Fault::new(FaultKind::Invalid, text)
+    };
+    let text = fs::read(path).map_err(|e| bad(&e))?;
+    serde_json::from_slice(&text).map_err(|e| bad(&e))
 }
 
 fn joined(kind: NamespaceKind, fd: &OwnedFd) -> (LinuxNamespaceType, PathBuf) {

@@ -1,7 +1,7 @@
 //! Starts a command in a running container.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
@@ -27,23 +27,29 @@ pub(super) struct Exec {
 }
 
 impl Worker {
-    pub(super) fn exec(&self, exec: &Exec, fds: Vec<OwnedFd>) -> Outcome {
+    pub(super) fn exec(&self, exec: &Exec, fds: Vec<OwnedFd>, last: Option<RawFd>) -> Outcome {
         let state = self.setup.oci.join(&exec.id);
         let process = exec
             .dir
             .join(format!("process-{}.json", uuid::Uuid::new_v4().simple()));
-        let outcome = self.exec_with(exec, &process, fds);
+        let outcome = self.exec_with(exec, &process, fds, last);
         // Each exec leaves files behind that nobody needs.
         let _ = fs::remove_file(&process);
         remove_leftovers(&state);
         outcome
     }
 
-    fn exec_with(&self, exec: &Exec, process: &Path, fds: Vec<OwnedFd>) -> Outcome {
+    fn exec_with(
+        &self,
+        exec: &Exec,
+        process: &Path,
+        fds: Vec<OwnedFd>,
+        last: Option<RawFd>,
+    ) -> Outcome {
         // What it runs starts at once, and is not to inherit ours.
         sys::set_slice(0, sys::Slice::ShortAlone);
         let saved = Spec::load(exec.dir.join("config.json")).map_err(Fault::internal)?;
-        let program = self.write_process(exec, &saved, process)?;
+        let program = self.write_process(exec, &saved, process)?.joining(last);
         let mut builder = ContainerBuilder::new(exec.id.clone(), SyscallType::default())
             .with_root_path(&self.setup.oci)
             .map_err(Fault::internal)?

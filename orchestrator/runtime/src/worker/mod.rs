@@ -92,7 +92,7 @@ impl Worker {
                     container: *container,
                     spec,
                 };
-                self.in_child(&cgroup, || self.exec(&exec, fds))
+                self.in_child(&cgroup, |last| self.exec(&exec, fds, last))
             }
             Job::DeleteContainer { id, dir, cgroup } => {
                 delete::delete(&self.cgroups, &self.setup.oci.join(id), &dir, &cgroup)

@@ -1,6 +1,7 @@
 //! The last steps before a container's program: clean signals, the filter of an exec, and an error that says why.
 
 use std::collections::HashSet;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use libcontainer::capabilities::drop_privileges;
@@ -18,6 +19,8 @@ use nix::unistd::{AccessFlags, access};
 #[derive(Clone)]
 pub(super) struct Program {
     init: bool,
+    /// The `tasks` file of the last cgroup to join: inherited, closed by what is executed.
+    last: Option<RawFd>,
     /// libcontainer filters a container's first process only; for an exec we do it.
     seccomp: Option<LinuxSeccomp>,
     /// What remains after the filter is in place, which may need more.
@@ -26,9 +29,10 @@ pub(super) struct Program {
 
 impl Program {
     /// A container's first process.
-    pub(super) fn init() -> Self {
+    pub(super) fn init(last: Option<RawFd>) -> Self {
         Program {
             init: true,
+            last,
             seccomp: None,
             capabilities: None,
         }
@@ -41,9 +45,15 @@ impl Program {
     ) -> Self {
         Program {
             init: false,
+            last: None,
             seccomp,
             capabilities,
         }
+    }
+
+    /// The same, which joins a last cgroup.
+    pub(super) fn joining(self, last: Option<RawFd>) -> Self {
+        Program { last, ..self }
     }
 }
 
@@ -92,6 +102,12 @@ impl Program {
         reset_signals();
         let failed =
             |step: &str, e: &dyn std::error::Error| ExecutorError::Other(format!("{step}: {e}"));
+        if let Some(last) = self.last {
+            // SAFETY: who forked us opened it and keeps it open; here it stays open until the program is executed.
+            let tasks = unsafe { BorrowedFd::borrow_raw(last) };
+            nix::unistd::write(tasks, b"0")
+                .map_err(|e| failed("join the container's cgroup", &e))?;
+        }
         if let Some(seccomp) = &self.seccomp {
             initialize_seccomp(seccomp).map_err(|e| failed("load the system call filter", &e))?;
         }

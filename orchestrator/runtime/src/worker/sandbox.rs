@@ -70,8 +70,12 @@ fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> (&'static str, io
 
 fn build(spec: &SandboxSpec, dir: &Path, mounts: &OwnedFd) -> Step<()> {
     setns(mounts, CloneFlags::CLONE_NEWNS).map_err(at("enter the supervisor's mount namespace"))?;
-    let mut flags = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-    let mut held = vec!["ipc", "uts"];
+    let mut flags = CloneFlags::CLONE_NEWUTS;
+    let mut held = vec!["uts"];
+    if !spec.host_ipc {
+        flags |= CloneFlags::CLONE_NEWIPC;
+        held.push("ipc");
+    }
     if !spec.host_network {
         flags |= CloneFlags::CLONE_NEWNET;
         held.push("net");
@@ -83,6 +87,10 @@ fn build(spec: &SandboxSpec, dir: &Path, mounts: &OwnedFd) -> Step<()> {
         // Any user may open low ports and ping, as container engines have it; a host without /proc/sys can do without.
         let _ = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
         let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
+    }
+    for (name, value) in &spec.sysctls {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        fs::write(path, value).map_err(at("set a kernel parameter (securityContext.sysctls)"))?;
     }
     for name in held {
         let target = dir.join(name);

@@ -60,6 +60,8 @@ impl Node {
             name: pod.into(),
             hostname: format!("host-{pod}"),
             host_network: false,
+            host_ipc: false,
+            sysctls: Vec::new(),
         };
         self.client.create_sandbox(spec).await.unwrap()
     }
@@ -83,6 +85,8 @@ impl Node {
             no_new_privileges: false,
             privileged: false,
             seccomp_default: true,
+            seccomp_profile: None,
+            host_pid: false,
             tty: false,
             stdin: false,
             log_path: self

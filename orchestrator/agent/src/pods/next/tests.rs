@@ -160,6 +160,59 @@ fn a_failed_init_container_fails_a_pod_that_never_restarts() {
     assert_eq!(outcome(&never, &seen), Some(false));
 }
 
+#[test]
+fn a_container_that_can_not_be_started_fails_a_pod_that_never_restarts() {
+    let mut never = pod(INITS);
+    never.pod.spec.as_mut().unwrap().restart_policy = Some("Never".into());
+    let mut seen = seen(&[]);
+    let hold = Hold::after(None, "RunContainerError", "no such file".into(), NOW);
+    seen.prepare.insert("init1".into(), Prepare::Held(hold));
+    check(&never, &seen, "");
+    assert_eq!(outcome(&never, &seen), Some(false));
+    // A later agent knows it from the status.
+    let mut later = self::seen(&[]);
+    let error = crate::pods::observed::start_error(0, "no such file", NOW);
+    later.start_errors.insert("init1".into(), error);
+    check(&never, &later, "");
+    assert_eq!(outcome(&never, &later), Some(false));
+}
+
+#[test]
+fn a_hook_holds_up_those_that_follow_and_ends_its_container_when_it_fails() {
+    let pod =
+        pod(r#"{"containers":[{"name":"main","image":"web:1"},{"name":"side","image":"web:1"}]}"#);
+    let mut seen = seen(&[("main", ContainerPhase::Running, 0)]);
+    seen.hooks.insert("main".into(), Hook::Runs);
+    check(&pod, &seen, "");
+    assert!(!seen.verdict(&pod.containers()[0]).started);
+    seen.hooks.remove("main");
+    check(&pod, &seen, "start side 0");
+    seen.hooks.insert("main".into(), Hook::Failed);
+    check(&pod, &seen, "stop main 30 PostStart, start side 0");
+}
+
+#[test]
+fn a_pod_past_its_deadline_is_ended_and_stays_failed() {
+    let pod = pod(r#"{"activeDeadlineSeconds":60}"#);
+    let mut seen = seen(&[("main", ContainerPhase::Running, 0)]);
+    seen.started = NOW - 50 * SECOND;
+    check(&pod, &seen, "wake +10");
+    assert_eq!(deadline(&pod, &seen), Some(NOW + 10 * SECOND));
+    seen.failed = Some(crate::pods::observed::Failure {
+        reason: "DeadlineExceeded".into(),
+        message: String::new(),
+    });
+    check(&pod, &seen, "stop main 30 Failed");
+    assert_eq!(outcome(&pod, &seen), Some(false));
+    let over = self::seen(&[("main", exited(0, NOW), 0)]);
+    let over = Observed {
+        failed: seen.failed,
+        ..over
+    };
+    check(&pod, &over, "");
+    assert_eq!(outcome(&pod, &over), Some(false));
+}
+
 const SIDECAR: &str = r#"{"restartPolicy":"Never","initContainers":[{"name":"side","image":"web:1","restartPolicy":"Always"}]}"#;
 
 #[test]

@@ -2,6 +2,8 @@
 
 use waggle_model::network::NetworkState;
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use super::*;
 use crate::pods::fixture::pod;
 
@@ -50,6 +52,36 @@ fn data_becomes_files_and_stale_files_go() {
         std::fs::read_to_string(place.join("labels")).unwrap(),
         "app=\"web\""
     );
+}
+
+#[test]
+fn data_changes_all_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let content = |path: &str, data: &str| Content {
+        path: path.into(),
+        data: data.into(),
+        mode: 0o644,
+    };
+    let write = |contents: &[Content]| payload::write(folder.path(), contents, None).unwrap();
+    let data = || std::fs::read_link(folder.path().join("..data")).unwrap();
+    write(&[content("a", "1"), content("x/y", "1")]);
+    let first = data();
+    // Who has a version open keeps the whole of it until it is replaced; nothing changes for nothing.
+    write(&[content("a", "1"), content("x/y", "1")]);
+    assert_eq!(data(), first);
+    write(&[content("a", "2"), content("x/z", "2")]);
+    assert_ne!(data(), first);
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).ok();
+    assert_eq!(read("a").as_deref(), Some("2"));
+    assert_eq!(read("x/z").as_deref(), Some("2"));
+    assert_eq!(read("x/y"), None);
+    assert!(!folder.path().join(first).exists());
+    // Its names are links through the one that is swapped.
+    let link = std::fs::read_link(folder.path().join("a")).unwrap();
+    assert_eq!(link, Path::new("..data/a"));
+    write(&[]);
+    assert_eq!(read("a"), None);
+    assert!(std::fs::symlink_metadata(folder.path().join("a")).is_err());
 }
 
 #[test]
