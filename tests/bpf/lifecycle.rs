@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 
 use aya::programs::SchedClassifier;
-use waggle_datapath::{Applied, Capacity, DatapathError, Reason};
+use waggle_datapath::{Applied, Capacity, Claimant, Reason};
 
 use crate::Case;
 use crate::sockets::serve_tcp;
@@ -34,8 +34,8 @@ pub(crate) const CASES: &[Case] = &[
         detaching_and_sweeping_leave_no_trace,
     ),
     (
-        "a_full_table_is_refused_before_anything_is_written",
-        a_full_table_is_refused_before_anything_is_written,
+        "a_full_table_refuses_what_is_new_and_everything_else_goes_on",
+        a_full_table_refuses_what_is_new_and_everything_else_goes_on,
     ),
     ("identity_follows_the_state", identity_follows_the_state),
 ];
@@ -96,7 +96,7 @@ fn an_agents_death_changes_nothing_and_the_next_adopts() {
     line.works();
     assert_eq!(
         world.try_apply(&state).expect("applies"),
-        Applied { rows: 0, routes: 0 },
+        Applied::default(),
         "everything was found"
     );
     assert_eq!(
@@ -270,7 +270,7 @@ fn detaching_and_sweeping_leave_no_trace() {
         .expect("nothing there is fine");
 }
 
-fn a_full_table_is_refused_before_anything_is_written() {
+fn a_full_table_refuses_what_is_new_and_everything_else_goes_on() {
     let world = World::with_capacity(Capacity {
         endpoints: 4,
         flows: 1024,
@@ -281,18 +281,22 @@ fn a_full_table_is_refused_before_anything_is_written() {
     let fits = nodes().pod(WEB, SHOP);
     world.apply(&fits);
     let full = fits.clone().pod(CART, SHOP).pod("10.244.1.9", SHOP);
-    let fault = world
-        .try_apply(&full)
-        .expect_err("two nodes and three pods don't fit into four rows");
-    assert!(matches!(fault, DatapathError::Capacity(_)), "{fault}");
+    let applied = world.try_apply(&full).expect("the rest applies");
+    assert_eq!(applied.rows, 1, "one of two new pods still fits");
+    let [refusal] = &applied.refused[..] else {
+        panic!("{applied:?}")
+    };
+    assert_eq!(refusal.claimant, Claimant::Endpoint(ip("10.244.1.9")));
     assert_eq!(
-        fault.to_string(),
+        refusal.fault.to_string(),
         "5 addresses are needed but this node's datapath has room for 4"
     );
+    let less = fits.clone().pod("10.244.1.9", SHOP);
+    let applied = world.try_apply(&less).expect("applies");
     assert_eq!(
-        world.try_apply(&fits).expect("applies"),
-        Applied { rows: 0, routes: 0 },
-        "nothing had been written"
+        (applied.rows, applied.refused),
+        (2, vec![]),
+        "one came, one went"
     );
     drop(web);
 }

@@ -11,6 +11,7 @@ mod log_sink;
 mod measure;
 mod packets;
 mod policy;
+mod programming;
 mod random;
 mod reference;
 mod room;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         sockets::CASES,
         lifecycle::CASES,
         policy::CASES,
+        programming::CASES,
     ]
     .concat();
     let cases = match std::env::var_os("WAGGLE_BENCH") {

@@ -24,8 +24,8 @@ macro_rules! rows {
 }
 pub(crate) use rows;
 
-/// Raised by hand when rows keep their shape but change their meaning.
-const MEANING: u64 = 1;
+/// Raised by hand when rows keep their shape but change their meaning, and when a map changes its flags.
+const MEANING: u64 = 2;
 
 /// Number of this ABI; part of the path that maps are pinned under. FNV-1a of every layout, the map names and the
 /// drop reasons.

@@ -75,11 +75,11 @@ pub mod program {
 /// Default capacities, entries.
 pub mod limit {
     /// Service ports.
-    pub const SERVICES: u32 = 65_536;
+    pub const SERVICES: u32 = 262_144;
     /// Backends of all service ports; twice what is in use is needed while a set is replaced.
-    pub const SLOTS: u32 = 262_144;
+    pub const SLOTS: u32 = 1_048_576;
     /// Pods of the cluster, nodes and virtual addresses.
-    pub const ENDPOINTS: u32 = 131_072;
+    pub const ENDPOINTS: u32 = 262_144;
     /// Pod ranges.
     pub const RANGES: u32 = 16_384;
     /// Pods of one node.

@@ -1,6 +1,6 @@
 //! The maps, all shared between the hooks by pinning. Sizes here are defaults; user space sets those of its node.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use waggle_abi::{
@@ -15,9 +15,9 @@ pub static CONFIG: Array<Config> = Array::pinned(1, 0);
 #[map]
 pub static SERVICES: HashMap<ServiceKey, ServiceRow> =
     HashMap::pinned(limit::SERVICES, BPF_F_NO_PREALLOC);
-/// Backends.
+/// Backends. User space writes them through memory.
 #[map]
-pub static SLOTS: Array<Slot> = Array::pinned(limit::SLOTS, 0);
+pub static SLOTS: Array<Slot> = Array::pinned(limit::SLOTS, BPF_F_MMAPABLE);
 /// What the cluster's addresses are.
 #[map]
 pub static ENDPOINTS: HashMap<Addr, EndpointRow> =

@@ -221,7 +221,7 @@ async fn carry_out(
             node: node.name.clone(),
             version: node.version.clone(),
             pods: table.count(),
-            network_generation: node.network.borrow().generation.0,
+            network_generation: node.network.generation().0,
             epoch: node.cluster.borrow().epoch.clone(),
         }),
     }

@@ -14,6 +14,7 @@ use waggle_wire::v1;
 use crate::containers::Containers;
 use crate::events::Recorder;
 use crate::folder::Folder;
+use crate::network::Network;
 use crate::outbox::Outbox;
 use crate::pods::env::Surroundings;
 use crate::pods::files::ClusterDns;
@@ -34,7 +35,7 @@ pub(crate) struct Node {
     /// What the cluster has told of itself.
     pub(crate) cluster: watch::Sender<Cluster>,
     /// The newest network state.
-    pub(crate) network: watch::Sender<Arc<NetworkState>>,
+    pub(crate) network: Arc<Network>,
     /// Generation that is in the kernel.
     pub(crate) applied: watch::Sender<Generation>,
     /// CPUs of the node, milli-cores.

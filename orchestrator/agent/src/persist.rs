@@ -13,10 +13,15 @@ use waggle_wire::v1;
 
 use crate::AgentError;
 use crate::folder::{read, write};
+use crate::network::Network;
 use crate::node::Cluster;
 
 /// Changes within this time are written once.
 const TOGETHER: Duration = Duration::from_millis(200);
+/// Writing takes at most one part in this many of the time: what is long to write is written less often.
+const SHARE: u32 = 20;
+/// What is known is never older on disk than this.
+const OLDEST: Duration = Duration::from_secs(10);
 
 /// What was known when it was last written.
 #[derive(Debug, Default)]
@@ -38,7 +43,7 @@ pub(crate) struct Keeper {
 struct Waiting {
     cluster: Option<Cluster>,
     pods: Option<v1::PodsSnapshot>,
-    network: Option<Arc<NetworkState>>,
+    network: Option<Arc<Network>>,
 }
 
 impl Keeper {
@@ -90,20 +95,23 @@ impl Keeper {
         self.change(|w| w.pods = Some(pods));
     }
 
-    pub(crate) fn network(&self, network: Arc<NetworkState>) {
+    pub(crate) fn network(&self, network: Arc<Network>) {
         self.change(|w| w.network = Some(network));
     }
 
     /// Writes for as long as it runs.
     pub(crate) async fn run(self: Arc<Self>) {
+        let mut pause = TOGETHER;
         loop {
             self.news.notified().await;
-            tokio::time::sleep(TOGETHER).await;
+            tokio::time::sleep(pause).await;
             let keeper = Arc::clone(&self);
+            let started = std::time::Instant::now();
             let written = tokio::task::spawn_blocking(move || keeper.write_now()).await;
             if let Ok(Err(error)) = written {
                 tracing::error!(%error, "the last plan can't be kept on disk");
             }
+            pause = (started.elapsed() * SHARE).clamp(TOGETHER, OLDEST);
         }
     }
 
@@ -121,7 +129,7 @@ impl Keeper {
         if let Some(network) = waiting.network {
             write(
                 &self.folder.join("network.bin"),
-                &waggle_wire::encode_snapshot(&network),
+                &network.read(waggle_wire::encode_snapshot),
                 0o600,
             )?;
         }
@@ -152,10 +160,10 @@ mod tests {
         };
         keeper.cluster(cluster.clone());
         keeper.pods(pods.clone());
-        keeper.network(Arc::new(NetworkState {
+        keeper.network(Arc::new(Network::new(NetworkState {
             generation: waggle_model::Generation(9),
             ..Default::default()
-        }));
+        })));
         keeper.write_now().unwrap();
         let known = Keeper::new(folder.path().to_owned()).load().unwrap();
         assert_eq!(

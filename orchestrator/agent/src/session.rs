@@ -165,7 +165,7 @@ impl Session {
             agent_version: self.node.version.clone(),
             boot_id: boot_id.trim().to_owned(),
             pods_generation: self.pods_generation,
-            network_generation: self.node.network.borrow().generation.0,
+            network_generation: self.node.network.generation().0,
             epoch: self.node.cluster.borrow().epoch.clone(),
             address: self.address.to_string(),
             labels: self.labels.clone().into_iter().collect(),
@@ -213,7 +213,7 @@ impl Session {
             Some(Down::NetworkSnapshot(bytes)) => {
                 let state =
                     waggle_wire::decode_snapshot(bytes).map_err(|error| error.to_string())?;
-                self.node.network.send_replace(Arc::new(state));
+                self.node.network.replace(state);
                 self.keep_network();
                 Ok(())
             }
@@ -247,15 +247,8 @@ impl Session {
 
     fn network_delta(&mut self, bytes: bytes::Bytes) -> Result<(), String> {
         let delta = waggle_wire::decode_delta(bytes).map_err(|error| error.to_string())?;
-        let mut next = self.node.network.borrow().as_ref().clone();
-        if let Err(gap) = next.apply(delta) {
-            // The next hello asks for a snapshot; what is in the kernel stays until that is here.
-            self.node
-                .network
-                .send_modify(|state| Arc::make_mut(state).generation.0 = 0);
-            return Err(gap.to_string());
-        }
-        self.node.network.send_replace(Arc::new(next));
+        let advanced = self.node.network.advance(delta);
+        advanced.map_err(|gap| gap.to_string())?;
         self.keep_network();
         Ok(())
     }
@@ -268,7 +261,7 @@ impl Session {
     }
 
     fn keep_network(&self) {
-        self.keeper.network(self.node.network.borrow().clone());
+        self.keeper.network(Arc::clone(&self.node.network));
     }
 }
 

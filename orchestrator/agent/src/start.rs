@@ -18,6 +18,7 @@ use crate::enrol::Enrolment;
 use crate::events::Recorder;
 use crate::folder::Folder;
 use crate::machine::{self, Machine};
+use crate::network::Network;
 use crate::node::Node;
 use crate::outbox::Outbox;
 use crate::persist::{Keeper, Known};
@@ -41,7 +42,7 @@ pub(crate) async fn run(
     let folder = Folder::open(&options.data)?;
     let _only = lock(&options)?;
     let keeper = Arc::new(Keeper::new(folder.state()));
-    let known = keeper.load()?;
+    let mut known = keeper.load()?;
     let enrolment = Enrolment {
         node: options.node.clone(),
         folder: folder.identity(),
@@ -69,7 +70,9 @@ pub(crate) async fn run(
     let datapath = datapath(&options, unified).await?;
     let images =
         ImageStore::open(folder.images()).map_err(|error| AgentError::Images(error.to_string()))?;
-    let node = Arc::new(node(&options, folder, containers, images, datapath, &known));
+    let node = Arc::new(node(
+        &options, folder, containers, images, datapath, &mut known,
+    ));
     adopt(&node, &known).await;
     let table = Table::new(Arc::clone(&node));
     table.set(decode(known.pods.pods.iter()), false);
@@ -209,7 +212,7 @@ fn node(
     containers: Arc<Containers>,
     images: ImageStore,
     datapath: Arc<Datapath>,
-    known: &Known,
+    known: &mut Known,
 ) -> Node {
     let machine = Machine::read(&options.data);
     let outbox = Arc::new(Outbox::default());
@@ -230,7 +233,7 @@ fn node(
         recorder: Recorder::new(options.node.as_str(), Arc::clone(&outbox)),
         outbox,
         cluster: watch::Sender::new(known.cluster.clone()),
-        network: watch::Sender::new(Arc::new(known.network.clone())),
+        network: Arc::new(Network::new(std::mem::take(&mut known.network))),
         applied: watch::Sender::default(),
         cpu_milli: machine.cpus * 1000,
         memory: machine.memory,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use waggle_abi::Capacity;
 use waggle_model::{IdentityId, TenantId};
+use waggle_policy::Refusal;
 
 /// Where this node's datapath lives.
 #[derive(Debug, Clone)]
@@ -53,12 +54,14 @@ pub struct Attachment {
 }
 
 /// What one `apply` changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Rows written or removed.
     pub rows: usize,
     /// Routes to other nodes added, changed or removed.
     pub routes: usize,
+    /// Rows that found their table full. What they would have allowed is denied.
+    pub refused: Vec<Refusal>,
 }
 
 /// How often one verdict was given.

@@ -1,27 +1,26 @@
 //! The datapath of one node: opened once by each agent, adopting what the last one left.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rtnetlink::Handle;
-use waggle_abi::{Addr, Capacity, EndpointRow, LinkRow, OwnerRow, Reason, endpoint_kind};
-use waggle_model::IdentityId;
-use waggle_model::network::NetworkState;
-use waggle_policy::{
-    CapacityFault, Current, DnsRedirect, Governed, LocalNode, LocalPod, Step, Table, diff, enforce,
-    tables,
-};
+use waggle_abi::{Addr, LinkRow, Reason};
+use waggle_model::Generation;
+use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState};
+use waggle_policy::{CapacityFault, Claimant, DnsRedirect, Governed, LocalNode, LocalPod, Table};
 
 use crate::config::{Applied, Attachment, Config, PodLink, Tally};
 use crate::error::{DatapathError, file_error};
 use crate::event::{Drops, forward_logs};
 use crate::link::{self, PodPort};
-use crate::maps::{self, Maps};
+use crate::maps;
 use crate::pin::Pins;
 use crate::program::Programs;
 use crate::route::{self, Routes};
+use crate::tables::Tables;
 use crate::{netns_cookie_here, program};
 
 /// One node's datapath. Dropping it leaves everything in the kernel as it is.
@@ -30,69 +29,12 @@ pub struct Datapath {
     pins: Pins,
     programs: Programs,
     handle: Handle,
-    host_netns: u64,
     mtu: u32,
     tables: Mutex<Tables>,
+    /// Programs of another ABI run until the new tables are filled.
+    takeover_pending: AtomicBool,
     loggers: Mutex<Vec<program::Logger>>,
     routes: tokio::sync::Mutex<Option<Routes>>,
-}
-
-/// The kernel's rows and their mirror.
-struct Tables {
-    maps: Maps,
-    current: Current,
-    dns: Option<DnsRedirect>,
-    /// What was applied last; `None` before the first time.
-    state: Option<Arc<NetworkState>>,
-    /// Programs of another ABI run until the new tables are filled.
-    takeover_pending: bool,
-}
-
-impl Tables {
-    fn carry_out(&mut self, steps: &[Step]) -> Result<(), DatapathError> {
-        for step in steps {
-            self.maps.write(step)?;
-            self.current.note(step);
-        }
-        Ok(())
-    }
-
-    /// Has the rulesets of `identities` in the kernel, before anything names them.
-    fn provide_rulesets(
-        &mut self,
-        state: &NetworkState,
-        identities: &BTreeSet<IdentityId>,
-        capacity: &Capacity,
-    ) -> Result<BTreeMap<IdentityId, Governed>, DatapathError> {
-        let enforcement = enforce(state, identities, &mut self.current.rulesets, capacity)?;
-        // Before their first row: no number may ever be given twice.
-        let next_ruleset = self.current.rulesets.next();
-        if self.current.config.next_ruleset != next_ruleset {
-            let config = waggle_abi::Config {
-                next_ruleset,
-                ..self.current.config
-            };
-            self.carry_out(&[Step::PutConfig(config)])?;
-        }
-        for (number, ruleset) in enforcement.new {
-            self.maps.write_ruleset(number, &ruleset)?;
-            self.current.rulesets.adopt(number, ruleset);
-        }
-        Ok(enforcement.governed)
-    }
-
-    /// Removes the rulesets that no row names.
-    fn sweep_rulesets(&mut self) -> Result<(), DatapathError> {
-        let links = self.current.links.values();
-        let used = links.flat_map(|link| [link.ingress, link.egress]).collect();
-        for number in self.current.rulesets.unused(&used) {
-            if let Some(ruleset) = self.current.rulesets.contents().get(&number) {
-                self.maps.remove_ruleset(number, ruleset)?;
-            }
-            self.current.rulesets.forget(number);
-        }
-        Ok(())
-    }
 }
 
 impl Datapath {
@@ -109,34 +51,34 @@ impl Datapath {
             Some(mtu) => mtu,
             None => route::mtu_behind(&handle, config.address).await?,
         };
-        let host_netns = netns_cookie_here()?;
         let pins = Pins::open(&config.bpf_dir)?;
         let kept = maps::keep_fitting(&pins, &config.capacity)?;
         let mut programs = Programs::load(&pins, &config.capacity)?;
-        let maps = Maps::open(&pins)?;
-        let current = maps.read()?;
+        let local = LocalNode {
+            name: config.node.clone(),
+            address: Some(config.address),
+            host_netns: netns_cookie_here()?,
+        };
+        let mut tables = Tables::adopt(&pins, local, config.capacity)?;
+        for (ifindex, link) in tables.links() {
+            tables.put_pod(local_pod(ifindex, link));
+        }
         let takeover_pending = !kept && Programs::are_attached_to_sockets(&pins);
         let loggers = Mutex::new(std::mem::take(&mut programs.loggers));
-        let tables = Tables {
-            maps,
-            current,
-            dns: None,
-            state: None,
-            takeover_pending,
-        };
         let datapath = Self {
             config,
             pins,
             programs,
             handle,
-            host_netns,
             mtu,
             tables: Mutex::new(tables),
+            takeover_pending: AtomicBool::new(takeover_pending),
             loggers,
             routes: tokio::sync::Mutex::new(None),
         };
         if !takeover_pending {
-            datapath.introduce_host()?;
+            // The rows that a node needs before it knows any network state: itself.
+            datapath.lock().program()?;
             datapath.take_over()?;
         }
         Ok(datapath)
@@ -147,44 +89,12 @@ impl Datapath {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The rows that a node needs before it knows any network state: itself.
-    fn introduce_host(&self) -> Result<(), DatapathError> {
-        let mut tables = self.lock();
-        let mut steps = Vec::new();
-        let config = waggle_abi::Config {
-            host_netns: self.host_netns,
-            next_ruleset: tables.current.config.next_ruleset,
-            pad: 0,
-        };
-        if tables.current.config != config {
-            steps.push(Step::PutConfig(config));
-        }
-        let row = EndpointRow {
-            identity: waggle_abi::IDENTITY_HOST,
-            tenant: waggle_abi::TENANT_SYSTEM,
-            kind: endpoint_kind::HOST,
-            ..EndpointRow::default()
-        };
-        let addr = Addr::from(self.config.address);
-        if tables.current.endpoints.get(&addr) != Some(&row) {
-            steps.push(Step::PutEndpoint(addr, row));
-        }
-        tables.carry_out(&steps)
-    }
-
     /// Puts this build's programs into every link, the socket hooks first.
     fn take_over(&self) -> Result<(), DatapathError> {
         self.programs
             .attach_to_sockets(&self.pins, &self.config.cgroup)?;
-        let links: Vec<_> = self
-            .lock()
-            .current
-            .links
-            .iter()
-            .map(|(ifindex, row)| (*ifindex, row.pod))
-            .collect();
-        for (ifindex, number) in links {
-            let interface = PodPort { number }.interface();
+        for (ifindex, row) in self.lock().links() {
+            let interface = PodPort { number: row.pod }.interface();
             if let Err(error) = self.programs.attach_to_pod(&self.pins, &interface, ifindex) {
                 // Its interface went while nobody looked; the agent's sweep removes the rest.
                 tracing::warn!(interface, %error, "pod link not taken over");
@@ -193,70 +103,66 @@ impl Datapath {
         self.pins.retire_others()
     }
 
-    /// Sends the DNS VIP to `listener`'s address from the next [`apply`](Self::apply) on, whatever its Service says.
+    /// Sends the DNS VIP to `listener`'s address from the next [`carry_out`](Self::carry_out) on, whatever its Service says.
     pub fn set_dns(&self, dns: Option<DnsRedirect>) {
-        self.lock().dns = dns;
+        self.lock().set_dns(dns);
+    }
+
+    /// Generation of the network state that it was last told.
+    pub fn generation(&self) -> Generation {
+        self.lock().state().generation
     }
 
     /// Brings tables and routes to `state`, writing only what differs. When it returns, every call and packet from then
-    /// on is decided by `state`.
+    /// on is decided by `state`, but for rows that found their table full.
     ///
     /// # Errors
-    /// [`DatapathError::Capacity`] before anything is written; others may leave some of the rows behind, every one
-    /// right, and the next call goes on from there.
+    /// Some of the rows may be left behind, every one right, and the next call goes on from there.
     pub async fn apply(&self, state: &NetworkState) -> Result<Applied, DatapathError> {
-        let rows = self.apply_tables(state)?;
-        let pending = std::mem::take(&mut self.lock().takeover_pending);
-        if pending && let Err(error) = self.take_over() {
-            self.lock().takeover_pending = true;
-            return Err(error);
-        }
-        let wanted = route::wanted(state, &self.config.node);
-        let mut routes = self.routes.lock().await;
-        if routes.as_ref() == Some(&wanted) {
-            return Ok(Applied { rows, routes: 0 });
-        }
-        *routes = None;
-        let changed = route::synchronise(&self.handle, &wanted).await?;
-        *routes = Some(wanted);
-        Ok(Applied {
-            rows,
-            routes: changed,
-        })
+        self.set_state(state);
+        self.carry_out().await
     }
 
-    fn apply_tables(&self, state: &NetworkState) -> Result<usize, DatapathError> {
-        let capacity = &self.config.capacity;
-        let mut tables = self.lock();
-        let mut local = self.local_node(&tables);
-        local.governed = tables.provide_rulesets(state, &local.identities(state), capacity)?;
-        local.next_ruleset = tables.current.config.next_ruleset;
-        let desired = self::tables(state, &local, capacity)?;
-        let steps = diff(&tables.current, &desired, capacity)?;
-        tables.carry_out(&steps)?;
-        tables.sweep_rulesets()?;
-        tables.state = Some(Arc::new(state.clone()));
-        Ok(steps.len())
+    /// What tables and routes should follow from the next [`carry_out`](Self::carry_out) on.
+    pub fn set_state(&self, state: &NetworkState) {
+        self.lock().set_state(state);
     }
 
-    fn local_node(&self, tables: &Tables) -> LocalNode {
-        let pod = |(ifindex, link): (&u32, &LinkRow)| {
-            let port = PodPort { number: link.pod };
-            LocalPod {
-                ifindex: *ifindex,
-                link: *link,
-                mac: port.mac(),
-                gateway_mac: port.gateway_mac(),
-            }
+    /// As [`set_state`](Self::set_state) of the state that `delta` leads to; costs as much as the delta touches.
+    ///
+    /// # Errors
+    /// [`GenerationGap`] when the delta starts at another generation; nothing is done then.
+    pub fn advance(&self, delta: NetworkDelta) -> Result<(), GenerationGap> {
+        self.lock().advance(delta)
+    }
+
+    /// Writes what was touched since the last time, and what is left of it.
+    ///
+    /// # Errors
+    /// As for [`apply`](Self::apply).
+    pub async fn carry_out(&self) -> Result<Applied, DatapathError> {
+        let (programmed, wanted) = {
+            let mut tables = self.lock();
+            tables.compare_everything_once();
+            let programmed = tables.program()?;
+            (programmed, tables.wanted_routes())
         };
-        LocalNode {
-            name: self.config.node.clone(),
-            address: Some(self.config.address),
-            host_netns: self.host_netns,
-            dns: tables.dns,
-            pods: tables.current.links.iter().map(pod).collect(),
-            ..LocalNode::default()
+        if self.takeover_pending.load(Ordering::Acquire) {
+            self.take_over()?;
+            self.takeover_pending.store(false, Ordering::Release);
         }
+        let mut applied = Applied {
+            rows: programmed.rows,
+            routes: 0,
+            refused: programmed.refused,
+        };
+        let mut routes = self.routes.lock().await;
+        if routes.as_ref() != Some(&wanted) {
+            *routes = None;
+            applied.routes = route::synchronise(&self.handle, &wanted).await?;
+            *routes = Some(wanted);
+        }
+        Ok(applied)
     }
 
     /// Connects a pod, or adopts its link. When it returns, its address, identity and policy are in the kernel and its
@@ -312,17 +218,13 @@ impl Datapath {
     }
 
     fn check_room(&self, port: PodPort) -> Result<(), DatapathError> {
-        let tables = self.lock();
-        let known = tables
-            .current
-            .links
-            .values()
-            .any(|row| row.pod == port.number);
+        let links = self.lock().links();
+        let known = links.iter().any(|(_, row)| row.pod == port.number);
         let limit = self.config.capacity.links;
-        let needed = tables.current.links.len() + usize::from(!known);
+        let needed = links.len() + usize::from(!known);
         if needed > limit as usize {
             return Err(CapacityFault {
-                table: Table::Links,
+                table: Table::Link,
                 needed,
                 limit,
             }
@@ -339,79 +241,38 @@ impl Datapath {
         ifindex: u32,
         netns: u64,
     ) -> Result<(), DatapathError> {
-        let addr = Addr::from(pod.address);
-        let (identity, tenant) = (pod.identity.0, pod.tenant.0);
-        let mut tables = self.lock();
-        let Governed { ingress, egress } = self.policy_of(&mut tables, pod, port)?;
-        let endpoint = EndpointRow {
-            identity,
-            tenant,
-            kind: endpoint_kind::POD,
-            ifindex,
-            mac: port.mac(),
-            gateway_mac: port.gateway_mac(),
-            ingress,
-            egress,
-            pad: 0,
-        };
         let link = LinkRow {
-            addr,
+            addr: Addr::from(pod.address),
             addr_other: Addr::NONE,
-            identity,
-            tenant,
+            identity: pod.identity.0,
+            tenant: pod.tenant.0,
             netns,
             pod: port.number,
+            ..LinkRow::default()
+        };
+        let mut tables = self.lock();
+        // Until a state that knows its identity is applied it is locked, but a link that is adopted stays under what
+        // governs it.
+        let links = tables.links().into_iter().map(|(_, row)| row);
+        let before = links
+            .filter(|row| row.pod == port.number && row.identity == pod.identity.0)
+            .map(|row| (row.ingress, row.egress))
+            .next();
+        let locked = (Governed::LOCKED.ingress, Governed::LOCKED.egress);
+        let (ingress, egress) = before.unwrap_or(locked);
+        let link = LinkRow {
             ingress,
             egress,
+            ..link
         };
-        let limit = self.config.capacity.endpoints;
-        let needed = tables.current.endpoints.len()
-            + usize::from(!tables.current.endpoints.contains_key(&addr));
-        if needed > limit as usize {
-            return Err(CapacityFault {
-                table: Table::Endpoints,
-                needed,
-                limit,
-            }
-            .into());
+        tables.put_pod(local_pod(ifindex, link));
+        let programmed = tables.program()?;
+        let claimant = Claimant::Pod(ifindex);
+        let mut refused = programmed.refused.into_iter();
+        match refused.find(|refusal| refusal.claimant == claimant) {
+            Some(refusal) => Err(refusal.fault.into()),
+            None => Ok(()),
         }
-        tables.carry_out(&[
-            Step::PutLink(ifindex, link),
-            Step::PutEndpoint(addr, endpoint),
-            Step::PutOwner(
-                netns,
-                OwnerRow {
-                    identity,
-                    tenant,
-                    egress,
-                    addr,
-                },
-            ),
-        ])
-    }
-
-    /// Rulesets of a pod that is being connected, in the kernel. Until a state that knows its identity is applied it is
-    /// locked, but a link that is adopted stays under what governs it.
-    fn policy_of(
-        &self,
-        tables: &mut Tables,
-        pod: &PodLink,
-        port: PodPort,
-    ) -> Result<Governed, DatapathError> {
-        let Some(state) = tables.state.clone() else {
-            let mut links = tables.current.links.values();
-            let before = links.find(|row| row.pod == port.number && row.identity == pod.identity.0);
-            return Ok(before.map_or(Governed::LOCKED, |row| Governed {
-                ingress: row.ingress,
-                egress: row.egress,
-            }));
-        };
-        let identities = BTreeSet::from([pod.identity]);
-        let governed = tables.provide_rulesets(&state, &identities, &self.config.capacity)?;
-        Ok(governed
-            .get(&pod.identity)
-            .copied()
-            .unwrap_or(Governed::LOCKED))
     }
 
     /// Disconnects a pod: link, programs and rows. Nothing there is fine.
@@ -436,26 +297,12 @@ impl Datapath {
     fn forget(&self, port: PodPort) -> Result<(), DatapathError> {
         let unpinned = Programs::detach_from_pod(&self.pins, &port.interface());
         let mut tables = self.lock();
-        let gone: Vec<_> = tables
-            .current
-            .links
-            .iter()
-            .filter(|(_, row)| row.pod == port.number)
-            .collect();
-        let mut steps = Vec::new();
-        for (ifindex, row) in gone {
-            let here = tables
-                .current
-                .endpoints
-                .get(&row.addr)
-                .is_some_and(|endpoint| endpoint.ifindex == *ifindex);
-            if here {
-                steps.push(Step::RemoveEndpoint(row.addr));
+        for (ifindex, row) in tables.links() {
+            if row.pod == port.number {
+                tables.remove_pod(ifindex);
             }
-            steps.push(Step::RemoveOwner(row.netns));
-            steps.push(Step::RemoveLink(*ifindex));
         }
-        unpinned.and(tables.carry_out(&steps))
+        unpinned.and(tables.program().map(drop))
     }
 
     /// Disconnects every pod but those with a UID in `live`; returns how many there were. For an agent that starts.
@@ -469,7 +316,7 @@ impl Datapath {
             .into_iter()
             .map(|port| port.number)
             .collect();
-        found.extend(self.lock().current.links.values().map(|row| row.pod));
+        found.extend(self.lock().links().iter().map(|(_, row)| row.pod));
         let (mut swept, mut result) = (0, Ok(()));
         for number in found.difference(&live) {
             result = result.and(self.detach_port(PodPort { number: *number }).await);
@@ -478,12 +325,18 @@ impl Datapath {
         result.map(|()| swept)
     }
 
+    /// Has writing of tables fail after this many rows, until told otherwise: for tests of what breaks off.
+    #[doc(hidden)]
+    pub fn fail_after(&self, rows: Option<usize>) {
+        self.lock().fail_after(rows);
+    }
+
     /// How often each verdict was given since the counters were made; they outlive agents.
     ///
     /// # Errors
     /// When the kernel can't be read.
     pub fn counters(&self) -> Result<Vec<Tally>, DatapathError> {
-        let counters = self.lock().maps.counters()?;
+        let counters = self.lock().counters()?;
         let tally = |(reason, counter): (Reason, waggle_abi::Counter)| Tally {
             reason,
             packets: counter.packets,
@@ -509,6 +362,16 @@ impl Datapath {
             std::future::pending::<()>().await;
         }
         forward_logs(loggers).await
+    }
+}
+
+fn local_pod(ifindex: u32, link: LinkRow) -> LocalPod {
+    let port = PodPort { number: link.pod };
+    LocalPod {
+        ifindex,
+        link,
+        mac: port.mac(),
+        gateway_mac: port.gateway_mac(),
     }
 }
 

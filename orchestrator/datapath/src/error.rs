@@ -51,6 +51,16 @@ pub enum DatapathError {
         /// Cause.
         source: aya::maps::MapError,
     },
+    /// Rows could not be written.
+    #[error("{action} map {map}: {source}")]
+    Table {
+        /// What was tried.
+        action: &'static str,
+        /// Its name.
+        map: &'static str,
+        /// Cause.
+        source: io::Error,
+    },
     /// A program was not attached.
     #[error("attach {program} to {target}: {source}")]
     Attach {
@@ -134,6 +144,18 @@ pub(crate) fn map_error(
     map: &'static str,
 ) -> impl FnOnce(aya::maps::MapError) -> DatapathError {
     move |source| DatapathError::Map {
+        action,
+        map,
+        source,
+    }
+}
+
+/// Makes a [`DatapathError::Table`].
+pub(crate) fn table_error(
+    action: &'static str,
+    map: &'static str,
+) -> impl FnOnce(io::Error) -> DatapathError {
+    move |source| DatapathError::Table {
         action,
         map,
         source,

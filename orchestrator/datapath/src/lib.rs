@@ -14,13 +14,14 @@ mod pin;
 mod program;
 mod route;
 mod sys;
+mod tables;
 
 pub use config::{Applied, Attachment, Config, PodLink, Tally};
 pub use datapath::Datapath;
 pub use error::DatapathError;
 pub use event::{Drop, Drops};
 pub use waggle_abi::{Capacity, Reason};
-pub use waggle_policy::{CapacityFault, DnsRedirect};
+pub use waggle_policy::{CapacityFault, Claimant, DnsRedirect, Refusal};
 
 /// Cookie of the calling thread's network namespace (SO_NETNS_COOKIE).
 ///

@@ -1,6 +1,8 @@
 //! The pinned maps: opened, compared with what this build expects, read once into a mirror, and written step by step.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,10 +14,11 @@ use waggle_abi::{
     LinkRow, OwnerRow, Reason, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey, VipRow, limit,
     map,
 };
-use waggle_policy::{Current, Ruleset, Step};
+use waggle_policy::{Current, Held, Key as RowKey, Row, Ruleset, Step};
 
-use crate::error::{DatapathError, map_error};
+use crate::error::{DatapathError, map_error, table_error};
 use crate::pin::{Pins, unpin};
+use crate::sys::{self, SharedRows};
 
 /// What a map has to look like.
 struct Shape {
@@ -99,150 +102,246 @@ fn fits(path: &Path, shape: &Shape) -> bool {
         && info.max_entries() == shape.entries
 }
 
-/// The maps that user space writes.
+/// A row's key as the kernel spells it.
+trait KernelKey: Copy {
+    type Kernel: Pod;
+    fn kernel(self) -> Self::Kernel;
+}
+
+macro_rules! as_they_are {
+    ($($key:ty),*) => { $(impl KernelKey for $key {
+        type Kernel = Self;
+        fn kernel(self) -> Self {
+            self
+        }
+    })* };
+}
+as_they_are!(u32, u64, Addr, GrantKey, ServiceKey);
+
+/// The only row of an array.
+impl KernelKey for () {
+    type Kernel = u32;
+    fn kernel(self) -> u32 {
+        0
+    }
+}
+
+/// Prefix length and address.
+impl KernelKey for (u32, Addr) {
+    type Kernel = Key<Addr>;
+    fn kernel(self) -> Key<Addr> {
+        Key::new(self.0, self.1)
+    }
+}
+
+/// A map that user space writes, by the batch.
+struct Table {
+    name: &'static str,
+    map: OwnedFd,
+}
+
+impl Table {
+    fn open(pins: &Pins, name: &'static str) -> Result<Self, DatapathError> {
+        let map = sys::open_pin(&pins.map(name));
+        let map = map.map_err(table_error("open", name))?;
+        Ok(Self { name, map })
+    }
+
+    /// Says how many rows were written.
+    fn put<K: KernelKey, V: Pod>(&self, rows: impl Iterator<Item = (K, V)>) -> Done {
+        let rows = rows.map(|(key, value)| (key.kernel(), value));
+        let (keys, values): (Vec<K::Kernel>, Vec<V>) = rows.unzip();
+        let (done, result) = sys::update_batch(self.map.as_fd(), &keys, &values);
+        (done, result.map_err(table_error("write", self.name)))
+    }
+
+    /// Says how many rows were removed. One that isn't there counts as removed.
+    fn remove<K: KernelKey>(&self, keys: impl Iterator<Item = K>) -> Done {
+        let keys: Vec<_> = keys.map(K::kernel).collect();
+        let mut done = 0;
+        while done < keys.len() {
+            let (removed, result) = sys::delete_batch(self.map.as_fd(), &keys[done..]);
+            done += removed;
+            match result {
+                Err(fault) if fault.raw_os_error() == Some(libc::ENOENT) => done += 1,
+                Err(fault) => return (done, Err(table_error("remove from", self.name)(fault))),
+                Ok(()) => {}
+            }
+        }
+        (done, Ok(()))
+    }
+}
+
+/// How many steps were carried out, and what stopped the others.
+type Done = (usize, Result<(), DatapathError>);
+
+/// Says where the rows of each plain table go: its name in `waggle-policy`, the field here, the map.
+macro_rules! plain_tables {
+    ($($row:ident $field:ident $name:expr;)*) => {
+        struct Plain { $($field: Table,)* }
+
+        impl Plain {
+            fn open(pins: &Pins) -> Result<Self, DatapathError> {
+                Ok(Self { $($field: Table::open(pins, $name)?,)* })
+            }
+
+            /// Carries out the first steps that are writes or removals of one table.
+            fn write(&self, steps: &[Step]) -> Done {
+                match steps.first() {
+                    $(Some(Step::Put(Row::$row(..))) => self.$field.put(steps.iter().map_while(|step| match step {
+                        Step::Put(Row::$row(key, value)) => Some((*key, *value)),
+                        _ => None,
+                    })),
+                    Some(Step::Remove(RowKey::$row(_))) => self.$field.remove(steps.iter().map_while(|step| match step {
+                        Step::Remove(RowKey::$row(key)) => Some(*key),
+                        _ => None,
+                    })),)*
+                    _ => (0, Ok(())),
+                }
+            }
+        }
+    };
+}
+
+plain_tables! {
+    Config config map::CONFIG;
+    Range ranges map::RANGES;
+    Endpoint endpoints map::ENDPOINTS;
+    Link links map::LINKS;
+    Owner owners map::SOCKET_OWNERS;
+    Grant grants map::GRANTS;
+}
+
+/// A key that is longer than what counts of it.
+impl<K: Pod> KernelKey for Key<K> {
+    type Kernel = Self;
+    fn kernel(self) -> Self {
+        self
+    }
+}
+
+/// The maps that user space writes, and the counters.
 pub(crate) struct Maps {
-    config: Array<MapData, Config>,
-    services: HashMap<MapData, ServiceKey, ServiceRow>,
-    slots: Array<MapData, Slot>,
-    endpoints: HashMap<MapData, Addr, EndpointRow>,
-    ranges: LpmTrie<MapData, Addr, u32>,
-    links: HashMap<MapData, u32, LinkRow>,
-    owners: HashMap<MapData, u64, OwnerRow>,
-    grants: HashMap<MapData, GrantKey, u32>,
-    rules: LpmTrie<MapData, RuleKey, u32>,
-    blocks: LpmTrie<MapData, BlockKey, u32>,
+    plain: Plain,
+    rules: Table,
+    blocks: Table,
+    services: Table,
+    slots: SharedRows<Slot>,
     counters: PerCpuArray<MapData, Counter>,
 }
 
 impl Maps {
     /// Opens them.
-    pub(crate) fn open(pins: &Pins) -> Result<Self, DatapathError> {
+    pub(crate) fn open(pins: &Pins, capacity: &Capacity) -> Result<Self, DatapathError> {
+        let slots = Table::open(pins, map::SLOTS)?;
+        let count = usize::try_from(capacity.slots).unwrap_or(usize::MAX);
+        let shared = SharedRows::map(slots.map.as_fd(), count);
         Ok(Self {
-            config: open(pins, map::CONFIG)?,
-            services: open(pins, map::SERVICES)?,
-            slots: open(pins, map::SLOTS)?,
-            endpoints: open(pins, map::ENDPOINTS)?,
-            ranges: open(pins, map::RANGES)?,
-            links: open(pins, map::LINKS)?,
-            owners: open(pins, map::SOCKET_OWNERS)?,
-            grants: open(pins, map::GRANTS)?,
-            rules: open(pins, map::POLICY)?,
-            blocks: open(pins, map::BLOCKS)?,
+            plain: Plain::open(pins)?,
+            rules: Table::open(pins, map::POLICY)?,
+            blocks: Table::open(pins, map::BLOCKS)?,
+            services: Table::open(pins, map::SERVICES)?,
+            slots: shared.map_err(table_error("share memory with", map::SLOTS))?,
             counters: open(pins, map::COUNTERS)?,
         })
     }
 
     /// Reads everything that is in the kernel.
-    pub(crate) fn read(&self) -> Result<Current, DatapathError> {
-        let mut current = Current::default();
-        current.config = self
-            .config
-            .get(&0, 0)
-            .map_err(map_error("read", map::CONFIG))?;
-        current.endpoints = rows(&self.endpoints, map::ENDPOINTS)?;
-        current.grants = rows(&self.grants, map::GRANTS)?;
-        current.links = rows(&self.links, map::LINKS)?;
-        current.owners = rows(&self.owners, map::SOCKET_OWNERS)?;
-        for key in self.ranges.keys() {
-            let key = key.map_err(map_error("read", map::RANGES))?;
-            current.ranges.insert((key.prefix_len(), key.data()));
+    pub(crate) fn read(&self, pins: &Pins) -> Result<Current, DatapathError> {
+        let mut held = Held::default();
+        let config: Array<MapData, Config> = open(pins, map::CONFIG)?;
+        let config = config.get(&0, 0);
+        held.config
+            .insert((), config.map_err(map_error("read", map::CONFIG))?);
+        held.endpoints = rows(pins, map::ENDPOINTS)?;
+        held.grants = rows(pins, map::GRANTS)?;
+        held.links = rows(pins, map::LINKS)?;
+        held.owners = rows(pins, map::SOCKET_OWNERS)?;
+        let ranges: LpmTrie<MapData, Addr, u32> = open(pins, map::RANGES)?;
+        for range in ranges.iter() {
+            let (key, value) = range.map_err(map_error("read", map::RANGES))?;
+            held.ranges.insert((key.prefix_len(), key.data()), value);
         }
-        for service in self.services.iter() {
-            let (key, row) = service.map_err(map_error("read", map::SERVICES))?;
-            let slots: Result<Vec<_>, _> = (row.base..row.base.saturating_add(row.count))
-                .map(|index| {
-                    self.slots
-                        .get(&index, 0)
-                        .map_err(map_error("read", map::SLOTS))
-                })
-                .collect();
-            current.adopt_service(key, row, slots?);
+        let mut current = Current::adopt(held);
+        let services: BTreeMap<ServiceKey, ServiceRow> = rows(pins, map::SERVICES)?;
+        for (key, row) in services {
+            let slots = row.base..row.base.saturating_add(row.count);
+            let slots = slots.map(|index| self.slots.get(index).unwrap_or_default());
+            current.adopt_service(key, row, slots);
         }
-        current.rulesets.resume(current.config.next_ruleset);
-        for (number, ruleset) in self.rulesets()? {
+        let config = current.held.config.get(&()).copied().unwrap_or_default();
+        current.rulesets.resume(config.next_ruleset);
+        for (number, ruleset) in rulesets(pins)? {
             current.rulesets.adopt(number, Arc::new(ruleset));
         }
         Ok(current)
     }
 
-    fn rulesets(&self) -> Result<BTreeMap<u32, Ruleset>, DatapathError> {
-        let mut found: BTreeMap<u32, Ruleset> = BTreeMap::new();
-        for row in self.rules.iter() {
-            let (key, policy) = row.map_err(map_error("read", map::POLICY))?;
-            let (bits, key) = (key.prefix_len(), key.data());
-            let ruleset = found.entry(key.ruleset).or_default();
-            ruleset.adopt_rule(bits, key, policy);
-        }
-        for row in self.blocks.iter() {
-            let (key, class) = row.map_err(map_error("read", map::BLOCKS))?;
-            let (bits, key) = (key.prefix_len(), key.data());
-            let ruleset = found.entry(key.ruleset).or_default();
-            ruleset.adopt_block(bits, key, class);
-        }
-        Ok(found)
-    }
-
     /// Writes every row of a ruleset that nothing names yet.
     pub(crate) fn write_ruleset(
-        &mut self,
+        &self,
         number: u32,
         ruleset: &Ruleset,
     ) -> Result<(), DatapathError> {
-        for (bits, key, class) in ruleset.block_rows(number) {
-            let written = self.blocks.insert(&Key::new(bits, key), class, 0);
-            written.map_err(map_error("write", map::BLOCKS))?;
-        }
-        for (bits, key, policy) in ruleset.rule_rows(number) {
-            let written = self.rules.insert(&Key::new(bits, key), policy, 0);
-            written.map_err(map_error("write", map::POLICY))?;
-        }
-        Ok(())
+        let blocks = ruleset.block_rows(number);
+        let blocks = blocks.map(|(bits, key, class)| (Key::new(bits, key), class));
+        self.blocks.put(blocks).1?;
+        let rules = ruleset.rule_rows(number);
+        let rules = rules.map(|(bits, key, policy)| (Key::new(bits, key), policy));
+        self.rules.put(rules).1
     }
 
     /// Removes every row of a ruleset that nothing names any more.
     pub(crate) fn remove_ruleset(
-        &mut self,
+        &self,
         number: u32,
         ruleset: &Ruleset,
     ) -> Result<(), DatapathError> {
-        for (bits, key, _) in ruleset.rule_rows(number) {
-            absent_is_fine(self.rules.remove(&Key::new(bits, key)), map::POLICY)?;
-        }
-        for (bits, key, _) in ruleset.block_rows(number) {
-            absent_is_fine(self.blocks.remove(&Key::new(bits, key)), map::BLOCKS)?;
-        }
-        Ok(())
+        let rules = ruleset.rule_rows(number);
+        let rules = rules.map(|(bits, key, _)| Key::new(bits, key));
+        self.rules.remove(rules).1?;
+        let blocks = ruleset.block_rows(number);
+        self.blocks
+            .remove(blocks.map(|(bits, key, _)| Key::new(bits, key)))
+            .1
     }
 
-    /// Carries out one step.
-    pub(crate) fn write(&mut self, step: &Step) -> Result<(), DatapathError> {
-        match *step {
-            Step::PutConfig(row) => self
-                .config
-                .set(0, row, 0)
-                .map_err(map_error("write", map::CONFIG)),
-            Step::PutRange(prefix, addr) => self
-                .ranges
-                .insert(&Key::new(prefix, addr), 0, 0)
-                .map_err(map_error("write", map::RANGES)),
-            Step::PutEndpoint(addr, row) => put(&mut self.endpoints, map::ENDPOINTS, addr, row),
-            Step::PutLink(ifindex, row) => put(&mut self.links, map::LINKS, ifindex, row),
-            Step::PutOwner(netns, row) => put(&mut self.owners, map::SOCKET_OWNERS, netns, row),
-            Step::PutGrant(key, service) => put(&mut self.grants, map::GRANTS, key, service),
-            Step::PutSlot(index, slot) => self
-                .slots
-                .set(index, slot, 0)
-                .map_err(map_error("write", map::SLOTS)),
-            Step::PutService(key, row) => put(&mut self.services, map::SERVICES, key, row),
-            Step::RemoveService(key) => remove(&mut self.services, map::SERVICES, &key),
-            Step::RemoveGrant(key) => remove(&mut self.grants, map::GRANTS, &key),
-            Step::RemoveEndpoint(addr) => remove(&mut self.endpoints, map::ENDPOINTS, &addr),
-            Step::RemoveRange(prefix, addr) => {
-                absent_is_fine(self.ranges.remove(&Key::new(prefix, addr)), map::RANGES)
+    /// Carries out the first steps, as many as one call to the kernel takes.
+    pub(crate) fn write(&mut self, steps: &[Step]) -> Done {
+        match steps.first() {
+            Some(Step::PutSlot(..)) => self.put_slots(steps),
+            Some(Step::PutService(..)) => {
+                self.slots.publish();
+                let rows = steps.iter().map_while(|step| match step {
+                    Step::PutService(key, row) => Some((*key, *row)),
+                    _ => None,
+                });
+                self.services.put(rows)
             }
-            Step::RemoveOwner(netns) => remove(&mut self.owners, map::SOCKET_OWNERS, &netns),
-            Step::RemoveLink(ifindex) => remove(&mut self.links, map::LINKS, &ifindex),
+            Some(Step::Remove(RowKey::Service(_))) => {
+                let keys = steps.iter().map_while(|step| match step {
+                    Step::Remove(RowKey::Service(key)) => Some(*key),
+                    _ => None,
+                });
+                self.services.remove(keys)
+            }
+            _ => self.plain.write(steps),
         }
+    }
+
+    fn put_slots(&mut self, steps: &[Step]) -> Done {
+        let mut done = 0;
+        for step in steps {
+            let Step::PutSlot(index, slot) = step else {
+                break;
+            };
+            if !self.slots.set(*index, *slot) {
+                let fault = io::Error::from_raw_os_error(libc::E2BIG);
+                return (done, Err(table_error("write", map::SLOTS)(fault)));
+            }
+            done += 1;
+        }
+        (done, Ok(()))
     }
 
     /// Sums of all CPUs, by reason.
@@ -278,40 +377,31 @@ fn open<M: TryFrom<Map, Error = MapError>>(
         .map_err(map_error("open", name))
 }
 
+fn rulesets(pins: &Pins) -> Result<BTreeMap<u32, Ruleset>, DatapathError> {
+    let rules: LpmTrie<MapData, RuleKey, u32> = open(pins, map::POLICY)?;
+    let blocks: LpmTrie<MapData, BlockKey, u32> = open(pins, map::BLOCKS)?;
+    let mut found: BTreeMap<u32, Ruleset> = BTreeMap::new();
+    for row in rules.iter() {
+        let (key, policy) = row.map_err(map_error("read", map::POLICY))?;
+        let (bits, key) = (key.prefix_len(), key.data());
+        let ruleset = found.entry(key.ruleset).or_default();
+        ruleset.adopt_rule(bits, key, policy);
+    }
+    for row in blocks.iter() {
+        let (key, class) = row.map_err(map_error("read", map::BLOCKS))?;
+        let (bits, key) = (key.prefix_len(), key.data());
+        let ruleset = found.entry(key.ruleset).or_default();
+        ruleset.adopt_block(bits, key, class);
+    }
+    Ok(found)
+}
+
 fn rows<K: Pod + Ord, V: Pod>(
-    map: &HashMap<MapData, K, V>,
+    pins: &Pins,
     name: &'static str,
-) -> Result<std::collections::BTreeMap<K, V>, DatapathError> {
+) -> Result<BTreeMap<K, V>, DatapathError> {
+    let map: HashMap<MapData, K, V> = open(pins, name)?;
     map.iter()
         .collect::<Result<_, _>>()
         .map_err(map_error("read", name))
-}
-
-fn put<K: Pod, V: Pod>(
-    map: &mut HashMap<MapData, K, V>,
-    name: &'static str,
-    key: K,
-    value: V,
-) -> Result<(), DatapathError> {
-    map.insert(key, value, 0).map_err(map_error("write", name))
-}
-
-fn remove<K: Pod, V: Pod>(
-    map: &mut HashMap<MapData, K, V>,
-    name: &'static str,
-    key: &K,
-) -> Result<(), DatapathError> {
-    absent_is_fine(map.remove(key), name)
-}
-
-fn absent_is_fine(result: Result<(), MapError>, name: &'static str) -> Result<(), DatapathError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error))
-            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
-        {
-            Ok(())
-        }
-        other => other.map_err(map_error("remove from", name)),
-    }
 }

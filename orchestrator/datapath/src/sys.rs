@@ -1,14 +1,19 @@
 //! The few system calls that neither aya nor nix offer as needed: links that outlive their owner and are replaced in
-//! place, and the cookie of a network namespace.
+//! place, maps written by the batch or through memory, and the cookie of a network namespace.
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr::NonNull;
+
+use aya::Pod;
 
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -136,5 +141,138 @@ pub(crate) fn netns_cookie() -> io::Result<u64> {
         Err(io::Error::last_os_error())
     } else {
         Ok(cookie)
+    }
+}
+
+/// `union bpf_attr` of the batch commands.
+#[repr(C, align(8))]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+fn batch(command: libc::c_long, batch: &mut Batch) -> (usize, io::Result<()>) {
+    let (size, all) = (size_of::<Batch>(), batch.count);
+    // SAFETY: the kernel reads `size` bytes of the attributes, reads as many keys and values as `count` says from
+    // buffers that live through the call and are that long, and writes back `count`.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *batch, size) };
+    if result < 0 {
+        let fault = io::Error::last_os_error();
+        // A command that was refused as a whole leaves the count as it was.
+        let done = if batch.count == all { 0 } else { batch.count };
+        (done as usize, Err(fault))
+    } else {
+        (batch.count as usize, Ok(()))
+    }
+}
+
+/// Writes rows in their order. Says how many were written, all of them or those before the fault.
+pub(crate) fn update_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> (usize, io::Result<()>) {
+    assert_eq!(keys.len(), values.len(), "a value for each key");
+    let count = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+    let mut attributes = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr().expose_provenance() as u64,
+        values: values.as_ptr().expose_provenance() as u64,
+        count,
+        map: word(map),
+        element_flags: 0,
+        flags: 0,
+    };
+    batch(BPF_MAP_UPDATE_BATCH, &mut attributes)
+}
+
+/// Removes rows in their order. Says how many were removed, all of them or those before the fault.
+pub(crate) fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> (usize, io::Result<()>) {
+    let count = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+    let mut attributes = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr().expose_provenance() as u64,
+        values: 0,
+        count,
+        map: word(map),
+        element_flags: 0,
+        flags: 0,
+    };
+    batch(BPF_MAP_DELETE_BATCH, &mut attributes)
+}
+
+/// The rows of an array map (BPF_F_MMAPABLE), shared with the kernel.
+pub(crate) struct SharedRows<T> {
+    start: NonNull<T>,
+    count: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread; rows are plain values and writes need `&mut self`.
+unsafe impl<T: Pod + Send> Send for SharedRows<T> {}
+
+impl<T: Pod> SharedRows<T> {
+    /// Maps the `count` rows of an array whose values are `T`.
+    pub(crate) fn map(map: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
+        // The kernel rounds each value up to 8 bytes.
+        const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() <= 8) };
+        // SAFETY: a new mapping at an address of the kernel's choice; nothing of ours is there.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                count * size_of::<T>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mapped at zero"))?;
+        Ok(Self { start, count })
+    }
+
+    /// The row at `index`; `None` past the end.
+    pub(crate) fn get(&self, index: u32) -> Option<T> {
+        let index = usize::try_from(index)
+            .ok()
+            .filter(|index| *index < self.count)?;
+        // SAFETY: inside the mapping, which lives as long as `self`; every bit pattern is a `T`.
+        Some(unsafe { self.start.add(index).read_volatile() })
+    }
+
+    /// Writes the row at `index`; false past the end. Programs may read half of it: nothing may lead them there yet.
+    pub(crate) fn set(&mut self, index: u32, row: T) -> bool {
+        let index = usize::try_from(index)
+            .ok()
+            .filter(|index| *index < self.count);
+        let Some(index) = index else {
+            return false;
+        };
+        // SAFETY: as above; nobody else in this process writes, and programs never do.
+        unsafe { self.start.add(index).write_volatile(row) };
+        true
+    }
+
+    /// What was written is seen before whatever is written to other maps from now on.
+    pub(crate) fn publish(&self) {
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl<T> Drop for SharedRows<T> {
+    fn drop(&mut self) {
+        let length = self.count * size_of::<T>();
+        // SAFETY: exactly the mapping made above, and nothing refers to it any more.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), length) };
     }
 }

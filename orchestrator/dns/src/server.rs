@@ -2,7 +2,6 @@
 //! Which answer is right is the zone's decision.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -111,7 +110,7 @@ impl DnsServer {
     ///
     /// # Errors
     /// [`DnsError::Serve`] when a listener breaks.
-    pub async fn run(self, zone: watch::Receiver<Option<Arc<Zone>>>) -> Result<(), DnsError> {
+    pub async fn run(self, zone: watch::Receiver<Option<Zone>>) -> Result<(), DnsError> {
         let handler = Handler {
             zone,
             forwarder: self.forwarder,
@@ -134,7 +133,7 @@ impl DnsServer {
 }
 
 struct Handler {
-    zone: watch::Receiver<Option<Arc<Zone>>>,
+    zone: watch::Receiver<Option<Zone>>,
     forwarder: Forwarder,
     turn: AtomicUsize,
 }
@@ -184,11 +183,12 @@ impl Handler {
             return Reply::code(ResponseCode::Refused);
         }
         let question = info.query.original();
-        let Some(zone) = self.zone.borrow().clone() else {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let answer = |zone: &Zone| zone.answer(question.name(), question.query_type(), turn);
+        let Some(answer) = self.zone.borrow().as_ref().map(answer) else {
             return Reply::code(ResponseCode::ServFail);
         };
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        match zone.answer(question.name(), question.query_type(), turn) {
+        match answer {
             Answer::Records {
                 answers,
                 additionals,

@@ -2,12 +2,13 @@
 //! is listed record by record: a name is taken apart and looked up in the services and endpoints it speaks of.
 //! Sockets and forwarding live in `server` and `forward`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use waggle_model::network::{Cidr, NetworkState, Protocol, Service};
+use waggle_model::network::{Cidr, Endpoint, NetworkDelta, NetworkState, Protocol, Service};
+use waggle_model::{Generation, ServiceId};
 
 /// Seconds that every answer of the zone may be kept, negative ones too.
 pub const TTL: u32 = 5;
@@ -41,8 +42,8 @@ pub enum Answer {
     NotOurs,
 }
 
-/// The zone at one generation of the network state.
-#[derive(Debug, Clone)]
+/// The zone at one generation of the network state. It moves along with the state: a change costs as much as it touches.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Zone {
     domain: Name,
     labels: usize,
@@ -52,16 +53,20 @@ pub struct Zone {
     serial: u32,
     /// By namespace, then by name.
     services: HashMap<String, HashMap<String, ServiceNames>>,
+    /// Namespace and name of each Service.
+    ids: HashMap<ServiceId, (String, String)>,
     /// Namespace of each pod's address.
     pods: HashMap<IpAddr, String>,
-    pod_namespaces: BTreeSet<String>,
-    /// Names of VIPs and of headless Services' backends.
-    reverse: HashMap<IpAddr, Vec<Name>>,
+    /// Namespaces with pods, and how many.
+    pod_namespaces: HashMap<String, usize>,
+    /// Names of VIPs and of headless Services' backends, the oldest Service first.
+    reverse: HashMap<IpAddr, Vec<(ServiceId, Name)>>,
 }
 
 /// What is asked of one Service.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct ServiceNames {
+    id: ServiceId,
     name: Name,
     vips: Vec<IpAddr>,
     ports: Vec<PortNames>,
@@ -69,7 +74,7 @@ struct ServiceNames {
     hosts: Vec<(String, IpAddr)>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct PortNames {
     name: String,
     protocol: Protocol,
@@ -105,46 +110,114 @@ impl Zone {
             domain,
             ranges: options.ranges.clone(),
             dns_vip: options.dns_vip,
-            serial: u32::try_from(state.generation.0 & u64::from(u32::MAX)).unwrap_or_default(),
+            serial: serial(state.generation),
             services: HashMap::new(),
+            ids: HashMap::with_capacity(state.services.len()),
             pods: HashMap::with_capacity(state.endpoints.len()),
-            pod_namespaces: BTreeSet::new(),
+            pod_namespaces: HashMap::new(),
             reverse: HashMap::new(),
         };
         for endpoint in state.endpoints.values() {
-            zone.pods
-                .insert(endpoint.address, endpoint.namespace.clone());
-            if !zone.pod_namespaces.contains(&endpoint.namespace) {
-                zone.pod_namespaces.insert(endpoint.namespace.clone());
-            }
+            zone.put_pod(endpoint);
         }
         for service in state.services.values() {
-            // A name that DNS can't carry (over 255 bytes with the domain) has no records; the others still answer.
-            if let Ok(names) = ServiceNames::build(service, &zone.domain) {
-                zone.insert(service, names);
-            }
+            zone.put_service(service);
         }
         Ok(zone)
     }
 
-    fn insert(&mut self, service: &Service, names: ServiceNames) {
-        for &vip in &names.vips {
-            self.reverse
-                .entry(vip)
-                .or_default()
-                .push(names.name.clone());
+    /// Moves along a change of the state that it was made from.
+    pub fn apply(&mut self, delta: &NetworkDelta) {
+        for id in &delta.service_removals {
+            self.remove_service(*id);
         }
-        if names.vips.is_empty() {
-            for (label, address) in &names.hosts {
-                if let Ok(name) = child(&[label], &names.name) {
-                    self.reverse.entry(*address).or_default().push(name);
-                }
+        for address in &delta.endpoint_removals {
+            self.remove_pod(*address);
+        }
+        // Two may have changed names: both old ones go before a new one comes.
+        for service in &delta.service_upserts {
+            self.remove_service(service.id);
+        }
+        for service in &delta.service_upserts {
+            self.put_service(service);
+        }
+        for endpoint in &delta.endpoint_upserts {
+            self.remove_pod(endpoint.address);
+            self.put_pod(endpoint);
+        }
+        self.serial = serial(delta.to);
+    }
+
+    fn put_pod(&mut self, endpoint: &Endpoint) {
+        let namespace = &endpoint.namespace;
+        self.pods.insert(endpoint.address, namespace.clone());
+        match self.pod_namespaces.get_mut(namespace) {
+            Some(count) => *count += 1,
+            None => drop(self.pod_namespaces.insert(namespace.clone(), 1)),
+        }
+    }
+
+    fn remove_pod(&mut self, address: IpAddr) {
+        if let Some(namespace) = self.pods.remove(&address)
+            && let Some(count) = self.pod_namespaces.get_mut(&namespace)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.pod_namespaces.remove(&namespace);
             }
         }
+    }
+
+    fn put_service(&mut self, service: &Service) {
+        // A name that DNS can't carry (over 255 bytes with the domain) has no records; the others still answer.
+        let Ok(names) = ServiceNames::build(service, &self.domain) else {
+            return;
+        };
+        for (address, name) in names.reverse() {
+            let here = self.reverse.entry(address).or_default();
+            let place = here.partition_point(|(id, _)| *id <= service.id);
+            here.insert(place, (service.id, name));
+        }
+        let path = (service.namespace.clone(), service.name.clone());
+        self.ids.insert(service.id, path);
         self.services
             .entry(service.namespace.clone())
             .or_default()
             .insert(service.name.clone(), names);
+    }
+
+    fn remove_service(&mut self, id: ServiceId) {
+        let Some((namespace, name)) = self.ids.remove(&id) else {
+            return;
+        };
+        let Some(siblings) = self.services.get_mut(&namespace) else {
+            return;
+        };
+        // A Service that was made anew under its old name has the place already.
+        if siblings.get(&name).is_none_or(|names| names.id != id) {
+            return;
+        }
+        let names = siblings.remove(&name);
+        if siblings.is_empty() {
+            self.services.remove(&namespace);
+        }
+        let addresses: HashSet<IpAddr> = names
+            .into_iter()
+            .flat_map(|names| {
+                names
+                    .reverse()
+                    .map(|(address, _)| address)
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        for address in addresses {
+            if let Some(here) = self.reverse.get_mut(&address) {
+                here.retain(|(owner, _)| *owner != id);
+                if here.is_empty() {
+                    self.reverse.remove(&address);
+                }
+            }
+        }
     }
 
     /// The answer to one question. `turn` rotates answers of several addresses, so that successive askers start with
@@ -204,7 +277,7 @@ impl Zone {
             Some(names) if matches!(kind, RecordType::PTR | RecordType::ANY) => Answer::Records {
                 answers: names
                     .iter()
-                    .map(|n| record(question, RData::PTR(PTR(n.clone()))))
+                    .map(|(_, n)| record(question, RData::PTR(PTR(n.clone()))))
                     .collect(),
                 additionals: Vec::new(),
             },
@@ -225,7 +298,7 @@ impl Zone {
             ["ns", "dns"] => Node::Addresses(self.dns_vip.into_iter().collect()),
             [namespace, "pod"] => self
                 .pod_namespaces
-                .contains(*namespace)
+                .contains_key(*namespace)
                 .then_some(Node::Empty)?,
             [dashed, namespace, "pod"] => {
                 let address = undash(dashed)?;
@@ -318,6 +391,7 @@ impl ServiceNames {
             });
         }
         Ok(Self {
+            id: service.id,
             name,
             vips: service.vips.clone(),
             ports,
@@ -327,6 +401,21 @@ impl ServiceNames {
 
     fn headless(&self) -> bool {
         self.vips.is_empty()
+    }
+
+    /// The addresses whose name it gives: its VIPs, or its backends' when it has none.
+    fn reverse(&self) -> impl Iterator<Item = (IpAddr, Name)> {
+        let vips = self.vips.iter().map(|vip| (*vip, self.name.clone()));
+        let hosts = if self.headless() {
+            &self.hosts[..]
+        } else {
+            &[]
+        };
+        let hosts = hosts.iter().filter_map(|(label, address)| {
+            let name = child(&[label], &self.name).ok()?;
+            Some((*address, name))
+        });
+        vips.chain(hosts)
     }
 
     /// What its own name resolves to: the VIPs, or every ready backend.
@@ -403,6 +492,10 @@ impl ServiceNames {
         }
         (answers, additionals)
     }
+}
+
+fn serial(generation: Generation) -> u32 {
+    u32::try_from(generation.0 & u64::from(u32::MAX)).unwrap_or_default()
 }
 
 fn child(labels: &[&str], parent: &Name) -> Result<Name, hickory_proto::ProtoError> {

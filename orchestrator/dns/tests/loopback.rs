@@ -2,7 +2,6 @@
 //! without one.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
@@ -16,7 +15,7 @@ use waggle_model::network::{Backend, NetworkState, Protocol, Service, ServicePor
 use waggle_model::{ServiceId, TenantId};
 
 /// A headless Service with `count` backends.
-fn zone(domain: &str, count: u8) -> Arc<Zone> {
+fn zone(domain: &str, count: u8) -> Zone {
     let backend = |last: u8| Backend::at([10, 244, 0, last].into(), 80);
     let service = Service {
         id: ServiceId(1),
@@ -41,10 +40,10 @@ fn zone(domain: &str, count: u8) -> Arc<Zone> {
         ranges: vec![],
         dns_vip: None,
     };
-    Arc::new(Zone::build(&state, &options).unwrap())
+    Zone::build(&state, &options).unwrap()
 }
 
-async fn start(zone: Option<Arc<Zone>>, upstream: Vec<SocketAddr>) -> SocketAddr {
+async fn start(zone: Option<Zone>, upstream: Vec<SocketAddr>) -> SocketAddr {
     let options = DnsOptions {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         upstream: Upstream::Servers(upstream),

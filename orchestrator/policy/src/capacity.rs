@@ -1,62 +1,11 @@
-//! Whether rows fit, said before anything is written.
-
-use std::fmt;
+//! Rows that don't fit, said before they are written.
 
 use waggle_abi::Capacity;
 
-/// A table with a limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Table {
-    /// Service ports.
-    Services,
-    /// Backend slots, old and new sets side by side while one replaces the other.
-    Slots,
-    /// Addresses of pods, nodes and services.
-    Endpoints,
-    /// Pod ranges.
-    Ranges,
-    /// Pods of this node.
-    Links,
-    /// Exported backends.
-    Grants,
-    /// Rules of the policies of this node's pods, old and new ones side by side while one replaces the other.
-    Rules,
-    /// Address ranges of the policies of this node's pods.
-    Blocks,
-}
+use crate::claim::Claimant;
+use crate::table::Table;
 
-impl Table {
-    /// Its limit.
-    pub fn limit(self, capacity: &Capacity) -> u32 {
-        match self {
-            Self::Services => capacity.services,
-            Self::Slots => capacity.slots,
-            Self::Endpoints => capacity.endpoints,
-            Self::Ranges => capacity.ranges,
-            Self::Links => capacity.links,
-            Self::Grants => capacity.grants,
-            Self::Rules => capacity.policy,
-            Self::Blocks => capacity.blocks,
-        }
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Services => "service ports",
-            Self::Slots => "backend slots",
-            Self::Endpoints => "addresses",
-            Self::Ranges => "pod ranges",
-            Self::Links => "pods on this node",
-            Self::Grants => "exported backends",
-            Self::Rules => "policy rules",
-            Self::Blocks => "policy address ranges",
-        })
-    }
-}
-
-/// A table would overflow. Nothing was written.
+/// A table would overflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{needed} {table} are needed but this node's datapath has room for {limit}")]
 pub struct CapacityFault {
@@ -66,6 +15,16 @@ pub struct CapacityFault {
     pub needed: usize,
     /// Rows it can hold.
     pub limit: u32,
+}
+
+/// A row that was not written because its table is full. What it would have allowed stays denied; everything else goes
+/// on, and it is tried again with every change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Whose row.
+    pub claimant: Claimant,
+    /// Why not.
+    pub fault: CapacityFault,
 }
 
 /// Refuses more rows than fit.

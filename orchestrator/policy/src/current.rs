@@ -1,39 +1,45 @@
 //! What the kernel's tables hold now, mirrored in user space: read once when they are adopted, then kept by noting each
 //! step that was carried out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use waggle_abi::{
-    Addr, Config, EndpointRow, GrantKey, LinkRow, OwnerRow, ServiceKey, ServiceRow, Slot,
-};
+use waggle_abi::{ServiceKey, ServiceRow, Slot};
 
-use crate::diff::Step;
 use crate::enforce::Rulesets;
 use crate::slab::Slabs;
+use crate::table::{Backends, Held, Key, Step, Table};
+
+/// A service port that is in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Its row.
+    pub row: ServiceRow,
+    /// What its slab holds; `None` when that is not of this service.
+    pub backends: Option<Backends>,
+}
 
 /// Rows that are in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Current {
-    /// The `CONFIG` row.
-    pub config: Config,
-    services: BTreeMap<ServiceKey, ServiceRow>,
-    slots: BTreeMap<u32, Slot>,
-    /// `ENDPOINTS`.
-    pub endpoints: BTreeMap<Addr, EndpointRow>,
-    /// `RANGES`.
-    pub ranges: BTreeSet<(u32, Addr)>,
-    /// `GRANTS`.
-    pub grants: BTreeMap<GrantKey, u32>,
-    /// `LINKS`.
-    pub links: BTreeMap<u32, LinkRow>,
-    /// `SOCKET_OWNERS`.
-    pub owners: BTreeMap<u64, OwnerRow>,
+    /// Tables whose rows stand for themselves.
+    pub held: Held,
+    services: BTreeMap<ServiceKey, Placed>,
     slabs: Slabs,
     /// `POLICY` and `BLOCKS`.
     pub rulesets: Rulesets,
+    /// Services with a place that no row points at yet.
+    underway: BTreeMap<ServiceKey, Placed>,
 }
 
 impl Current {
+    /// With the plain tables as found in the kernel.
+    pub fn adopt(held: Held) -> Self {
+        Self {
+            held,
+            ..Self::default()
+        }
+    }
+
     /// Adds a service row as found in the kernel, with what its slab holds.
     pub fn adopt_service(
         &mut self,
@@ -42,12 +48,13 @@ impl Current {
         slots: impl IntoIterator<Item = Slot>,
     ) {
         self.slabs.take(row.base, row.count);
-        self.slots.extend((row.base..).zip(slots));
-        self.services.insert(key, row);
+        let own = |slot: Slot| (slot.service == row.service).then_some((slot.addr, slot.port));
+        let backends = slots.into_iter().map(own).collect();
+        self.services.insert(key, Placed { row, backends });
     }
 
     /// `SERVICES`.
-    pub fn services(&self) -> &BTreeMap<ServiceKey, ServiceRow> {
+    pub fn services(&self) -> &BTreeMap<ServiceKey, Placed> {
         &self.services
     }
 
@@ -56,44 +63,76 @@ impl Current {
         &self.slabs
     }
 
-    /// What the slab of `row` holds; `None` for a slot that was never written.
-    pub fn slots_of(&self, row: &ServiceRow) -> impl Iterator<Item = Option<&Slot>> {
-        (row.base..row.base.saturating_add(row.count)).map(|index| self.slots.get(&index))
+    /// Rows of a table.
+    pub fn count(&self, table: Table) -> usize {
+        self.held.count(table).unwrap_or(match table {
+            Table::Slot => self.slabs.slots(),
+            Table::Rule => self.rulesets.rows().0,
+            Table::Block => self.rulesets.rows().1,
+            _ => self.services.len(),
+        })
     }
 
     /// Notes a step that was carried out.
     pub fn note(&mut self, step: &Step) {
         match *step {
-            Step::PutConfig(row) => self.config = row,
-            Step::PutRange(prefix, addr) => drop(self.ranges.insert((prefix, addr))),
-            Step::PutEndpoint(addr, row) => drop(self.endpoints.insert(addr, row)),
-            Step::PutLink(ifindex, row) => drop(self.links.insert(ifindex, row)),
-            Step::PutOwner(netns, row) => drop(self.owners.insert(netns, row)),
-            Step::PutGrant(key, service) => drop(self.grants.insert(key, service)),
-            Step::PutSlot(index, slot) => drop(self.slots.insert(index, slot)),
+            Step::Put(row) => self.held.put(row),
+            Step::PutSlot(..) => {}
             Step::PutService(key, row) => {
-                self.slabs.take(row.base, row.count);
-                let old = self.services.insert(key, row);
-                self.release(old.filter(|old| (old.base, old.count) != (row.base, row.count)));
+                let placed = self.underway.remove(&key);
+                let placed = placed.unwrap_or(Placed {
+                    row,
+                    backends: None,
+                });
+                let old = self.services.insert(key, placed);
+                self.release(
+                    old.filter(|old| (old.row.base, old.row.count) != (row.base, row.count)),
+                );
             }
-            Step::RemoveService(key) => {
+            Step::Remove(Key::Service(key)) => {
                 let old = self.services.remove(&key);
                 self.release(old);
             }
-            Step::RemoveGrant(key) => drop(self.grants.remove(&key)),
-            Step::RemoveEndpoint(addr) => drop(self.endpoints.remove(&addr)),
-            Step::RemoveRange(prefix, addr) => drop(self.ranges.remove(&(prefix, addr))),
-            Step::RemoveOwner(netns) => drop(self.owners.remove(&netns)),
-            Step::RemoveLink(ifindex) => drop(self.links.remove(&ifindex)),
+            Step::Remove(key) => self.held.remove(key),
         }
     }
 
-    fn release(&mut self, row: Option<ServiceRow>) {
-        if let Some(row) = row {
+    /// A place for a service's backends; [`note`](Self::note) moves the service there. `None` when no gap is wide
+    /// enough below `limit`.
+    pub(crate) fn place(
+        &mut self,
+        key: ServiceKey,
+        mut row: ServiceRow,
+        backends: &Backends,
+        limit: u32,
+    ) -> Option<ServiceRow> {
+        row.base = self.slabs.allocate(row.count, limit)?;
+        self.move_to(key, row, backends);
+        Some(row)
+    }
+
+    /// Says what [`note`](Self::note) will find in the row of a service.
+    pub(crate) fn move_to(&mut self, key: ServiceKey, row: ServiceRow, backends: &Backends) {
+        let backends = Some(backends.clone());
+        self.underway.insert(key, Placed { row, backends });
+    }
+
+    /// Gives back places that were never moved to, because an earlier list of steps was not carried out to its end.
+    pub(crate) fn give_back(&mut self) {
+        for (key, placed) in std::mem::take(&mut self.underway) {
+            let used = self
+                .services
+                .get(&key)
+                .map(|there| (there.row.base, there.row.count));
+            self.release(
+                Some(placed).filter(|placed| used != Some((placed.row.base, placed.row.count))),
+            );
+        }
+    }
+
+    fn release(&mut self, placed: Option<Placed>) {
+        if let Some(Placed { row, .. }) = placed {
             self.slabs.free(row.base, row.count);
-            for index in row.base..row.base.saturating_add(row.count) {
-                self.slots.remove(&index);
-            }
         }
     }
 }

@@ -51,6 +51,11 @@ impl Rulesets {
         self.next
     }
 
+    /// Rows of `POLICY` and of `BLOCKS`.
+    pub fn rows(&self) -> (usize, usize) {
+        self.rows
+    }
+
     /// What is there.
     pub fn contents(&self) -> &BTreeMap<u32, Arc<Ruleset>> {
         &self.contents
@@ -150,8 +155,8 @@ pub fn enforce(
         rules += ruleset.len().0;
         blocks += ruleset.len().1;
     }
-    check(capacity, Table::Rules, rules)?;
-    check(capacity, Table::Blocks, blocks)?;
+    check(capacity, Table::Rule, rules)?;
+    check(capacity, Table::Block, blocks)?;
     Ok(enforcement)
 }
 

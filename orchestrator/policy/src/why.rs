@@ -8,8 +8,8 @@ use waggle_abi::{TENANT_ANY, TENANT_SYSTEM};
 use waggle_model::network::{Endpoint, Export, NetworkState, Policy};
 use waggle_model::{IdentityId, TenantId};
 
+use crate::rows::may_export;
 use crate::ruleset::{Direction, compile, compile_rule, rules_of};
-use crate::tables::may_export;
 
 /// What is asked: a first packet of `from` to `to`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

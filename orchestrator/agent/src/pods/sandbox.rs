@@ -104,7 +104,7 @@ impl Worker {
 
     /// What was known of the network when the pod was attached is in the kernel before its first process starts.
     async fn await_network(&self) {
-        let wanted = self.node.network.borrow().generation;
+        let wanted = self.node.network.generation();
         let mut applied = self.node.applied.subscribe();
         let there = applied.wait_for(|generation| *generation >= wanted);
         if tokio::time::timeout(NETWORK, there).await.is_err() {

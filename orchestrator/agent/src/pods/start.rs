@@ -95,13 +95,15 @@ impl Worker {
             .get(name)
             .ok_or_else(|| config(&"its image is not here"))?
             .clone();
-        let network = self.node.network.borrow().clone();
-        let around = self.node.surroundings(&network);
-        let env = environment(&self.pod, container, &image.config.env, &around)
-            .map_err(|e| config(&e))?;
         let folder = self.node.folder.pod(&self.pod.key.uid);
-        let places = volumes::prepare(&self.pod, &folder.join("volumes"), &around)
-            .map_err(|e| config(&e))?;
+        let (env, places) = self.node.network.read(|network| {
+            let around = self.node.surroundings(network);
+            let env = environment(&self.pod, container, &image.config.env, &around)
+                .map_err(|e| config(&e))?;
+            let places = volumes::prepare(&self.pod, &folder.join("volumes"), &around)
+                .map_err(|e| config(&e))?;
+            Ok::<_, StepFault>((env, places))
+        })?;
         let mut mounts = self
             .standard_mounts(container, number)
             .map_err(|e| config(&e))?;
@@ -243,10 +245,12 @@ impl Worker {
         if self.pod.ending() || self.seen.containers.is_empty() {
             return;
         }
-        let network = self.node.network.borrow().clone();
         let folder = self.node.folder.pod(&self.pod.key.uid).join("volumes");
-        if let Err(error) = volumes::prepare(&self.pod, &folder, &self.node.surroundings(&network))
-        {
+        let prepared = self
+            .node
+            .network
+            .read(|network| volumes::prepare(&self.pod, &folder, &self.node.surroundings(network)));
+        if let Err(error) = prepared {
             self.node
                 .recorder
                 .warning(&self.pod, "", "FailedMount", error.to_string());

@@ -304,3 +304,64 @@ proptest! {
         }
     }
 }
+
+/// A Service of a test: its name, whether it has a VIP, and its backends with whether they have a host name.
+type Drawn = (u8, bool, Vec<(u8, bool)>);
+
+fn drawn_state(generation: u64, services: &[(u32, Drawn)], pods: &[(u8, u8)]) -> NetworkState {
+    let service = |(id, (name, vip, backends)): &(u32, Drawn)| {
+        let backends = backends.iter().map(|(last, named)| {
+            let hostname = if *named {
+                format!("h{last}")
+            } else {
+                String::new()
+            };
+            backend(&format!("10.244.0.{last}"), 80, &hostname)
+        });
+        let ports = vec![port("web", Protocol::Tcp, 80, backends.collect())];
+        let vips: &[&str] = if *vip { &["10.96.0.5"] } else { &[] };
+        service(
+            *id,
+            &format!("ns{}", name % 2),
+            &format!("s{name}"),
+            vips,
+            ports,
+        )
+    };
+    let pod = |(last, namespace): &(u8, u8)| {
+        endpoint(&format!("10.244.0.{last}"), &format!("ns{namespace}"))
+    };
+    NetworkState {
+        generation: Generation(generation),
+        // Of two that claim one name only the last is in the state, as in a cluster.
+        services: services
+            .iter()
+            .map(|one| (one.1.0, service(one)))
+            .collect::<std::collections::BTreeMap<_, _>>()
+            .into_values()
+            .map(|one| (one.id, one))
+            .collect(),
+        endpoints: pods.iter().map(pod).map(|one| (one.address, one)).collect(),
+        ..NetworkState::default()
+    }
+}
+
+proptest! {
+    #[test]
+    fn moving_along_is_building_anew(
+        states in proptest::collection::vec((
+            proptest::collection::vec((1u32..6, (0u8..4, any::<bool>(), proptest::collection::vec((1u8..5, any::<bool>()), 0..4))), 0..5),
+            proptest::collection::vec((1u8..8, 0u8..3), 0..6),
+        ), 1..6),
+    ) {
+        let options = ZoneOptions { domain: "cluster.local".into(), ranges: Vec::new(), dns_vip: None };
+        let mut state = NetworkState::default();
+        let mut zone = Zone::build(&state, &options).unwrap();
+        for (generation, (services, pods)) in states.iter().enumerate() {
+            let next = drawn_state(generation as u64 + 1, services, pods);
+            zone.apply(&state.delta_to(&next));
+            state = next;
+            prop_assert_eq!(&zone, &Zone::build(&state, &options).unwrap());
+        }
+    }
+}

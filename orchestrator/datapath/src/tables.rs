@@ -1,0 +1,201 @@
+//! The kernel's rows, their mirror and what they should be: the one place that writes tables.
+
+use waggle_abi::{Capacity, Config, LinkRow, Reason};
+use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState};
+use waggle_policy::{
+    Current, Desired, DnsRedirect, LocalNode, LocalPod, Refusal, Row, Step, enforce, round,
+};
+
+use crate::error::{DatapathError, table_error};
+use crate::maps::Maps;
+use crate::pin::Pins;
+use crate::route::{self, Routes};
+
+/// What one go at the tables did.
+#[derive(Debug, Default)]
+pub(crate) struct Programmed {
+    /// Rows written or removed.
+    pub(crate) rows: usize,
+    /// Rows that found their table full.
+    pub(crate) refused: Vec<Refusal>,
+}
+
+/// The tables of a node.
+pub(crate) struct Tables {
+    maps: Maps,
+    current: Current,
+    desired: Desired,
+    capacity: Capacity,
+    node: String,
+    /// Whether everything that an earlier agent left was compared with a network state.
+    compared: bool,
+    /// Rows until a fault that a test asked for.
+    fault_after: Option<usize>,
+}
+
+fn injected() -> DatapathError {
+    let fault = std::io::Error::from_raw_os_error(libc::ENOMEM);
+    table_error("write", "any")(fault)
+}
+
+impl Tables {
+    /// Reads what is in the kernel.
+    pub(crate) fn adopt(
+        pins: &Pins,
+        local: LocalNode,
+        capacity: Capacity,
+    ) -> Result<Self, DatapathError> {
+        let maps = Maps::open(pins, &capacity)?;
+        let current = maps.read(pins)?;
+        let node = local.name.clone();
+        let mut desired = Desired::new(local);
+        desired.set_next_ruleset(current.rulesets.next());
+        Ok(Self {
+            current,
+            maps,
+            node,
+            desired,
+            capacity,
+            compared: false,
+            fault_after: None,
+        })
+    }
+
+    /// Carries out the steps for whatever was touched.
+    pub(crate) fn program(&mut self) -> Result<Programmed, DatapathError> {
+        // Until a state is known, pods stay under what their links say.
+        let governing = self.compared && self.desired.is_ungoverned();
+        if governing {
+            self.provide_rulesets()?;
+        }
+        let programmed = self.carry_out_rounds()?;
+        if governing {
+            self.sweep_rulesets()?;
+        }
+        Ok(programmed)
+    }
+
+    /// Has the rulesets of the connected pods in the kernel, before anything names them.
+    fn provide_rulesets(&mut self) -> Result<(), DatapathError> {
+        let identities = self.desired.identities();
+        let state = self.desired.state();
+        let rulesets = &mut self.current.rulesets;
+        let enforcement = enforce(state, &identities, rulesets, &self.capacity)?;
+        // Before their first row: no number may ever be given twice.
+        let next_ruleset = self.current.rulesets.next();
+        self.desired.set_next_ruleset(next_ruleset);
+        let config = self.current.held.config.get(&());
+        let config = config.copied().unwrap_or_default();
+        if config.next_ruleset != next_ruleset {
+            let config = Config {
+                next_ruleset,
+                ..config
+            };
+            self.carry_out(&[Step::Put(Row::Config((), config))])?;
+        }
+        for (number, ruleset) in enforcement.new {
+            self.maps.write_ruleset(number, &ruleset)?;
+            self.current.rulesets.adopt(number, ruleset);
+        }
+        self.desired.govern(enforcement.governed);
+        Ok(())
+    }
+
+    /// Removes the rulesets that no row names.
+    fn sweep_rulesets(&mut self) -> Result<(), DatapathError> {
+        let links = self.current.held.links.values();
+        let used = links.flat_map(|link| [link.ingress, link.egress]).collect();
+        for number in self.current.rulesets.unused(&used) {
+            if let Some(ruleset) = self.current.rulesets.contents().get(&number) {
+                self.maps.remove_ruleset(number, ruleset)?;
+            }
+            self.current.rulesets.forget(number);
+        }
+        Ok(())
+    }
+
+    fn carry_out_rounds(&mut self) -> Result<Programmed, DatapathError> {
+        let mut programmed = Programmed::default();
+        loop {
+            let round = round(&self.desired, &mut self.current, &self.capacity);
+            self.carry_out(&round.steps)?;
+            programmed.rows += round.steps.len();
+            let left_out = round.refused.iter().map(|(key, _)| *key);
+            self.desired.settle(left_out);
+            if round.refused.is_empty() || !round.frees {
+                let refused = round.refused.into_iter();
+                programmed.refused = refused.map(|(_, refusal)| refusal).collect();
+                return Ok(programmed);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, steps: &[Step]) -> Result<(), DatapathError> {
+        let mut rest = steps;
+        while !rest.is_empty() {
+            let allowed = self
+                .fault_after
+                .map_or(rest.len(), |left| left.min(rest.len()));
+            let (done, result) = match allowed {
+                0 => (0, Err(injected())),
+                allowed => self.maps.write(&rest[..allowed]),
+            };
+            rest[..done].iter().for_each(|step| self.current.note(step));
+            self.fault_after = self.fault_after.map(|left| left - done);
+            result?;
+            rest = &rest[done..];
+        }
+        Ok(())
+    }
+
+    /// Has writing fail after this many rows, as a kernel without memory would.
+    pub(crate) fn fail_after(&mut self, rows: Option<usize>) {
+        self.fault_after = rows;
+    }
+
+    /// Until the first network state is known, what an earlier agent left stays as it is.
+    pub(crate) fn compare_everything_once(&mut self) {
+        if !self.compared {
+            self.compared = true;
+            self.desired.touch_all(&self.current);
+        }
+    }
+
+    pub(crate) fn state(&self) -> &NetworkState {
+        self.desired.state()
+    }
+
+    pub(crate) fn set_state(&mut self, state: &NetworkState) {
+        self.desired.set_state(state);
+    }
+
+    pub(crate) fn advance(&mut self, delta: NetworkDelta) -> Result<(), GenerationGap> {
+        self.desired.apply(delta)
+    }
+
+    pub(crate) fn set_dns(&mut self, dns: Option<DnsRedirect>) {
+        self.desired.set_dns(dns);
+    }
+
+    pub(crate) fn put_pod(&mut self, pod: LocalPod) {
+        self.desired.put_pod(pod);
+    }
+
+    pub(crate) fn remove_pod(&mut self, ifindex: u32) {
+        self.desired.remove_pod(ifindex);
+    }
+
+    /// Pods' links that are in the kernel, by interface index.
+    pub(crate) fn links(&self) -> Vec<(u32, LinkRow)> {
+        let links = self.current.held.links.iter();
+        links.map(|(ifindex, row)| (*ifindex, *row)).collect()
+    }
+
+    pub(crate) fn wanted_routes(&self) -> Routes {
+        route::wanted(self.desired.state(), &self.node)
+    }
+
+    pub(crate) fn counters(&self) -> Result<Vec<(Reason, waggle_abi::Counter)>, DatapathError> {
+        self.maps.counters()
+    }
+}

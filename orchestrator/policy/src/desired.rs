@@ -1,0 +1,226 @@
+//! What the tables of one node should hold, kept as the facts change: a change costs as much as it touches, however many
+//! services there are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use waggle_model::IdentityId;
+use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState};
+
+use crate::claim::Claimant;
+use crate::current::Current;
+use crate::enforce::Governed;
+use crate::facts::{DnsRedirect, Fact, Facts, LocalNode, LocalPod, changed};
+use crate::rows::{Made, make};
+use crate::table::{Claims, Key, Table};
+
+/// Every row that a node should have, who claims it, and which of them may not be in the kernel yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Desired {
+    facts: Facts,
+    pub(crate) claims: Claims,
+    /// What each claimant claims.
+    keys: BTreeMap<Claimant, Vec<Key>>,
+    /// Who looked at which fact.
+    lookers: BTreeSet<(Fact, Claimant)>,
+    /// The rulesets of connected pods may have changed.
+    ungoverned: bool,
+    /// Facts each claimant looked at.
+    looked_at: BTreeMap<Claimant, Vec<Fact>>,
+}
+
+impl Desired {
+    /// Of a node that knows only itself.
+    pub fn new(local: LocalNode) -> Self {
+        let facts = Facts {
+            local,
+            ..Facts::default()
+        };
+        let mut desired = Self {
+            facts,
+            ..Self::default()
+        };
+        desired.remake(&Claimant::Here);
+        desired
+    }
+
+    /// The network state that it is made from.
+    pub fn state(&self) -> &NetworkState {
+        &self.facts.state
+    }
+
+    /// Pods that are connected, by interface index.
+    pub fn pods(&self) -> &BTreeMap<u32, LocalPod> {
+        &self.facts.pods
+    }
+
+    /// Moves along a change of the network state.
+    ///
+    /// # Errors
+    /// [`GenerationGap`] when the delta starts elsewhere; nothing is changed then.
+    pub fn apply(&mut self, delta: NetworkDelta) -> Result<(), GenerationGap> {
+        if delta.from != self.facts.state.generation {
+            return Err(GenerationGap {
+                expected: delta.from,
+                found: self.facts.state.generation,
+            });
+        }
+        let (mut claimants, facts) = changed(&self.facts.state, &delta);
+        // Selectors are resolved to identities, and a pod's identity is its endpoint's.
+        self.ungoverned |= !delta.identity_upserts.is_empty()
+            || !delta.identity_removals.is_empty()
+            || !delta.policy_upserts.is_empty()
+            || !delta.policy_removals.is_empty();
+        self.facts.state.apply(delta)?;
+        for fact in facts {
+            claimants.extend(self.lookers_at(fact));
+        }
+        let moved = |claimant: &Claimant| matches!(claimant, Claimant::Pod(_));
+        self.ungoverned |= claimants.iter().any(moved);
+        for claimant in &claimants {
+            self.remake(claimant);
+        }
+        Ok(())
+    }
+
+    /// Goes to another network state, by way of what differs.
+    pub fn set_state(&mut self, state: &NetworkState) {
+        let delta = self.facts.state.delta_to(state);
+        // A delta made from the state that it applies to has no gap.
+        let _: Result<(), GenerationGap> = self.apply(delta);
+    }
+
+    /// Where the DNS VIP goes.
+    pub fn dns(&self) -> Option<DnsRedirect> {
+        self.facts.dns
+    }
+
+    /// Sends the DNS VIP somewhere else.
+    pub fn set_dns(&mut self, dns: Option<DnsRedirect>) {
+        if self.facts.dns != dns {
+            self.facts.dns = dns;
+            self.remake(&Claimant::Here);
+            self.remake(&Claimant::Dns);
+        }
+    }
+
+    /// Notes a pod that is being connected.
+    pub fn put_pod(&mut self, pod: LocalPod) {
+        self.facts.pods.insert(pod.ifindex, pod);
+        self.ungoverned = true;
+        self.remake(&Claimant::Pod(pod.ifindex));
+    }
+
+    /// Forgets a pod.
+    pub fn remove_pod(&mut self, ifindex: u32) {
+        self.facts.pods.remove(&ifindex);
+        self.remake(&Claimant::Pod(ifindex));
+    }
+
+    /// Rows that a table should hold.
+    pub fn count(&self, table: Table) -> usize {
+        let slots = || {
+            self.claims
+                .services
+                .rows()
+                .map(|(_, plan)| plan.backends.len())
+        };
+        self.claims.count(table).unwrap_or_else(|| slots().sum())
+    }
+
+    /// Whether [`govern`](Self::govern) has to be called before steps are made.
+    pub fn is_ungoverned(&self) -> bool {
+        self.ungoverned
+    }
+
+    /// Identities of the connected pods: the state's, once it knows their address.
+    pub fn identities(&self) -> BTreeSet<IdentityId> {
+        let pods = self.facts.pods.values();
+        pods.map(|pod| IdentityId(self.facts.placed(pod).identity))
+            .collect()
+    }
+
+    /// Where numbers of rulesets go on.
+    pub fn set_next_ruleset(&mut self, next: u32) {
+        if self.facts.next_ruleset != next {
+            self.facts.next_ruleset = next;
+            self.remake(&Claimant::Here);
+        }
+    }
+
+    /// Puts the connected pods under these rulesets, whose rows are in the kernel already.
+    pub fn govern(&mut self, governed: BTreeMap<IdentityId, Governed>) {
+        self.ungoverned = false;
+        let before = std::mem::replace(&mut self.facts.governed, governed);
+        let pods: Vec<u32> = self.facts.pods.keys().copied().collect();
+        for ifindex in pods {
+            let identity = IdentityId(self.facts.placed(&self.facts.pods[&ifindex]).identity);
+            if before.get(&identity) != self.facts.governed.get(&identity) {
+                self.remake(&Claimant::Pod(ifindex));
+            }
+        }
+    }
+
+    /// From now on every row counts as one that may not be in the kernel as it should, and so does every row that is
+    /// there: for an agent that starts, or one that no longer trusts its mirror.
+    pub fn touch_all(&mut self, current: &Current) {
+        self.ungoverned = true;
+        let services = current.services().keys().copied();
+        self.claims.touch_all(&current.held, services);
+    }
+
+    /// Notes that a list of steps was carried out to its end: nothing differs but the rows that it left out.
+    pub fn settle(&mut self, left_out: impl IntoIterator<Item = Key>) {
+        self.claims.settle();
+        for key in left_out {
+            self.claims.touch(key);
+        }
+    }
+
+    fn lookers_at(&self, fact: Fact) -> Vec<Claimant> {
+        let from = Bound::Included((fact, Claimant::Here));
+        self.lookers
+            .range((from, Bound::Unbounded))
+            .take_while(|(found, _)| *found == fact)
+            .map(|(_, claimant)| claimant.clone())
+            .collect()
+    }
+
+    /// Makes a claimant's rows anew.
+    fn remake(&mut self, claimant: &Claimant) {
+        self.withdraw(claimant);
+        let Made {
+            rows,
+            services,
+            looked_at,
+        } = make(&self.facts, claimant);
+        let mut keys: Vec<Key> = rows.iter().map(crate::table::Row::key).collect();
+        keys.extend(services.iter().map(|(key, _)| Key::Service(*key)));
+        keys.sort_unstable();
+        keys.dedup();
+        for row in rows {
+            self.claims.claim(claimant, row);
+        }
+        for (key, plan) in services {
+            self.claims.services.claim(key, claimant, plan);
+        }
+        if !keys.is_empty() {
+            self.keys.insert(claimant.clone(), keys);
+        }
+        for fact in &looked_at {
+            self.lookers.insert((*fact, claimant.clone()));
+        }
+        if !looked_at.is_empty() {
+            self.looked_at.insert(claimant.clone(), looked_at);
+        }
+    }
+
+    fn withdraw(&mut self, claimant: &Claimant) {
+        for key in self.keys.remove(claimant).into_iter().flatten() {
+            self.claims.withdraw(claimant, key);
+        }
+        for fact in self.looked_at.remove(claimant).into_iter().flatten() {
+            self.lookers.remove(&(fact, claimant.clone()));
+        }
+    }
+}

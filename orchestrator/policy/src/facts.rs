@@ -1,0 +1,120 @@
+//! What rows are made from: the cluster's network state and what is particular to this node; and what a change of either
+//! makes worth a second look.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use waggle_abi::{Addr, LinkRow};
+use waggle_model::IdentityId;
+use waggle_model::network::{NetworkDelta, NetworkState};
+
+use crate::claim::Claimant;
+use crate::enforce::Governed;
+
+/// The DNS VIP becomes the node's own listener, whatever the Service says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DnsRedirect {
+    /// Virtual address that pods have in resolv.conf; port 53, UDP and TCP.
+    pub vip: IpAddr,
+    /// Where this node's DNS listens.
+    pub listener: SocketAddr,
+}
+
+/// A pod that is connected here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalPod {
+    /// Host end of its veth.
+    pub ifindex: u32,
+    /// Its row in `LINKS`.
+    pub link: LinkRow,
+    /// Hardware address of the pod's end.
+    pub mac: [u8; 6],
+    /// Hardware address of the host's end.
+    pub gateway_mac: [u8; 6],
+}
+
+/// What is particular to one node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalNode {
+    /// Its name, as endpoints spell it.
+    pub name: String,
+    /// Its underlay address, known before the network state names it.
+    pub address: Option<IpAddr>,
+    /// Cookie of its own network namespace.
+    pub host_netns: u64,
+}
+
+/// Everything that rows are made from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) state: NetworkState,
+    pub(crate) local: LocalNode,
+    /// Where the DNS VIP goes; `None` leaves it to the Service.
+    pub(crate) dns: Option<DnsRedirect>,
+    /// Pods that are connected, by interface index.
+    pub(crate) pods: BTreeMap<u32, LocalPod>,
+    /// Rulesets of their identities; who is not in here stays under what its link says.
+    pub(crate) governed: BTreeMap<IdentityId, Governed>,
+    /// Number of the next ruleset.
+    pub(crate) next_ruleset: u32,
+}
+
+impl Facts {
+    /// A pod's row with the identity and tenant that count: the state's, once it knows the address.
+    pub(crate) fn placed(&self, pod: &LocalPod) -> LinkRow {
+        let mut link = pod.link;
+        let known = self.state.endpoints.get(&IpAddr::from(link.addr));
+        if let Some(endpoint) = known.filter(|endpoint| endpoint.node == self.local.name) {
+            link.identity = endpoint.identity.0;
+            link.tenant = endpoint.tenant.0;
+        }
+        link
+    }
+}
+
+/// Something of others that a claimant's rows depend on. What it is named after is no fact: a Service always looks at
+/// itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fact {
+    /// Who has this address.
+    Endpoint(IpAddr),
+    /// Where pods' addresses lie.
+    Ranges,
+}
+
+/// Which claimants a delta speaks of, and which facts it changes. `before` is the state that it applies to.
+pub(crate) fn changed(
+    before: &NetworkState,
+    delta: &NetworkDelta,
+) -> (BTreeSet<Claimant>, BTreeSet<Fact>) {
+    let upserts = delta.service_upserts.iter().map(|one| one.id);
+    let services = upserts.chain(delta.service_removals.iter().copied());
+    let upserts = delta.endpoint_upserts.iter().map(|one| one.address);
+    let endpoints: Vec<_> = upserts
+        .chain(delta.endpoint_removals.iter().copied())
+        .collect();
+    let upserts = delta.node_upserts.iter().map(|one| one.name.clone());
+    let nodes = upserts.chain(delta.node_removals.iter().cloned());
+    let claimants = services
+        .map(Claimant::Service)
+        .chain(endpoints.iter().copied().map(Claimant::Endpoint))
+        .chain(nodes.map(Claimant::Node));
+    let mut facts: BTreeSet<Fact> = endpoints.iter().copied().map(Fact::Endpoint).collect();
+    let moved = |node: &waggle_model::network::NodeNetwork| {
+        let known = before.nodes.get(&node.name);
+        known.is_none_or(|known| known.pod_cidrs != node.pod_cidrs)
+    };
+    if !delta.node_removals.is_empty() || delta.node_upserts.iter().any(moved) {
+        facts.insert(Fact::Ranges);
+    }
+    (claimants.collect(), facts)
+}
+
+impl LocalPod {
+    /// Its addresses.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = Addr> + use<> {
+        [self.link.addr, self.link.addr_other]
+            .into_iter()
+            .filter(|addr| *addr != Addr::NONE)
+    }
+}

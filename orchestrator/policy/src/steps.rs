@@ -1,0 +1,132 @@
+//! The steps that bring the kernel's tables to what they should hold, for the rows that were touched, in an order that is
+//! right at every moment.
+
+use waggle_abi::{Capacity, ServiceKey, ServiceRow, Slot};
+
+use crate::capacity::{CapacityFault, Refusal};
+use crate::claim::Claimant;
+use crate::current::Current;
+use crate::desired::Desired;
+use crate::table::{Key, ServicePlan, Step, Table};
+
+/// Steps that can be carried out now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Round {
+    /// In this order.
+    pub steps: Vec<Step>,
+    /// Rows that found their table full.
+    pub refused: Vec<(Key, Refusal)>,
+    /// The steps make room: rows that were refused may fit in the next round.
+    pub frees: bool,
+}
+
+/// The steps for the touched rows of `desired`; none when `current` holds them. When they were carried out,
+/// [`Desired::settle`] with what was refused; and go on while a round refuses something and frees something.
+pub fn round(desired: &Desired, current: &mut Current, capacity: &Capacity) -> Round {
+    current.give_back();
+    let mut round = Round::default();
+    let plain = desired.claims.differences(&current.held, capacity);
+    let mut removals = Vec::new();
+    for table in plain {
+        round.steps.extend(table.puts.into_iter().map(Step::Put));
+        removals.push(table.removals);
+        round.refused.extend(table.refused.into_iter().map(refusal));
+    }
+    let gone = service_steps(desired, current, capacity, &mut round);
+    round.frees |= !gone.is_empty() || removals.iter().any(|keys| !keys.is_empty());
+    round
+        .steps
+        .extend(gone.into_iter().map(Key::Service).map(Step::Remove));
+    let downwards = removals.into_iter().rev().flatten();
+    round.steps.extend(downwards.map(Step::Remove));
+    round
+}
+
+fn refusal((key, claimant, fault): (Key, Claimant, CapacityFault)) -> (Key, Refusal) {
+    (key, Refusal { claimant, fault })
+}
+
+/// Slots first, into slabs that no row uses, then the rows. Returns the services to remove.
+fn service_steps(
+    desired: &Desired,
+    current: &mut Current,
+    capacity: &Capacity,
+    round: &mut Round,
+) -> Vec<ServiceKey> {
+    let services = &desired.claims.services;
+    let limit = usize::try_from(capacity.services).unwrap_or(usize::MAX);
+    let mut count = current.services().len();
+    let (mut rows, mut gone) = (Vec::new(), Vec::new());
+    let mut wanted = None;
+    for key in services.touched() {
+        let old = current.services().get(key);
+        let Some((claimant, plan)) = services.winner(*key) else {
+            gone.extend(old.map(|_| *key));
+            continue;
+        };
+        let refuse = |fault| refusal((Key::Service(*key), claimant.clone(), fault));
+        if let Some(old) = old
+            && old.backends.as_ref() == Some(&plan.backends)
+            && old.row.service == plan.service
+        {
+            let row = row_of(plan, old.row.base);
+            if old.row != row {
+                current.move_to(*key, row, &plan.backends);
+                rows.push(Step::PutService(*key, row));
+            }
+            continue;
+        }
+        if old.is_none() && count >= limit {
+            let fault = services.fault(Table::Service, current.services().len(), capacity);
+            round.refused.push(refuse(fault));
+            continue;
+        }
+        count += usize::from(old.is_none());
+        let replaces = old.is_some_and(|old| old.row.count > 0);
+        match current.place(*key, row_of(plan, 0), &plan.backends, capacity.slots) {
+            Some(row) => {
+                round.frees |= replaces;
+                round.steps.extend(slots(plan, row));
+                rows.push(Step::PutService(*key, row));
+            }
+            None => {
+                let wanted = *wanted.get_or_insert_with(|| desired.count(Table::Slot));
+                let beside = current.slabs().slots() + plan.backends.len();
+                let fault = CapacityFault {
+                    table: Table::Slot,
+                    needed: wanted.max(beside),
+                    limit: capacity.slots,
+                };
+                round.refused.push(refuse(fault));
+            }
+        }
+    }
+    round.steps.extend(rows);
+    gone
+}
+
+fn slots(plan: &ServicePlan, row: ServiceRow) -> impl Iterator<Item = Step> {
+    let slot = |(index, (addr, port)): (u32, &_)| {
+        let slot = Slot {
+            addr: *addr,
+            port: *port,
+            pad: 0,
+            service: plan.service,
+        };
+        Step::PutSlot(index, slot)
+    };
+    (row.base..).zip(plan.backends.iter()).map(slot)
+}
+
+fn row_of(plan: &ServicePlan, base: u32) -> ServiceRow {
+    ServiceRow {
+        base,
+        count: u32::try_from(plan.backends.len()).unwrap_or(u32::MAX),
+        service: plan.service,
+        tenant: plan.tenant,
+        flags: plan.flags,
+    }
+}
+
+#[cfg(test)]
+mod tests;
