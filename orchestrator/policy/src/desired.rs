@@ -114,6 +114,7 @@ impl Desired {
     /// Forgets a pod.
     pub fn remove_pod(&mut self, ifindex: u32) {
         self.facts.pods.remove(&ifindex);
+        self.ungoverned = true;
         self.remake(&Claimant::Pod(ifindex));
     }
 

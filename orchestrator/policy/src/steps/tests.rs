@@ -318,8 +318,10 @@ proptest! {
             node.happen(change, index as u64 + 1);
             let mut fresh = node.made_anew();
             let mut kept = node.desired.clone();
-            kept.settle([]);
-            fresh.settle([]);
+            for one in [&mut kept, &mut fresh] {
+                one.settle([]);
+                one.govern(BTreeMap::new());
+            }
             prop_assert_eq!(kept, fresh);
             let (done, refused) = node.program(usize::MAX);
             prop_assert!(done);
