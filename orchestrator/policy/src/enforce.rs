@@ -11,8 +11,9 @@ use waggle_abi::{Capacity, RULESET_LOCKED, RULESET_NONE};
 use waggle_model::IdentityId;
 use waggle_model::network::NetworkState;
 
-use crate::capacity::{CapacityFault, Table, check};
+use crate::capacity::{CapacityFault, check};
 use crate::ruleset::{Direction, Ruleset, compile};
+use crate::table::Table;
 
 /// Rulesets of one identity, by number; 0 for a direction that is not governed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
