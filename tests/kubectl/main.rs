@@ -1,6 +1,8 @@
 //! Real kubectl, an old one and a current one, against a cluster of one node: what people type every day.
 #![forbid(unsafe_code)]
 
+mod writers;
+
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -44,6 +46,13 @@ fn main() -> ExitCode {
             .test("kubectl_1_37", |cluster| {
                 everyday(cluster, "WAGGLE_KUBECTL")
             })
+            .test("kubectl_1_20_creates_and_applies", |cluster| {
+                writers::creates(cluster, "WAGGLE_KUBECTL_OLD")
+            })
+            .test("kubectl_1_37_creates_and_applies", |cluster| {
+                writers::creates(cluster, "WAGGLE_KUBECTL")
+            })
+            .test("kubectl_1_37_asks_and_drains", writers::asks_and_drains)
             .test("kubectl_1_37_exec_logs_and_top", streams)
             .run(),
         Err(error) => {

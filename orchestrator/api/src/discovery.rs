@@ -115,6 +115,7 @@ pub static SPECIALS: &[Special] = &[
         false,
     ),
     core("pods/binding", ("", "v1", "Binding"), &["create"]),
+    core("pods/eviction", ("policy", "v1", "Eviction"), &["create"]),
     core(
         "pods/exec",
         ("", "v1", "PodExecOptions"),

@@ -8,6 +8,7 @@ mod backup;
 mod collection;
 mod delete;
 mod documents;
+mod eviction;
 mod input;
 mod query;
 mod read;
@@ -85,6 +86,10 @@ pub fn router(state: ServerState) -> Router {
         .route(
             "/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token",
             post(reviews::account_token),
+        )
+        .route(
+            "/api/v1/namespaces/{namespace}/pods/{name}/eviction",
+            post(eviction::create),
         )
         .fallback(objects)
         .with_state(state.clone());
