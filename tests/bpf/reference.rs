@@ -178,89 +178,83 @@ impl Reference {
     /// `port` is the answerer's; `None` when the packet does not say it.
     fn policies_allow(&self, flow: &Flow, port: Option<u16>) -> bool {
         let (opener, answerer, protocol) = *flow;
+        let asked = (protocol, port);
         let sends = self.local(opener.0).is_none_or(|subject| {
             let rules = |policy: &Policy| policy.egress.clone();
-            self.one_allows(subject, rules, answerer.0, |rule| {
-                self.ports_match(
-                    rule,
-                    protocol,
-                    port,
-                    self.endpoint(answerer.0).map(|one| one.identity),
-                )
-            })
+            let names = |peer: Option<IdentityId>| peer;
+            self.one_allows(subject, rules, answerer.0, asked, names)
         });
         let receives = self.local(answerer.0).is_none_or(|subject| {
             let rules = |policy: &Policy| policy.ingress.clone();
-            self.one_allows(subject, rules, opener.0, |rule| {
-                self.ports_match(rule, protocol, port, Some(subject))
-            })
+            let names = |_: Option<IdentityId>| Some(subject);
+            self.one_allows(subject, rules, opener.0, asked, names)
         });
         sends && receives
     }
 
-    /// Not selected by any policy of this direction, or allowed by a rule of one that selects it.
+    /// Not selected by any policy of this direction, or allowed by a rule of one that selects it. `names` says whose
+    /// port names count: of a peer that is a pod, or of a range of addresses, which has none of its own.
     fn one_allows(
         &self,
         subject: IdentityId,
         rules: impl Fn(&Policy) -> Option<Vec<PolicyRule>>,
         peer: IpAddr,
-        ports_match: impl Fn(&PolicyRule) -> bool,
+        asked: (u8, Option<u16>),
+        names: impl Fn(Option<IdentityId>) -> Option<IdentityId>,
     ) -> bool {
         let mut isolated = false;
+        let pod = self.endpoint(peer).map(|one| one.identity);
         for policy in self.state.policies.values() {
             let Some(rules) = rules(policy).filter(|_| policy.subjects.contains(&subject)) else {
                 continue;
             };
             isolated = true;
-            if rules
-                .iter()
-                .any(|rule| self.peer_matches(rule, peer) && ports_match(rule))
-            {
-                return true;
+            for rule in &rules {
+                let (as_pod, as_address) = match &rule.peers {
+                    Peers::Everyone => (true, false),
+                    Peers::Of { identities, blocks } => (
+                        pod.is_some_and(|pod| identities.contains(&pod)),
+                        blocks.iter().any(|block| {
+                            block.range.contains(peer)
+                                && !block.except.iter().any(|hole| hole.contains(peer))
+                        }),
+                    ),
+                };
+                if as_pod && self.ports_match(rule, asked, names(pod))
+                    || as_address && self.ports_match(rule, asked, names(None))
+                {
+                    return true;
+                }
             }
         }
         !isolated
     }
 
-    fn peer_matches(&self, rule: &PolicyRule, peer: IpAddr) -> bool {
-        match &rule.peers {
-            Peers::Everyone => true,
-            Peers::Of { identities, blocks } => {
-                let pod = self.endpoint(peer);
-                pod.is_some_and(|pod| identities.contains(&pod.identity))
-                    || blocks.iter().any(|block| {
-                        block.range.contains(peer)
-                            && !block.except.iter().any(|hole| hole.contains(peer))
-                    })
-            }
-        }
-    }
-
     fn ports_match(
         &self,
         rule: &PolicyRule,
-        protocol: u8,
-        port: Option<u16>,
-        receiver: Option<IdentityId>,
+        (protocol, port): (u8, Option<u16>),
+        named: Option<IdentityId>,
     ) -> bool {
         rule.ports.is_empty()
-            || rule.ports.iter().any(|one| {
-                one.protocol.number() == protocol && self.port_matches(one, port, receiver)
-            })
+            || rule
+                .ports
+                .iter()
+                .any(|one| one.protocol.number() == protocol && self.port_matches(one, port, named))
     }
 
     fn port_matches(
         &self,
         wanted: &PolicyPort,
         port: Option<u16>,
-        receiver: Option<IdentityId>,
+        named: Option<IdentityId>,
     ) -> bool {
         match (&wanted.port, port) {
             (PortMatch::Every, _) => true,
             (_, None) => false,
             (PortMatch::Range(first, last), Some(port)) => (*first..=*last).contains(&port),
             (PortMatch::Named(name), Some(port)) => {
-                let identity = receiver.and_then(|id| self.state.identities.get(&id));
+                let identity = named.and_then(|id| self.state.identities.get(&id));
                 identity.is_some_and(|identity| {
                     identity.ports.iter().any(|one| {
                         one.name == *name && one.protocol == wanted.protocol && one.port == port

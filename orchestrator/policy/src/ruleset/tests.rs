@@ -153,6 +153,10 @@ fn names_are_the_receivers() {
                 .is_none()
         );
     }
+    let everywhere = ranges(vec![block("0.0.0.0/0", &[])]);
+    let state = state(vec![policy(1, None, Some(vec![rule(everywhere, http())]))]);
+    let going = compile(&state, IdentityId(10), Direction::Egress).unwrap();
+    assert!(going.is_empty(), "addresses have no names for ports");
     let nameless = ingress(vec![rule(
         Peers::Everyone,
         vec![port(PortMatch::Named("none".to_owned()))],
