@@ -36,6 +36,11 @@ impl Amounts {
         self.merge(other, i64::saturating_add);
     }
 
+    /// Takes `other` away, down to nothing.
+    pub fn subtract(&mut self, other: &Self) {
+        self.merge(other, |own, other| own.saturating_sub(other).max(0));
+    }
+
     /// The larger of both, for each resource.
     fn raise_to(&mut self, other: &Self) {
         self.merge(other, i64::max);

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeAffinity, Pod, PodSpec, Taint};
 
-use super::cluster::{Cluster, HostPort, NodeState, host_ports, repels};
+use super::cluster::{Cluster, HostPort, NodeState, are_free, host_ports, repels};
+use super::preempt;
 use super::reason::Reason;
+use super::score;
 use super::topology::{Spread, Terms};
 use crate::resources::{self, Amounts};
 use crate::selector::matches_node;
@@ -46,6 +48,8 @@ pub(super) struct Class<'a> {
     pub(super) preferred: Vec<i64>,
     /// How many taints each node asks to be avoided for; empty when there are none.
     pub(super) unloved: Vec<i64>,
+    /// How much of the pod's images each node has, 0 to 100; empty when no node tells of any.
+    pub(super) images: Vec<i64>,
     pub(super) spreads: Vec<Spread>,
     pub(super) terms: Terms,
     /// Group of pods to be spread over nodes by default.
@@ -75,7 +79,12 @@ impl<'a> Class<'a> {
             .iter()
             .map(|node| matches_affinity(pod, node))
             .collect();
-        let spreads = Spread::of(pod, cluster, &eligible);
+        let welcome: Vec<bool> = cluster
+            .nodes
+            .iter()
+            .map(|node| is_welcome(pod, node))
+            .collect();
+        let spreads = Spread::of(pod, cluster, &eligible, &welcome);
         let terms = Terms::of(pod, cluster);
         Self {
             pod,
@@ -86,6 +95,7 @@ impl<'a> Class<'a> {
             reasons,
             preferred: preferred(pod, cluster),
             unloved: unloved(pod, cluster),
+            images: score::images(pod, cluster),
             siblings: cluster.sibling_group(pod),
             watches: !spreads.is_empty() || !terms.is_empty(),
             repels: repels(pod),
@@ -133,6 +143,37 @@ impl<'a> Class<'a> {
             .iter()
             .find_map(|spread| spread.judge(node))
             .or_else(|| self.terms.judge(node))
+    }
+
+    /// Whether what runs on the node is all that may keep this class away.
+    pub(super) fn may_ever(&self, node: usize) -> bool {
+        self.verdicts[node] == 0
+    }
+
+    /// Why a pod of this class can't be on the node even without these pods, which are there.
+    pub(super) fn judge_without(
+        &self,
+        cluster: &Cluster<'_>,
+        node: usize,
+        gone: &[&Arc<Pod>],
+    ) -> Option<Reason> {
+        let state = &cluster.nodes[node];
+        if !self.ports.is_empty() {
+            let taken = preempt::ports_without(cluster, node, gone);
+            if !are_free(&taken, &self.ports) {
+                return Some(Reason::Ports);
+            }
+        }
+        let mut used = state.used.clone();
+        used.subtract(&preempt::together(gone).0);
+        if !used.leaves_room_for(&self.requests, &state.whole) {
+            return Some(Reason::Resources);
+        }
+        let own = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        self.spreads
+            .iter()
+            .find_map(|spread| spread.judge_without(own, node, gone))
+            .or_else(|| self.terms.judge_without(self.pod, node, gone, cluster))
     }
 
     /// Takes note of a pod that this batch put on a node.
@@ -194,6 +235,16 @@ fn fixed(pod: &Pod, node: &NodeState<'_>) -> Option<Reason> {
         )));
     }
     (!matches_affinity(pod, node)).then_some(Reason::NodeAffinity)
+}
+
+/// Whether the pod tolerates what would keep it off the node.
+fn is_welcome(pod: &Pod, node: &NodeState<'_>) -> bool {
+    let tolerations = taint::tolerations(pod);
+    let mut hard = node
+        .taints
+        .iter()
+        .filter(|one| matches!(one.effect.as_str(), "NoSchedule" | "NoExecute"));
+    hard.all(|one| taint::tolerated(one, tolerations))
 }
 
 fn node_affinity(pod: &Pod) -> Option<&NodeAffinity> {

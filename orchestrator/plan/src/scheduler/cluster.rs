@@ -28,6 +28,8 @@ pub(super) struct NodeState<'a> {
     /// Milli-cores and bytes, with usual amounts for pods that ask for none.
     pub(super) usual: (i64, i64),
     pub(super) ports: BTreeSet<HostPort>,
+    /// Bytes of the images that are there, by each of their names.
+    pub(super) images: HashMap<&'a str, i64>,
 }
 
 impl<'a> NodeState<'a> {
@@ -52,6 +54,7 @@ impl<'a> NodeState<'a> {
             used: Amounts::default(),
             usual: (0, 0),
             ports: BTreeSet::new(),
+            images: images(node),
         }
     }
 
@@ -65,17 +68,41 @@ impl<'a> NodeState<'a> {
         self.ports.extend(ports.iter().cloned());
     }
 
+    /// Counts pods here no longer. Their host ports stay taken until they are gone.
+    pub(super) fn give_back(&mut self, requests: &Amounts, usual: (i64, i64)) {
+        self.used.subtract(requests);
+        self.usual = (
+            self.usual.0.saturating_sub(usual.0),
+            self.usual.1.saturating_sub(usual.1),
+        );
+    }
+
     /// Whether none of these ports is taken; `0.0.0.0` is every address.
     pub(super) fn has_free(&self, ports: &[HostPort]) -> bool {
-        let everywhere = |address: &str| address == "0.0.0.0" || address == "::";
-        ports.iter().all(|(protocol, port, address)| {
-            self.ports.iter().all(|(other, taken, there)| {
-                other != protocol
-                    || taken != port
-                    || !(there == address || everywhere(there) || everywhere(address))
-            })
-        })
+        are_free(&self.ports, ports)
     }
+}
+
+/// Whether none of the `wanted` ports is among the `taken`; `0.0.0.0` is every address.
+pub(super) fn are_free(taken: &BTreeSet<HostPort>, wanted: &[HostPort]) -> bool {
+    let everywhere = |address: &str| address == "0.0.0.0" || address == "::";
+    wanted.iter().all(|(protocol, port, address)| {
+        taken.iter().all(|(other, taken, there)| {
+            other != protocol
+                || taken != port
+                || !(there == address || everywhere(there) || everywhere(address))
+        })
+    })
+}
+
+fn images(node: &Node) -> HashMap<&str, i64> {
+    let status = node.status.iter();
+    let all = status.flat_map(|status| status.images.iter().flatten());
+    all.flat_map(|one| {
+        let names = one.names.iter().flatten();
+        names.map(|name| (name.as_str(), one.size_bytes.unwrap_or(0)))
+    })
+    .collect()
 }
 
 fn is_ready(node: &Node) -> bool {
@@ -142,6 +169,10 @@ impl<'a> Cluster<'a> {
 
     pub(super) fn index_of(&self, pod: &Pod) -> Option<usize> {
         self.by_name.get(pod::node_name(pod)?).copied()
+    }
+
+    pub(super) fn index_named(&self, node: &str) -> Option<usize> {
+        self.by_name.get(node).copied()
     }
 
     pub(super) fn known_topology(&self, key: &str) -> Option<Rc<Topology>> {

@@ -4,6 +4,7 @@
 
 mod class;
 mod cluster;
+mod preempt;
 mod reason;
 mod score;
 #[cfg(test)]
@@ -11,15 +12,16 @@ mod tests;
 mod topology;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use crate::ownership::delete;
 use crate::ownership::json;
-use crate::write::EventDraft;
+use crate::write::{EventDraft, Propagation};
 use crate::{Plan, Snapshot, Write, pod};
 
 use class::{Class, ClassKey};
@@ -40,22 +42,37 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     }
     let mut batch = Batch::new(snapshot);
     let mut left = waiting;
+    let mut promised = Vec::new();
     loop {
         let before = left.len();
-        left.retain(|pod| {
-            batch
-                .place(pod)
-                .map(|node| bind(pod, node, &mut plan))
-                .is_none()
+        left.retain(|pod| match batch.place(pod) {
+            Some(node) => {
+                bind(pod, node, &mut plan);
+                false
+            }
+            // It waits for those who leave its node; less important pods must not slip in.
+            None if preempt::nominated(pod).is_some() => {
+                batch.keep_promise(pod);
+                promised.push(*pod);
+                false
+            }
+            None => true,
         });
         // A pod that waits for others, or for an even spread, may fit after them.
         if left.len() == before || !batch.forgive() {
             break;
         }
     }
-    for pod in left {
+    for pod in promised.into_iter().chain(left) {
         let message = batch.explain(pod);
-        refuse(pod, "Unschedulable", message, now, &mut plan);
+        let promised = batch.preempt(pod, now, &mut plan);
+        let promise = promised.or_else(|| preempt::nominated(pod).map(str::to_owned));
+        let verdict = Refusal {
+            reason: "Unschedulable",
+            message,
+            promise,
+        };
+        refuse(pod, verdict, now, &mut plan);
     }
     plan
 }
@@ -78,7 +95,12 @@ fn waiting<'a>(snapshot: &'a Snapshot, now: Timestamp, plan: &mut Plan) -> Vec<&
             .is_some_and(|gates| !gates.is_empty())
         {
             let message = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
-            refuse(pod, "SchedulingGated", message, now, plan);
+            let verdict = Refusal {
+                reason: "SchedulingGated",
+                message,
+                promise: None,
+            };
+            refuse(pod, verdict, now, plan);
         } else {
             pods.push(pod);
         }
@@ -115,15 +137,28 @@ fn bind(pod: &Pod, node: &str, plan: &mut Plan) {
     });
 }
 
-/// Writes PodScheduled=False, unless the pod says so already.
-fn refuse(pod: &Pod, reason: &'static str, message: String, now: Timestamp, plan: &mut Plan) {
+/// Why a pod waits, and for which node.
+struct Refusal {
+    reason: &'static str,
+    message: String,
+    /// The node that less important pods leave for it.
+    promise: Option<String>,
+}
+
+/// Writes PodScheduled=False and the promised node, unless the pod says so already.
+fn refuse(pod: &Pod, refusal: Refusal, now: Timestamp, plan: &mut Plan) {
+    let Refusal {
+        reason,
+        message,
+        promise,
+    } = refusal;
     let before = pod::condition(pod, "PodScheduled");
     let said = |one: &PodCondition| {
         one.status == "False"
             && one.reason.as_deref() == Some(reason)
             && one.message.as_ref() == Some(&message)
     };
-    if before.is_some_and(said) {
+    if before.is_some_and(said) && preempt::nominated(pod) == promise.as_deref() {
         return;
     }
     let since = before
@@ -139,6 +174,7 @@ fn refuse(pod: &Pod, reason: &'static str, message: String, now: Timestamp, plan
     };
     let mut status: PodStatus = pod.status.clone().unwrap_or_default();
     status.phase.get_or_insert_with(|| "Pending".to_owned());
+    status.nominated_node_name = promise;
     let rows = status.conditions.get_or_insert_default();
     rows.retain(|one| one.type_ != "PodScheduled");
     rows.push(condition);
@@ -158,12 +194,46 @@ fn refuse(pod: &Pod, reason: &'static str, message: String, now: Timestamp, plan
     }
 }
 
+/// Ends a pod for a more important one: marked as disrupted, so that its owner knows why, then deleted.
+fn displace(victim: &Pod, by: &Pod, node: &str, now: Timestamp, plan: &mut Plan) {
+    let uid = by.metadata.uid.as_deref().unwrap_or_default();
+    let mut status: PodStatus = victim.status.clone().unwrap_or_default();
+    let rows = status.conditions.get_or_insert_default();
+    rows.retain(|one| one.type_ != "DisruptionTarget");
+    rows.push(PodCondition {
+        type_: "DisruptionTarget".to_owned(),
+        status: "True".to_owned(),
+        reason: Some("PreemptionByScheduler".to_owned()),
+        message: Some(format!(
+            "{NAME}: preempting to accommodate a higher priority pod"
+        )),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    });
+    plan.writes.push(Write::UpdateStatus(json(&Pod {
+        status: Some(status),
+        ..victim.clone()
+    })));
+    let object = pod::reference(victim);
+    plan.events.push(EventDraft {
+        object: object.clone(),
+        warning: false,
+        reason: "Preempted",
+        message: format!("Preempted by pod {uid} on node {node}"),
+        component: NAME,
+    });
+    plan.writes
+        .push(delete(object, None, Propagation::Background));
+}
+
 /// One batch: the cluster as it fills up.
 struct Batch<'a> {
     cluster: Cluster<'a>,
     classes: Vec<Class<'a>>,
     /// Classes that may be of one template; a pod belongs to the first whose template is its own.
     by_key: HashMap<ClassKey, Vec<usize>>,
+    /// Pods that go for more important ones, by uid.
+    doomed: BTreeSet<String>,
     /// Where the next search begins, so that searches which end early don't crowd the first nodes.
     start: usize,
 }
@@ -176,8 +246,41 @@ impl<'a> Batch<'a> {
             cluster,
             classes: Vec::new(),
             by_key: HashMap::new(),
+            doomed: BTreeSet::new(),
             start,
         }
+    }
+
+    /// Ends less important pods where that makes room for this one and does the least harm; answers the node.
+    fn preempt(&mut self, pod: &'a Arc<Pod>, now: Timestamp, plan: &mut Plan) -> Option<String> {
+        if !preempt::may_preempt(self.cluster.snapshot, pod) {
+            return None;
+        }
+        let index = self.class_of(pod);
+        let own = preempt::priority(pod);
+        let class = &self.classes[index];
+        let choice = preempt::choose(&self.cluster, class, own, &self.doomed)?;
+        let node = &mut self.cluster.nodes[choice.node];
+        let (freed, usual) = preempt::together(&choice.victims);
+        node.give_back(&freed, usual);
+        node.take(&class.requests, class.usual, &class.ports);
+        let name = node.name.to_owned();
+        for victim in choice.victims {
+            self.doomed.extend(victim.metadata.uid.clone());
+            displace(victim, pod, &name, now, plan);
+        }
+        Some(name)
+    }
+
+    /// Keeps room for a pod on the node that was promised to it, until those who leave it are gone.
+    fn keep_promise(&mut self, pod: &'a Arc<Pod>) {
+        let Some(node) = preempt::nominated(pod).and_then(|name| self.cluster.index_named(name))
+        else {
+            return;
+        };
+        let index = self.class_of(pod);
+        let class = &self.classes[index];
+        self.cluster.nodes[node].take(&class.requests, class.usual, &class.ports);
     }
 
     /// The node that fits the pod best, with the pod counted there.

@@ -1,6 +1,8 @@
 //! The comparison of nodes that fit: emptier, evenly used, fewer pods of the same kind, what the pod prefers. Each
 //! score is 0 to 100; the weights are those of Kubernetes' default profile.
 
+use k8s_openapi::api::core::v1::Pod;
+
 use super::class::Class;
 use super::cluster::{Cluster, NodeState};
 
@@ -21,6 +23,10 @@ pub(super) fn best(cluster: &Cluster<'_>, class: &Class<'_>, fitting: &[usize]) 
         .iter()
         .map(|&node| own(&cluster.nodes[node], class.usual))
         .collect();
+    if !class.images.is_empty() {
+        let parts = scores.iter_mut().zip(fitting);
+        parts.for_each(|(score, &node)| *score += class.images[node]);
+    }
     let siblings = &cluster.siblings[class.siblings];
     weigh(&mut scores, fitting, WEIGHT_SPREAD, true, |node| {
         i64::from(siblings[node])
@@ -49,6 +55,40 @@ pub(super) fn best(cluster: &Cluster<'_>, class: &Class<'_>, fitting: &[usize]) 
     ranked
         .min_by_key(|&(&node, score)| (-score, cluster.nodes[node].used.pods))
         .map(|(&node, _)| node)
+}
+
+/// Bytes below which images on a node count nothing, and above which, for each container, they count fully.
+const IMAGE_BYTES: (i64, i64) = (23 << 20, 1000 << 20);
+
+/// How much of a pod's images each node has, 0 to 100; images that few nodes have count less, so that not all pods
+/// gather there.
+pub(super) fn images(pod: &Pod, cluster: &Cluster<'_>) -> Vec<i64> {
+    if cluster.nodes.iter().all(|node| node.images.is_empty()) {
+        return Vec::new();
+    }
+    let count = i64::try_from(cluster.nodes.len()).unwrap_or(i64::MAX);
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let wanted: Vec<&str> = containers.filter_map(|one| one.image.as_deref()).collect();
+    let mut bytes = vec![0i64; cluster.nodes.len()];
+    for name in &wanted {
+        let there = cluster
+            .nodes
+            .iter()
+            .filter(|node| node.images.contains_key(name));
+        let spread = i64::try_from(there.count()).unwrap_or(0);
+        for (sum, node) in bytes.iter_mut().zip(&cluster.nodes) {
+            *sum += node
+                .images
+                .get(name)
+                .map_or(0, |size| size / count * spread);
+        }
+    }
+    let most = IMAGE_BYTES
+        .1
+        .saturating_mul(i64::try_from(wanted.len().max(1)).unwrap_or(1));
+    let scaled =
+        |sum: i64| MAX * (sum.clamp(IMAGE_BYTES.0, most) - IMAGE_BYTES.0) / (most - IMAGE_BYTES.0);
+    bytes.into_iter().map(scaled).collect()
 }
 
 /// What the node alone is worth.

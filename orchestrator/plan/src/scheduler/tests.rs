@@ -394,3 +394,116 @@ proptest! {
         run(&mut world);
     }
 }
+
+fn important(name: &str, cpu: &str, priority: i32) -> Value {
+    let mut value = pod(name, cpu, "1Mi");
+    value["spec"]["priority"] = json!(priority);
+    value
+}
+
+fn ending(world: &World) -> Vec<String> {
+    let pods = world.all("Pod").into_iter();
+    pods.filter(|pod| pod["metadata"]["deletionTimestamp"].is_string())
+        .map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn an_important_pod_displaces_where_it_harms_least() {
+    let nodes = [node("a", "4", "4Gi"), node("b", "4", "4Gi")];
+    let mut dear = bound("dear", "3", "a");
+    dear["spec"]["priority"] = json!(50);
+    let (cheap, spared) = (bound("cheap", "3", "b"), bound("spared", "1", "b"));
+    let mut world = world(&nodes, &[dear, cheap, spared, important("p", "3", 100)]);
+    let plan = run(&mut world);
+    assert_eq!(ending(&world), ["cheap"]);
+    assert!(plan.events.iter().any(|event| event.reason == "Preempted"));
+    let waiting = world.get("Pod", "shop", "p").unwrap();
+    assert_eq!(waiting["status"]["nominatedNodeName"], "b");
+    // A lesser pod doesn't slip into the promised room.
+    world.put(important("lesser", "3", 1));
+    world.agents_end();
+    run(&mut world);
+    assert_eq!(
+        (
+            place(&world, "p").as_str(),
+            place(&world, "lesser").as_str()
+        ),
+        ("b", "")
+    );
+}
+
+#[test]
+fn nobody_is_displaced_in_vain_or_by_the_polite() {
+    let nodes = [node("a", "4", "4Gi")];
+    for (priority, cpu, policy) in [
+        (0, "3", "PreemptLowerPriority"),
+        (100, "9", "PreemptLowerPriority"),
+        (100, "3", "Never"),
+    ] {
+        let mut p = important("p", cpu, priority);
+        p["spec"]["preemptionPolicy"] = json!(policy);
+        let mut world = world(&nodes, &[bound("x", "3", "a"), p]);
+        run(&mut world);
+        assert_eq!(ending(&world), [""; 0], "{priority} {cpu} {policy}");
+    }
+}
+
+#[test]
+fn budgets_choose_the_node() {
+    let nodes = [node("a", "4", "4Gi"), node("b", "4", "4Gi")];
+    let guarded = with(
+        bound("x", "3", "a"),
+        "/metadata/labels",
+        json!({"app": "guarded"}),
+    );
+    let mut world = world(
+        &nodes,
+        &[guarded, bound("y", "3", "b"), important("p", "3", 9)],
+    );
+    world.put(json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b", "namespace": "shop"},
+        "spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"app": "guarded"}}}, "status": {"disruptionsAllowed": 0}}));
+    run(&mut world);
+    assert_eq!(ending(&world), ["y"]);
+}
+
+#[test]
+fn two_important_pods_displace_different_ones() {
+    let nodes = [node("a", "4", "4Gi"), node("b", "4", "4Gi")];
+    let lesser = [bound("x", "3", "a"), bound("y", "3", "b")];
+    let mut world = world(&nodes, &lesser);
+    world.put(important("p", "3", 9));
+    world.put(important("q", "3", 9));
+    run(&mut world);
+    assert_eq!(ending(&world), ["x", "y"]);
+    world.agents_end();
+    run(&mut world);
+    assert_ne!(place(&world, "p"), place(&world, "q"));
+}
+
+#[test]
+fn anti_affinity_is_mended_by_displacing() {
+    let nodes = [node("a", "4", "4Gi")];
+    let mut p = important("p", "1", 9);
+    p["spec"]["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "rival"}}}]}});
+    let rival = with(
+        bound("x", "1", "a"),
+        "/metadata/labels",
+        json!({"app": "rival"}),
+    );
+    let mut world = world(&nodes, &[rival, bound("friend", "1", "a"), p]);
+    run(&mut world);
+    assert_eq!(ending(&world), ["x"]);
+}
+
+#[test]
+fn a_node_with_the_image_is_preferred() {
+    let mut with_image = node("b", "4", "4Gi");
+    with_image["status"]["images"] = json!([{"names": ["web:1"], "sizeBytes": 2_000_000_000u64}]);
+    check(
+        &[node("a", "4", "4Gi"), with_image, node("c", "4", "4Gi")],
+        &[pod("p", "1", "1Gi")],
+        "b",
+    );
+}

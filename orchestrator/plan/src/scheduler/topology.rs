@@ -2,6 +2,7 @@
 //! once a class from the snapshot, then kept up with each pod that the batch places.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Affinity, Pod, PodAffinityTerm, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
@@ -30,26 +31,41 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    pub(super) fn of(pod: &Pod, cluster: &mut Cluster<'_>, eligible: &[bool]) -> Vec<Self> {
+    /// `near` says which nodes the class's node affinity admits, `welcome` on which it tolerates every taint.
+    pub(super) fn of(
+        pod: &Pod,
+        cluster: &mut Cluster<'_>,
+        near: &[bool],
+        welcome: &[bool],
+    ) -> Vec<Self> {
         let constraints = pod
             .spec
             .iter()
             .flat_map(|spec| spec.topology_spread_constraints.iter().flatten());
         let constraints: Vec<&TopologySpreadConstraint> = constraints.collect();
-        let mut eligible = eligible.to_vec();
+        let mut labelled = vec![true; cluster.nodes.len()];
         for one in constraints
             .iter()
             .filter(|one| one.when_unsatisfiable == "DoNotSchedule")
         {
             let topology = cluster.topology(&one.topology_key);
-            eligible
+            labelled
                 .iter_mut()
                 .zip(&topology.domain)
                 .for_each(|(node, &domain)| *node &= domain != NOWHERE);
         }
         constraints
             .into_iter()
-            .map(|one| Self::new(one, pod, cluster, &eligible))
+            .map(|one| {
+                let affinity = one.node_affinity_policy.as_deref() != Some("Ignore");
+                let taints = one.node_taints_policy.as_deref() == Some("Honor");
+                let eligible: Vec<bool> = (0..labelled.len())
+                    .map(|node| {
+                        labelled[node] && (!affinity || near[node]) && (!taints || welcome[node])
+                    })
+                    .collect();
+                Self::new(one, pod, cluster, &eligible)
+            })
             .collect()
     }
 
@@ -121,6 +137,35 @@ impl Spread {
                 (skew > self.max_skew).then_some(Reason::Spread)
             }
         }
+    }
+
+    /// The same without these pods, which are on the node.
+    pub(super) fn judge_without(
+        &self,
+        namespace: &str,
+        node: usize,
+        gone: &[&Arc<Pod>],
+    ) -> Option<Reason> {
+        if !self.hard {
+            return None;
+        }
+        let domain = self.topology.domain[node];
+        if domain == NOWHERE {
+            return Some(Reason::SpreadLabel);
+        }
+        let counted = gone.iter().filter(|one| {
+            one.metadata.namespace.as_deref() == Some(namespace)
+                && pod::is_active(one)
+                && selector::matches(&self.selector, one.metadata.labels.as_ref())
+        });
+        let fewer = if self.eligible[node] {
+            counted.count()
+        } else {
+            0
+        };
+        let here = self.counts[domain as usize] - i64::try_from(fewer).unwrap_or(0);
+        let skew = here + self.own - self.minimum.min(here);
+        (skew > self.max_skew).then_some(Reason::Spread)
     }
 
     /// Pods in the node's domain; for scores.
@@ -299,6 +344,39 @@ impl Terms {
         let first = self.may_begin && self.together.iter().all(|term| term.total == 0);
         let far =
             |term: &Term| term.topology.domain[node] == NOWHERE || (!first && term.near(node) == 0);
+        self.together.iter().any(far).then_some(Reason::PodAffinity)
+    }
+
+    /// The same without these pods, which are on the node.
+    pub(super) fn judge_without(
+        &self,
+        own: &Pod,
+        node: usize,
+        gone: &[&Arc<Pod>],
+        cluster: &Cluster<'_>,
+    ) -> Option<Reason> {
+        let fewer = |term: &Term| {
+            let meant = gone.iter().filter(|one| term.wanted.means(one)).count();
+            term.near(node) - i64::try_from(meant).unwrap_or(0)
+        };
+        let repelling = gone.iter().flat_map(|one| {
+            let terms = anti_affinity(one).iter();
+            terms.filter(|term| {
+                let known = cluster.known_topology(&term.topology_key);
+                let here = known.is_some_and(|known| known.domain[node] != NOWHERE);
+                here && Wanted::new(term, one, cluster.snapshot).means(own)
+            })
+        });
+        let left = self.repelled.get(node).copied().unwrap_or(0);
+        if usize::try_from(left).unwrap_or(usize::MAX) > repelling.count() {
+            return Some(Reason::ExistingAntiAffinity);
+        }
+        if self.apart.iter().any(|term| fewer(term) > 0) {
+            return Some(Reason::PodAntiAffinity);
+        }
+        let first = self.may_begin && self.together.iter().all(|term| term.total == 0);
+        let far =
+            |term: &Term| term.topology.domain[node] == NOWHERE || (!first && fewer(term) <= 0);
         self.together.iter().any(far).then_some(Reason::PodAffinity)
     }
 
