@@ -5,7 +5,7 @@ use axum::response::Response;
 use http::StatusCode;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 use waggle_api::life::Preconditions;
 use waggle_api::{Cause, DeleteOptions, Details, Part, Status, find};
 use waggle_plan::disruption::{Eviction, evict};
@@ -142,7 +142,7 @@ mod tests {
             "The disruption budget b needs 2 healthy pods and has 2 currently".into(),
             0,
         );
-        let value: Value = status.to_value();
+        let value = status.to_value();
         assert_eq!(
             (status.code, &value["reason"]),
             (429, &json!("TooManyRequests"))
