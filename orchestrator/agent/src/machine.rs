@@ -60,7 +60,10 @@ impl Machine {
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
             memory: kib("MemTotal:"),
             memory_available: kib("MemAvailable:"),
-            disk: disk.map_or(0, |d| d.blocks() * d.fragment_size()),
+            // As df counts: blocks that are kept for root are nobody's to use.
+            disk: disk.map_or(0, |d| {
+                (d.blocks() - d.blocks_free() + d.blocks_available()) * d.fragment_size()
+            }),
             disk_available: disk.map_or(0, |d| d.blocks_available() * d.fragment_size()),
             tasks: tasks.unwrap_or(0),
             most_tasks: file("/proc/sys/kernel/pid_max")
@@ -157,10 +160,13 @@ pub(crate) fn status(
         capacity: Some(quantities(machine.memory)),
         allocatable: Some(quantities(machine.memory.saturating_sub(LEAST_MEMORY))),
         conditions: Some(conditions),
-        addresses: Some(vec![
-            address("InternalIP", node.address.to_string()),
-            address("Hostname", node.name.clone()),
-        ]),
+        addresses: Some(
+            node.addresses
+                .iter()
+                .map(|one| address("InternalIP", one.to_string()))
+                .chain([address("Hostname", node.name.clone())])
+                .collect(),
+        ),
         daemon_endpoints: Some(NodeDaemonEndpoints::default()),
         images: Some(images),
         node_info: Some(system_info(&node.version)),

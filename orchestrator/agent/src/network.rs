@@ -244,13 +244,14 @@ async fn carry_out(node: &Node) -> Result<(), DatapathError> {
 }
 
 fn zone_options(cluster: &Cluster) -> ZoneOptions {
-    let ranges = [&cluster.service_cidr, &cluster.pod_cidr];
+    let texts = [&cluster.service_cidr, &cluster.pod_cidr];
+    let ranges = texts
+        .iter()
+        .flat_map(|text| text.split(','))
+        .filter_map(|range| range.parse().ok());
     ZoneOptions {
         domain: cluster.domain().to_owned(),
-        ranges: ranges
-            .iter()
-            .filter_map(|range| range.parse().ok())
-            .collect(),
+        ranges: ranges.collect(),
         dns_vip: cluster.dns_vip,
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use waggle_datapath::Datapath;
 use waggle_model::Generation;
-use waggle_model::network::NetworkState;
+use waggle_model::network::{NetworkState, PerFamily};
 use waggle_runtime::images::{ImageStore, PullOptions};
 use waggle_wire::v1;
 
@@ -22,7 +22,9 @@ use crate::pods::files::ClusterDns;
 /// The node, shared by every task.
 pub(crate) struct Node {
     pub(crate) name: String,
+    /// The primary one of `addresses`.
     pub(crate) address: IpAddr,
+    pub(crate) addresses: PerFamily<IpAddr>,
     pub(crate) version: String,
     pub(crate) cgroup: String,
     pub(crate) folder: Folder,
@@ -92,7 +94,7 @@ impl Node {
     pub(crate) fn surroundings<'a>(&'a self, services: &'a NetworkState) -> Surroundings<'a> {
         Surroundings {
             node: &self.name,
-            host: self.address,
+            hosts: self.addresses,
             node_cpu: self.cpu_milli,
             node_memory: self.memory,
             services,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use waggle_model::NodeName;
+use waggle_model::network::PerFamily;
 
 /// How to run one node.
 #[derive(Debug, Clone)]
@@ -21,9 +22,9 @@ pub struct AgentOptions {
     pub cgroup: String,
     /// Folder on a bpffs where maps and links are pinned.
     pub bpf_dir: PathBuf,
-    /// Underlay address of the node; DNS listens here.
-    pub address: IpAddr,
-    /// Interface towards the other nodes; found by `address` when absent.
+    /// Underlay addresses of the node; DNS listens at each.
+    pub addresses: PerFamily<IpAddr>,
+    /// Interface towards the other nodes; found by the primary address when absent.
     pub uplink: Option<String>,
     /// Labels of the Node object beside the usual ones.
     pub labels: BTreeMap<String, String>,

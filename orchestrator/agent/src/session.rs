@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
+use waggle_model::network::PerFamily;
 use waggle_wire::v1;
 use waggle_wire::v1::from_agent::Message as Up;
 use waggle_wire::v1::from_server::Message as Down;
@@ -38,7 +39,7 @@ pub(crate) struct Session {
     pub(crate) table: Table,
     pub(crate) enrolment: Enrolment,
     pub(crate) keeper: Arc<Keeper>,
-    pub(crate) address: IpAddr,
+    pub(crate) addresses: PerFamily<IpAddr>,
     pub(crate) labels: BTreeMap<String, String>,
     /// The pods as last told, by UID.
     pub(crate) pods: BTreeMap<String, v1::PodAssignment>,
@@ -167,7 +168,7 @@ impl Session {
             pods_generation: self.pods_generation,
             network_generation: self.node.network.generation().0,
             epoch: self.node.cluster.borrow().epoch.clone(),
-            address: self.address.to_string(),
+            address: self.addresses.to_string(),
             labels: self.labels.clone().into_iter().collect(),
         }
     }

@@ -76,14 +76,14 @@ pub(crate) async fn run(
     adopt(&node, &known).await;
     let table = Table::new(Arc::clone(&node));
     table.set(decode(known.pods.pods.iter()), false);
-    let listener = SocketAddr::new(options.address, 53);
+    let listener = SocketAddr::new(options.addresses.primary(), 53);
     let (zone, zones) = watch::channel(None);
     let session = Session {
         node: Arc::clone(&node),
         table: table.clone(),
         enrolment,
         keeper: Arc::clone(&keeper),
-        address: options.address,
+        addresses: options.addresses,
         labels: options.labels.clone(),
         pods_generation: known.pods.generation,
         pods: known
@@ -112,7 +112,7 @@ pub(crate) async fn run(
         tracing::warn!(%error, "the programs' log can't be read");
         std::future::pending().await
     }));
-    tracing::info!(node = %options.node, address = %options.address, "node is up");
+    tracing::info!(node = %options.node, address = %options.addresses, "node is up");
     let ended = tokio::select! {
         () = &mut shutdown => Ok(()),
         ended = tasks.join_next() => match ended {
@@ -183,7 +183,11 @@ fn dns_options(options: &AgentOptions) -> DnsOptions {
         None => Upstream::File(RESOLV_CONF.into()),
     };
     DnsOptions {
-        listen: vec![SocketAddr::new(options.address, 53)],
+        listen: options
+            .addresses
+            .iter()
+            .map(|address| SocketAddr::new(address, 53))
+            .collect(),
         upstream,
     }
 }
@@ -196,7 +200,7 @@ async fn datapath(
         bpf_dir: options.bpf_dir.clone(),
         cgroup,
         node: options.node.to_string(),
-        address: options.address,
+        addresses: options.addresses,
         mtu: None,
         capacity: Capacity::default(),
     };
@@ -218,7 +222,8 @@ fn node(
     let outbox = Arc::new(Outbox::default());
     Node {
         name: options.node.to_string(),
-        address: options.address,
+        address: options.addresses.primary(),
+        addresses: options.addresses,
         version: options.version.clone(),
         cgroup: options.cgroup.clone(),
         folder,
@@ -255,7 +260,7 @@ async fn adopt(node: &Node, known: &Known) {
             .collect();
         for pod in decode(known.pods.pods.iter()) {
             let sandbox = sandboxes.iter().find(|sandbox| sandbox.pod == pod.key.uid);
-            let Some((netns, address)) = sandbox.and_then(|s| s.netns.clone()).zip(pod.address)
+            let Some((netns, addresses)) = sandbox.and_then(|s| s.netns.clone()).zip(pod.addresses)
             else {
                 continue;
             };
@@ -263,7 +268,7 @@ async fn adopt(node: &Node, known: &Known) {
             let link = PodLink {
                 uid: pod.key.uid.clone(),
                 netns,
-                address,
+                addresses,
                 identity,
                 tenant,
             };

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use waggle_abi::Capacity;
+use waggle_model::network::PerFamily;
 use waggle_model::{IdentityId, TenantId};
 use waggle_policy::Refusal;
 
@@ -17,9 +18,9 @@ pub struct Config {
     pub cgroup: PathBuf,
     /// Name of this node, as endpoints spell it.
     pub node: String,
-    /// Underlay address of this node; source of what the host sends to its pods.
-    pub address: IpAddr,
-    /// MTU of the pods' links; `None` takes the one of the interface that carries `address`.
+    /// Underlay addresses of this node; source of what the host sends to its pods.
+    pub addresses: PerFamily<IpAddr>,
+    /// MTU of the pods' links; `None` takes the one of the interface that carries the primary address.
     pub mtu: Option<u32>,
     /// Rows that each table may take.
     pub capacity: Capacity,
@@ -32,8 +33,8 @@ pub struct PodLink {
     pub uid: String,
     /// Its network namespace.
     pub netns: PathBuf,
-    /// Its address.
-    pub address: IpAddr,
+    /// Its addresses.
+    pub addresses: PerFamily<IpAddr>,
     /// What policy knows it by.
     pub identity: IdentityId,
     /// Its tenant.

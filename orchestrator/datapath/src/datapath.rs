@@ -45,18 +45,20 @@ impl Datapath {
     /// # Errors
     /// When the host is not prepared (no forwarding, no bpffs, no cgroup) or the kernel refuses programs or maps.
     pub async fn open(config: Config) -> Result<Self, DatapathError> {
-        check_forwarding(config.address)?;
+        for address in config.addresses.iter() {
+            check_forwarding(address)?;
+        }
         let handle = link::netlink()?;
         let mtu = match config.mtu {
             Some(mtu) => mtu,
-            None => route::mtu_behind(&handle, config.address).await?,
+            None => route::mtu_behind(&handle, config.addresses.primary()).await?,
         };
         let pins = Pins::open(&config.bpf_dir)?;
         let kept = maps::keep_fitting(&pins, &config.capacity)?;
         let mut programs = Programs::load(&pins, &config.capacity)?;
         let local = LocalNode {
             name: config.node.clone(),
-            address: Some(config.address),
+            addresses: config.addresses.iter().collect(),
             host_netns: netns_cookie_here()?,
         };
         let mut tables = Tables::adopt(&pins, local, config.capacity)?;
@@ -196,7 +198,7 @@ impl Datapath {
             reason: "absent".into(),
         };
         let ifindex = host.ok_or_else(missing)?.header.index;
-        let netns_cookie = link::configure_inside(&pod.netns, port, pod.address).await?;
+        let netns_cookie = link::configure_inside(&pod.netns, port, pod.addresses).await?;
         self.write_pod(pod, port, ifindex, netns_cookie)?;
         self.programs
             .attach_to_pod(&self.pins, &interface, ifindex)?;
@@ -204,8 +206,8 @@ impl Datapath {
             &self.handle,
             port,
             ifindex,
-            pod.address,
-            self.config.address,
+            pod.addresses,
+            self.config.addresses,
         )
         .await?;
         link::await_carrier(&pod.netns).await?;
@@ -241,9 +243,10 @@ impl Datapath {
         ifindex: u32,
         netns: u64,
     ) -> Result<(), DatapathError> {
+        let other = pod.addresses.iter().nth(1);
         let link = LinkRow {
-            addr: Addr::from(pod.address),
-            addr_other: Addr::NONE,
+            addr: Addr::from(pod.addresses.primary()),
+            addr_other: other.map_or(Addr::NONE, Addr::from),
             identity: pod.identity.0,
             tenant: pod.tenant.0,
             netns,

@@ -15,6 +15,7 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::route::{RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use waggle_model::network::PerFamily;
 
 use crate::error::{DatapathError, file_error, link_error};
 use crate::{netns, sys};
@@ -203,12 +204,12 @@ pub(crate) async fn is_connected(netns: &Path, port: PodPort) -> Result<bool, Da
     .await
 }
 
-/// Gives the pod's end its address, gateway and default route, and brings it and loopback up; returns the namespace's
+/// Gives the pod's end its addresses, gateways and default routes, and brings it and loopback up; returns the namespace's
 /// cookie. Nothing moves before the host's end is up too.
 pub(crate) async fn configure_inside(
     netns: &Path,
     port: PodPort,
-    address: IpAddr,
+    addresses: PerFamily<IpAddr>,
 ) -> Result<u64, DatapathError> {
     let path = netns.to_owned();
     netns::inside(netns, move || {
@@ -219,8 +220,10 @@ pub(crate) async fn configure_inside(
         block_on(&path, async {
             let handle = netlink()?;
             bring_up(&handle, "lo", None).await?;
-            let ifindex = bring_up(&handle, INSIDE, Some(address)).await?;
-            add_default_route(&handle, ifindex, port, address).await?;
+            let ifindex = bring_up(&handle, INSIDE, Some(addresses)).await?;
+            for address in addresses.iter() {
+                add_default_route(&handle, ifindex, port, address).await?;
+            }
             Ok(cookie)
         })
     })
@@ -261,7 +264,7 @@ async fn silence(handle: &Handle, ifindex: u32) {
 async fn bring_up(
     handle: &Handle,
     name: &str,
-    address: Option<IpAddr>,
+    addresses: Option<PerFamily<IpAddr>>,
 ) -> Result<u32, DatapathError> {
     let missing = || DatapathError::Link {
         action: "find interface",
@@ -270,8 +273,10 @@ async fn bring_up(
     };
     let link = find(handle, name).await?.ok_or_else(missing)?;
     let ifindex = link.header.index;
-    if let Some(address) = address {
+    if addresses.is_some() {
         silence(handle, ifindex).await;
+    }
+    for address in addresses.iter().flat_map(PerFamily::iter) {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         let mut request = handle.address().add(ifindex, address, prefix).replace();
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
@@ -333,16 +338,31 @@ async fn add_default_route(
         .map_err(link_error("add", "default route"))
 }
 
-/// Brings the host's end up, with the pod's permanent neighbour and the route to it. The programs are attached before.
+/// Brings the host's end up, with the pod's permanent neighbours and the routes to it, sent from `sources`. The programs
+/// are attached before.
 pub(crate) async fn connect_host(
     handle: &Handle,
     port: PodPort,
     ifindex: u32,
-    address: IpAddr,
-    source: IpAddr,
+    addresses: PerFamily<IpAddr>,
+    sources: PerFamily<IpAddr>,
 ) -> Result<(), DatapathError> {
     silence(handle, ifindex).await;
     bring_up(handle, &port.interface(), None).await?;
+    for address in addresses.iter() {
+        let source = sources.family(address.is_ipv4());
+        connect_address(handle, port, ifindex, address, source).await?;
+    }
+    Ok(())
+}
+
+async fn connect_address(
+    handle: &Handle,
+    port: PodPort,
+    ifindex: u32,
+    address: IpAddr,
+    source: Option<IpAddr>,
+) -> Result<(), DatapathError> {
     let neighbour = handle
         .neighbours()
         .add(ifindex, address)
@@ -360,7 +380,7 @@ pub(crate) async fn connect_host(
     if address.is_ipv4() {
         route = route.scope(RouteScope::Link);
     }
-    if address.is_ipv4() == source.is_ipv4() {
+    if let Some(source) = source {
         route = route
             .pref_source(source)
             .map_err(|error| invalid(&name, &error))?;

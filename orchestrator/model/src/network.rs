@@ -2,6 +2,7 @@
 //! node; what is particular to one node (its own DNS listener, its own pods' links) is added by its agent.
 
 mod cidr;
+mod family;
 mod policy;
 mod service;
 mod state;
@@ -9,6 +10,7 @@ mod state;
 use std::net::IpAddr;
 
 pub use cidr::{Cidr, InvalidCidr};
+pub use family::{InvalidFamilies, OfFamily, PerFamily};
 pub use policy::{Identity, IpBlock, NamedPort, Peers, Policy, PolicyPort, PolicyRule, PortMatch};
 pub use service::{Backend, Export, External, Protocol, Scope, Service, ServicePort, Standing};
 pub use state::{GenerationGap, NetworkDelta, NetworkState};

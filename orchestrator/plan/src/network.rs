@@ -14,8 +14,8 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Node, Pod, Service as ServiceObject, ServicePort as PortObject};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 use waggle_model::network::{
-    Backend, Cidr, Endpoint, Export, HostPort, NetworkState, NodeNetwork, Protocol, Service,
-    ServicePort, Standing,
+    Backend, Cidr, Endpoint, Export, HostPort, NetworkState, NodeNetwork, PerFamily, Protocol,
+    Service, ServicePort, Standing,
 };
 use waggle_model::{EXPORT_ANNOTATION, Generation, IdentityId, TenantId};
 
@@ -23,7 +23,7 @@ use crate::identity::{Naming, Registry};
 use crate::{Snapshot, pod, tenant};
 
 /// Addresses that were reserved for pods, by pod uid; they may not be in the pods' status yet.
-pub type Reserved = BTreeMap<String, IpAddr>;
+pub type Reserved = BTreeMap<String, PerFamily<IpAddr>>;
 
 /// The network state of the cluster. Keep the old generation when the rest is equal to what was sent last.
 ///
@@ -296,7 +296,7 @@ fn numbers(
     )
 }
 
-fn addresses(pod: &Pod, reserved: Option<&IpAddr>) -> BTreeSet<IpAddr> {
+fn addresses(pod: &Pod, reserved: Option<&PerFamily<IpAddr>>) -> BTreeSet<IpAddr> {
     let status = pod.status.as_ref();
     let listed = status
         .into_iter()
@@ -307,7 +307,8 @@ fn addresses(pod: &Pod, reserved: Option<&IpAddr>) -> BTreeSet<IpAddr> {
         .into_iter()
         .chain(listed)
         .filter_map(|text| text.parse().ok());
-    known.chain(reserved.copied()).collect()
+    let reserved = reserved.into_iter().flat_map(PerFamily::iter);
+    known.chain(reserved).collect()
 }
 
 /// Ports of its node that lead to the pod.

@@ -38,8 +38,8 @@ pub struct LocalPod {
 pub struct LocalNode {
     /// Its name, as endpoints spell it.
     pub name: String,
-    /// Its underlay address, known before the network state names it.
-    pub address: Option<IpAddr>,
+    /// Its underlay addresses, known before the network state names them.
+    pub addresses: Vec<IpAddr>,
     /// Cookie of its own network namespace.
     pub host_netns: u64,
 }

@@ -88,7 +88,7 @@ fn add_here(made: &mut Made, facts: &Facts) {
     };
     made.put(Row::Config((), config));
     let listener = facts.dns.map(|dns| dns.listener.ip());
-    for address in facts.local.address.into_iter().chain(listener) {
+    for address in facts.local.addresses.iter().copied().chain(listener) {
         let row = node_row(endpoint_kind::HOST);
         made.put(Row::Endpoint(address.into(), row));
     }
@@ -180,15 +180,17 @@ fn add_service(made: &mut Made, service: &Service) {
             .collect();
         backends.sort_unstable();
         backends.dedup();
-        let plan = ServicePlan {
-            service: service.id.0,
-            tenant: service.tenant.0,
-            flags,
-            backends: backends.into(),
-        };
         for vip in &service.vips {
+            // A call keeps its family.
+            let same = |(addr, _): &&(Addr, u16)| addr.is_v4() == vip.is_ipv4();
+            let plan = ServicePlan {
+                service: service.id.0,
+                tenant: service.tenant.0,
+                flags,
+                backends: backends.iter().filter(same).copied().collect(),
+            };
             let key = service_key(*vip, port.port, port.protocol.number());
-            made.services.push((key, plan.clone()));
+            made.services.push((key, plan));
         }
     }
 }

@@ -24,7 +24,7 @@ use serde_json::Value;
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use waggle_api::{Cause, Details, Resource, Status};
-use waggle_model::network::Cidr;
+use waggle_model::network::{Cidr, PerFamily};
 use waggle_store::backup::{self, BackupError, Summary};
 use waggle_store::{Revision, Store};
 
@@ -151,18 +151,18 @@ impl Deleted {
 /// Addresses that Services get.
 #[derive(Debug, Clone)]
 pub struct ServiceNetwork {
-    /// The range.
-    pub range: Cidr,
-    /// Addresses in it that no Service gets unless it asks for them, such as the cluster DNS's.
+    /// The ranges, the one that Services get unless they ask for another family first.
+    pub ranges: PerFamily<Cidr>,
+    /// Addresses in them that no Service gets unless it asks for them, such as the cluster DNS's.
     pub kept: Vec<IpAddr>,
 }
 
 impl Default for ServiceNetwork {
     /// 10.96.0.0/16, with 10.96.0.1 kept for the API and 10.96.0.10 for DNS.
     fn default() -> Self {
-        let range = "10.96.0.0/16".parse().expect("a literal range");
+        let ranges = "10.96.0.0/16".parse().expect("a literal range");
         Self {
-            range,
+            ranges,
             kept: vec![[10, 96, 0, 1].into(), [10, 96, 0, 10].into()],
         }
     }

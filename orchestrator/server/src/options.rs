@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use waggle_model::network::Cidr;
+use waggle_model::network::{Cidr, PerFamily};
 use waggle_store::EtcdOptions;
 
+use crate::ServerError;
 use crate::listen::ListenAddress;
 
 /// Where a server keeps the cluster's objects.
@@ -31,10 +32,10 @@ pub struct ServerOptions {
     pub listen: Vec<ListenAddress>,
     /// Where agents dial in.
     pub node_listen: Vec<ListenAddress>,
-    /// Virtual addresses of Services.
-    pub service_cidr: Cidr,
+    /// Virtual addresses of Services; the first family is the one that Services get unless they ask for another.
+    pub service_cidr: PerFamily<Cidr>,
     /// Addresses of all pods.
-    pub pod_cidr: Cidr,
+    pub pod_cidr: PerFamily<Cidr>,
     /// Virtual address of the cluster's DNS.
     pub dns_vip: IpAddr,
     /// Virtual address of Service default/kubernetes.
@@ -71,6 +72,49 @@ impl ServerOptions {
             extra_names: Vec::new(),
             cluster_name: "waggle".into(),
         }
+    }
+
+    /// Chooses the cluster's ranges. The API gets the first address of the services' primary range, DNS the tenth.
+    ///
+    /// # Errors
+    /// [`ServerError::Ranges`] when the families of the two differ or a range is too small for its use.
+    pub fn use_ranges(
+        &mut self,
+        pods: PerFamily<Cidr>,
+        services: PerFamily<Cidr>,
+    ) -> Result<(), ServerError> {
+        let refused = |cause: String| ServerError::Ranges { cause };
+        if services
+            .iter()
+            .any(|one| pods.family(one.address().is_ipv4()).is_none())
+        {
+            return Err(refused(format!(
+                "--service-cidr {services} has a family that --pod-cidr {pods} lacks"
+            )));
+        }
+        for range in pods.iter() {
+            let most = if range.address().is_ipv4() { 24 } else { 64 };
+            if range.prefix() > most {
+                return Err(refused(format!(
+                    "--pod-cidr {range}: every node gets a /{most} of it, so it must not be smaller"
+                )));
+            }
+        }
+        let at = |index| {
+            services
+                .primary()
+                .nth(index)
+                .filter(|_| services.primary().size() > 11)
+        };
+        let (Some(api), Some(dns)) = (at(1), at(10)) else {
+            return Err(refused(format!(
+                "--service-cidr {}: too small, the cluster itself needs 12 addresses",
+                services.primary()
+            )));
+        };
+        (self.pod_cidr, self.service_cidr) = (pods, services);
+        (self.api_vip, self.dns_vip) = (api, dns);
+        Ok(())
     }
 
     /// Every name and address that clients may call the server by.

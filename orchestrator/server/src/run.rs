@@ -34,6 +34,12 @@ pub enum ServerError {
     /// No address to serve the API on.
     #[error("no address to listen on: give --listen ADDRESS:PORT")]
     NoAddress,
+    /// Ranges of addresses.
+    #[error("{cause}")]
+    Ranges {
+        /// Which option, and what is wrong with it.
+        cause: String,
+    },
     /// Keys and certificates.
     #[error(transparent)]
     Pki(#[from] PkiError),
@@ -136,7 +142,7 @@ async fn once(options: &ServerOptions, stop: &CancellationToken) -> Result<(), S
         None => None,
     };
     let network = ServiceNetwork {
-        range: options.service_cidr,
+        ranges: options.service_cidr,
         kept: vec![options.api_vip, options.dns_vip],
     };
     let objects =

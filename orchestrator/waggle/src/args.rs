@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use waggle_model::network::{Cidr, PerFamily};
+
 use clap::{Parser, Subcommand};
 use waggle_server::listen::ListenAddress;
 
@@ -66,6 +68,12 @@ pub(crate) struct ServerArgs {
     /// What the kubeconfig calls the cluster
     #[arg(long, value_name = "NAME")]
     pub(crate) cluster_name: Option<String>,
+    /// Range of the pods' addresses; in a dual-stack cluster one of each family, with a comma
+    #[arg(long, value_name = "CIDR[,CIDR]", default_value = "10.244.0.0/16")]
+    pub(crate) pod_cidr: PerFamily<Cidr>,
+    /// Range of the Services' virtual addresses; the first family is the one that Services get unless they ask
+    #[arg(long, value_name = "CIDR[,CIDR]", default_value = "10.96.0.0/16")]
+    pub(crate) service_cidr: PerFamily<Cidr>,
 }
 
 /// Arguments of `restore`.
@@ -160,9 +168,9 @@ pub(crate) struct AgentArgs {
     /// Folder on a bpffs for maps and links
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/waggle")]
     pub(crate) bpf: PathBuf,
-    /// Address of the node towards the other nodes
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) address: IpAddr,
+    /// Address of the node towards the other nodes; in a dual-stack cluster one of each family, with a comma
+    #[arg(long, value_name = "ADDRESS[,ADDRESS]")]
+    pub(crate) address: PerFamily<IpAddr>,
     /// Interface towards the other nodes; found by the address when absent
     #[arg(long, value_name = "NAME")]
     pub(crate) uplink: Option<String>,

@@ -21,6 +21,7 @@ pub(crate) async fn server(args: ServerArgs) -> Result<ExitCode> {
     options.peer = args.peer;
     options.advertise = args.advertise;
     options.extra_names = args.name;
+    options.use_ranges(args.pod_cidr, args.service_cidr)?;
     if let Some(name) = args.cluster_name {
         options.cluster_name = name;
     }
@@ -96,7 +97,7 @@ pub(crate) async fn agent(args: AgentArgs) -> Result<ExitCode> {
         data: args.data,
         cgroup: args.cgroup,
         bpf_dir: args.bpf,
-        address: args.address,
+        addresses: args.address,
         uplink: args.uplink,
         labels: args.label.into_iter().collect(),
         insecure_registries: args.insecure_registry,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
+use waggle_model::network::{InvalidFamilies, PerFamily};
 use waggle_model::{IdentityId, PodKey, TenantId};
 use waggle_wire::v1;
 
@@ -20,7 +21,7 @@ pub(crate) struct Desired {
     pub(crate) identity: IdentityId,
     pub(crate) tenant: TenantId,
     /// `None` for a pod in the node's network.
-    pub(crate) address: Option<IpAddr>,
+    pub(crate) addresses: Option<PerFamily<IpAddr>>,
     /// No longer bound here: to be ended at once, whatever its own grace period says.
     pub(crate) removed: bool,
 }
@@ -47,11 +48,11 @@ impl TryFrom<v1::PodAssignment> for Desired {
         };
         let pod: Pod =
             serde_json::from_slice(&message.pod_json).map_err(|e| bad("pod", e.to_string()))?;
-        let address = match message.address.as_str() {
+        let addresses = match message.address.as_str() {
             "" => None,
             text => Some(
                 text.parse()
-                    .map_err(|_| bad("address", format!("{text:?} is no IP address")))?,
+                    .map_err(|error: InvalidFamilies| bad("address", error.to_string()))?,
             ),
         };
         let config_maps = named(&message.config_maps_json, |map: &ConfigMap| {
@@ -73,7 +74,7 @@ impl TryFrom<v1::PodAssignment> for Desired {
             secrets,
             identity: IdentityId(message.identity),
             tenant: TenantId(message.tenant),
-            address,
+            addresses,
             removed: false,
         })
     }
@@ -122,6 +123,11 @@ impl Desired {
             .iter()
             .map(|one| (one.name.clone(), one.value.clone()))
             .collect()
+    }
+
+    /// The primary address; `None` for a pod in the node's network.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        self.addresses.map(|both| both.primary())
     }
 
     /// The main containers.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource};
-use waggle_model::network::{NetworkState, Service};
+use waggle_model::network::{NetworkState, PerFamily, Service};
 
 use super::desired::Desired;
 use super::qos::asked;
@@ -18,7 +18,7 @@ pub(crate) struct BadReference(pub(crate) String);
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings<'a> {
     pub(crate) node: &'a str,
-    pub(crate) host: IpAddr,
+    pub(crate) hosts: PerFamily<IpAddr>,
     /// CPU (milli-cores) and memory (bytes) of the node: limits of a container that has none.
     pub(crate) node_cpu: u64,
     pub(crate) node_memory: u64,
@@ -303,7 +303,7 @@ pub(crate) fn field_value(
             .unwrap_or_default());
     }
     let spec = pod.pod.spec.as_ref();
-    let pod_ip = || pod.address.unwrap_or(around.host).to_string();
+    let own = pod.addresses.unwrap_or(around.hosts);
     Ok(match path {
         "metadata.name" => pod.key.name.clone(),
         "metadata.namespace" => pod.key.namespace.clone(),
@@ -314,8 +314,10 @@ pub(crate) fn field_value(
         "spec.serviceAccountName" => spec
             .and_then(|s| s.service_account_name.clone())
             .unwrap_or_else(|| "default".to_owned()),
-        "status.hostIP" | "status.hostIPs" => around.host.to_string(),
-        "status.podIP" | "status.podIPs" => pod_ip(),
+        "status.hostIP" => around.hosts.primary().to_string(),
+        "status.hostIPs" => around.hosts.to_string(),
+        "status.podIP" => own.primary().to_string(),
+        "status.podIPs" => own.to_string(),
         other => {
             return Err(BadReference(format!(
                 "fieldPath {other:?} is not supported"

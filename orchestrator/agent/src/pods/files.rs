@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use waggle_model::network::PerFamily;
+
 use super::desired::Desired;
 
 /// The pod's hostname: as given, or its name, cut to what a hostname may be (63 bytes).
@@ -41,18 +43,18 @@ pub(crate) struct ClusterDns {
 }
 
 /// The pod's `/etc/hosts`.
-pub(crate) fn hosts(pod: &Desired, host: IpAddr, domain: &str) -> String {
+pub(crate) fn hosts(pod: &Desired, host: PerFamily<IpAddr>, domain: &str) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
          ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
     let spec = pod.pod.spec.as_ref();
-    let address = if pod.host_network() {
+    let addresses = if pod.host_network() {
         Some(host)
     } else {
-        pod.address
+        pod.addresses
     };
-    if let Some(address) = address {
+    for address in addresses.iter().flat_map(PerFamily::iter) {
         let name = hostname(pod);
         let subdomain = spec
             .and_then(|s| s.subdomain.as_deref())

@@ -31,7 +31,7 @@ pub(crate) fn pod(spec: &str) -> Desired {
         secrets: BTreeMap::new(),
         identity: IdentityId(7),
         tenant: TenantId(2),
-        address: Some("10.244.0.5".parse().unwrap()),
+        addresses: "10.244.0.5".parse().ok(),
         removed: false,
     }
 }

@@ -31,7 +31,7 @@ pub(super) async fn run(
         };
     }
     if let Some(get) = &hook.http_get {
-        let address: IpAddr = pod.address.unwrap_or(node.address);
+        let address: IpAddr = pod.address().unwrap_or(node.address);
         return probe::http_get(get, container, address).await.map(drop);
     }
     if let Some(sleep) = &hook.sleep {

@@ -30,7 +30,7 @@ impl Worker {
         Some(PodLink {
             uid: self.pod.key.uid.clone(),
             netns: self.sandbox.as_ref()?.netns.clone()?,
-            address: self.pod.address?,
+            addresses: self.pod.addresses?,
             identity: self.pod.identity,
             tenant: self.pod.tenant,
         })

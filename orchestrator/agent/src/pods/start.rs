@@ -219,7 +219,7 @@ impl Worker {
     pub(super) fn write_files(&self) -> std::io::Result<()> {
         let etc = self.node.folder.pod(&self.pod.key.uid).join("etc");
         let dns = self.node.dns();
-        let hosts = files::hosts(&self.pod, self.node.address, &dns.domain);
+        let hosts = files::hosts(&self.pod, self.node.addresses, &dns.domain);
         std::fs::create_dir_all(&etc)?;
         for (name, text) in [
             ("hosts", hosts),

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     ContainerStateWaiting, ContainerStatus, HostIP, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use waggle_model::network::PerFamily;
 use waggle_runtime::spec::{ContainerPhase, ContainerState as Seen};
 
 use super::desired::{Desired, is_sidecar};
@@ -22,7 +23,7 @@ pub(crate) fn pod_status(
     pod: &Desired,
     seen: &Observed,
     before: Option<&PodStatus>,
-    host: IpAddr,
+    hosts: PerFamily<IpAddr>,
     now: i64,
 ) -> PodStatus {
     let initialized = is_initialized(pod, seen);
@@ -45,25 +46,23 @@ pub(crate) fn pod_status(
         before,
         now,
     );
-    let address = match pod.host_network() {
-        true => Some(host),
-        false => pod.address.filter(|_| seen.attached),
+    let addresses = match pod.host_network() {
+        true => Some(hosts),
+        false => pod.addresses.filter(|_| seen.attached),
     };
-    let kept = before.filter(|_| address.is_none() && !pod.ending());
+    let kept = before.filter(|_| addresses.is_none() && !pod.ending());
     PodStatus {
         phase: Some(phase.to_owned()),
         conditions: Some(conditions),
         container_statuses: Some(statuses),
         init_container_statuses: (!init_statuses.is_empty()).then_some(init_statuses),
-        host_ip: Some(host.to_string()),
-        host_ips: Some(vec![HostIP {
-            ip: host.to_string(),
-        }]),
-        pod_ip: address
-            .map(|a| a.to_string())
+        host_ip: Some(hosts.primary().to_string()),
+        host_ips: Some(hosts.iter().map(|a| HostIP { ip: a.to_string() }).collect()),
+        pod_ip: addresses
+            .map(|both| both.primary().to_string())
             .or_else(|| kept?.pod_ip.clone()),
-        pod_ips: address
-            .map(|a| vec![PodIP { ip: a.to_string() }])
+        pod_ips: addresses
+            .map(|both| both.iter().map(|a| PodIP { ip: a.to_string() }).collect())
             .or_else(|| kept?.pod_ips.clone()),
         qos_class: Some(qos_class(pod).to_owned()),
         start_time: before

@@ -330,7 +330,7 @@ fn leftover(uid: &str, has: &Has) -> Desired {
         secrets: BTreeMap::new(),
         identity: IdentityId(0),
         tenant: TenantId(0),
-        address: None,
+        addresses: None,
         removed: true,
     }
 }

@@ -379,7 +379,7 @@ impl Worker {
         let own = if pod.host_network() {
             Some(self.node.address)
         } else {
-            pod.address
+            pod.address()
         };
         let Some(address) = own else { return };
         for container in pod.all_containers() {
@@ -427,7 +427,7 @@ impl Worker {
             &self.pod,
             &self.seen,
             self.status.as_ref(),
-            self.node.address,
+            self.node.addresses,
             clock::now(),
         );
         if self.status.as_ref() == Some(&status) {

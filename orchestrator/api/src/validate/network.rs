@@ -109,21 +109,39 @@ fn addresses(value: &Value, old: Option<&Value>, out: &mut Vec<Fault>) {
             ));
         }
     }
-    for (index, family) in list(value, &["spec", "ipFamilies"]).iter().enumerate() {
-        if family != "IPv4" {
+    for (index, one) in all.iter().enumerate().skip(1) {
+        let valid = one
+            .as_str()
+            .is_some_and(|text| text.parse::<IpAddr>().is_ok());
+        if !valid || index > 1 {
+            let detail = "must be a valid IP address, at most one of each family";
             out.push(Fault::invalid(
-                format!("spec.ipFamilies[{index}]"),
-                family.clone(),
-                "not configured on this cluster",
+                format!("spec.clusterIPs[{index}]"),
+                one.clone(),
+                detail,
             ));
         }
     }
-    if text(value, &["spec", "ipFamilyPolicy"]) == "RequireDualStack" {
-        let detail = "this cluster is not configured for dual-stack services";
-        out.push(Fault::invalid(
+    let families = list(value, &["spec", "ipFamilies"]);
+    for (index, family) in families.iter().enumerate() {
+        let path = format!("spec.ipFamilies[{index}]");
+        if family != "IPv4" && family != "IPv6" {
+            out.push(Fault::not_supported(
+                path,
+                family.clone(),
+                &["IPv4", "IPv6"],
+            ));
+        } else if families[..index].contains(family) {
+            out.push(Fault::duplicate(path, family.clone()));
+        }
+    }
+    let policy = text(value, &["spec", "ipFamilyPolicy"]);
+    let policies = ["SingleStack", "PreferDualStack", "RequireDualStack"];
+    if !policy.is_empty() && !policies.contains(&policy) {
+        out.push(Fault::not_supported(
             "spec.ipFamilyPolicy",
-            "RequireDualStack",
-            detail,
+            policy,
+            &policies,
         ));
     }
     if !list(value, &["spec", "externalIPs"]).is_empty() {

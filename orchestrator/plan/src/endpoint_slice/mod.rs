@@ -61,6 +61,10 @@ fn endpoints(snapshot: &Snapshot, service: &Service) -> Option<BTreeMap<GroupKey
         let ports = resolve(spec.ports.as_deref().unwrap_or_default(), pod);
         for address in addresses(pod) {
             let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            let asked = spec.ip_families.as_deref().unwrap_or_default();
+            if !asked.is_empty() && !asked.iter().any(|one| one == family) {
+                continue;
+            }
             let uid = pod.metadata.uid.clone().unwrap_or_default();
             let group = groups.entry((family, ports.clone())).or_default();
             group.insert(uid, endpoint(service, pod, address));

@@ -191,7 +191,7 @@ fn host_network_pods_have_no_endpoint_and_reserved_addresses_do() {
     early["spec"]["nodeName"] = json!("node1");
     world.put(early);
     let address = IpAddr::from([10, 244, 0, 77]);
-    let reserved = Reserved::from([("pod-early".to_owned(), address)]);
+    let reserved = Reserved::from([("pod-early".to_owned(), PerFamily::single(address))]);
     let state = network_state(&world.snapshot, &registry(&world), &reserved, Generation(1));
     let names: Vec<&str> = state
         .endpoints

@@ -160,7 +160,7 @@ fn local(number: u8) -> LocalPod {
 fn node0() -> Desired {
     Desired::new(LocalNode {
         name: "node0".into(),
-        address: Some([172, 30, 0, 10].into()),
+        addresses: vec![[172, 30, 0, 10].into()],
         host_netns: 1,
     })
 }

@@ -5,23 +5,23 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
-use waggle_model::network::Cidr;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use waggle_model::network::{Cidr, PerFamily};
 use waggle_plan::ipam::{IpamError, PodAddresses};
 use waggle_plan::network::Reserved;
 use waggle_plan::{Snapshot, pod};
 
-/// Addresses in use, by node.
+/// Addresses in use, by node and family.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    nodes: HashMap<String, PodAddresses>,
+    nodes: HashMap<String, Vec<PodAddresses>>,
 }
 
 /// What became of a look at the snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct Reservations {
     /// To be written into the pods' status.
-    pub(crate) new: Vec<(Arc<Pod>, IpAddr)>,
+    pub(crate) new: Vec<(Arc<Pod>, PerFamily<IpAddr>)>,
     /// Pods that can't have one now.
     pub(crate) refused: Vec<(Arc<Pod>, IpamError)>,
 }
@@ -35,19 +35,16 @@ impl Pool {
             .retain(|name, _| snapshot.nodes.get("", name).is_some());
         for node in snapshot.nodes.iter() {
             let name = node.metadata.name.as_deref().unwrap_or_default();
-            let range = node.spec.as_ref().and_then(|spec| spec.pod_cidr.as_deref());
-            let Some(range) = range.and_then(|text| text.parse::<Cidr>().ok()) else {
+            let Some(ranges) = ranges(node) else {
                 continue;
             };
-            let addresses = self
-                .nodes
-                .entry(name.to_owned())
-                .or_insert_with(|| PodAddresses::new(range));
-            if addresses.range() != range {
-                *addresses = PodAddresses::new(range);
+            let books = self.nodes.entry(name.to_owned()).or_default();
+            let known = books.iter().map(PodAddresses::range);
+            if !known.eq(ranges.iter()) {
+                *books = ranges.iter().map(PodAddresses::new).collect();
             }
             level(
-                addresses,
+                books,
                 snapshot.pods_on(name).filter(|pod| !on_host_network(pod)),
                 &mut found,
             );
@@ -57,52 +54,92 @@ impl Pool {
 
     /// Every address in use, by pod uid.
     pub(crate) fn reserved(&self) -> Reserved {
-        let all = self.nodes.values().flat_map(PodAddresses::iter);
-        all.map(|(uid, address)| (uid.to_owned(), address))
-            .collect()
+        let mut reserved = Reserved::new();
+        for books in self.nodes.values() {
+            let Some(first) = books.first() else { continue };
+            for (uid, _) in first.iter() {
+                if let Some(addresses) = of(books, uid) {
+                    reserved.insert(uid.to_owned(), addresses);
+                }
+            }
+        }
+        reserved
     }
 }
 
+/// What `uid` has of each family.
+fn of(books: &[PodAddresses], uid: &str) -> Option<PerFamily<IpAddr>> {
+    PerFamily::of(books.iter().filter_map(|book| book.of(uid)))
+}
+
+fn ranges(node: &Node) -> Option<PerFamily<Cidr>> {
+    let spec = node.spec.as_ref()?;
+    let texts = match &spec.pod_cidrs {
+        Some(texts) if !texts.is_empty() => texts.clone(),
+        _ => vec![spec.pod_cidr.clone()?],
+    };
+    PerFamily::of(texts.iter().filter_map(|text| text.parse().ok()))
+}
+
 fn level<'a>(
-    addresses: &mut PodAddresses,
+    books: &mut [PodAddresses],
     pods: impl Iterator<Item = &'a Arc<Pod>>,
     found: &mut Reservations,
 ) {
     let pods: Vec<(&str, &Arc<Pod>)> = pods.map(|pod| (uid(pod), pod)).collect();
     let living: HashSet<&str> = pods.iter().map(|(uid, _)| *uid).collect();
-    let gone: Vec<String> = addresses
-        .iter()
-        .map(|(uid, _)| uid.to_owned())
-        .filter(|uid| !living.contains(uid.as_str()))
-        .collect();
-    for uid in gone {
-        addresses.release(&uid);
+    for book in books.iter_mut() {
+        let gone: Vec<String> = book
+            .iter()
+            .map(|(uid, _)| uid.to_owned())
+            .filter(|uid| !living.contains(uid.as_str()))
+            .collect();
+        for uid in gone {
+            book.release(&uid);
+        }
     }
     let (with, without): (Vec<_>, Vec<_>) = pods
         .into_iter()
-        .partition(|(_, pod)| address(pod).is_some());
+        .partition(|(_, pod)| addresses(pod).is_some());
     for (uid, pod) in with {
-        let Some(address) = address(pod) else {
-            continue;
-        };
-        if let Err(error) = addresses.claim(uid, address) {
-            found.refused.push((Arc::clone(pod), error));
+        for address in addresses(pod).iter().flat_map(PerFamily::iter) {
+            let same =
+                |book: &&mut PodAddresses| book.range().address().is_ipv4() == address.is_ipv4();
+            if let Some(book) = books.iter_mut().find(same)
+                && let Err(error) = book.claim(uid, address)
+            {
+                found.refused.push((Arc::clone(pod), error));
+            }
         }
     }
     for (uid, pod) in without
         .into_iter()
         .filter(|(_, pod)| !pod::is_terminated(pod))
     {
-        match addresses.assign(uid) {
-            Ok(address) => found.new.push((Arc::clone(pod), address)),
-            Err(error) => found.refused.push((Arc::clone(pod), error)),
+        let assigned: Result<Vec<IpAddr>, IpamError> =
+            books.iter_mut().map(|book| book.assign(uid)).collect();
+        match assigned.map(PerFamily::of) {
+            Ok(Some(addresses)) => found.new.push((Arc::clone(pod), addresses)),
+            Ok(None) => {}
+            Err(error) => {
+                for book in books.iter_mut() {
+                    book.release(uid);
+                }
+                found.refused.push((Arc::clone(pod), error));
+            }
         }
     }
 }
 
-/// The pod's own address, once it has one.
-pub(crate) fn address(pod: &Pod) -> Option<IpAddr> {
-    pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()
+/// The pod's own addresses, once it has them, the primary first.
+pub(crate) fn addresses(pod: &Pod) -> Option<PerFamily<IpAddr>> {
+    let status = pod.status.as_ref()?;
+    let primary: IpAddr = status.pod_ip.as_deref()?.parse().ok()?;
+    let listed = status.pod_ips.iter().flatten();
+    let other = listed
+        .filter_map(|one| one.ip.parse::<IpAddr>().ok())
+        .find(|address| address.is_ipv4() != primary.is_ipv4());
+    PerFamily::of([primary].into_iter().chain(other))
 }
 
 /// Uses its node's network instead of its own.
@@ -136,7 +173,8 @@ mod tests {
     }
 
     fn given(reservations: &Reservations) -> Vec<String> {
-        let text = |(pod, address): &(Arc<Pod>, IpAddr)| format!("{}={address}", uid(pod));
+        let text =
+            |(pod, addresses): &(Arc<Pod>, PerFamily<IpAddr>)| format!("{}={addresses}", uid(pod));
         reservations.new.iter().map(text).collect()
     }
 
@@ -165,6 +203,19 @@ mod tests {
         pool.reserve(&snapshot(&[pod("a", Some("10.244.1.2"))]));
         let next = pool.reserve(&snapshot(&[pod("b", None)]));
         assert_eq!(given(&next), ["b=10.244.1.3"]);
+    }
+
+    #[test]
+    fn a_dual_stack_pod_has_one_address_of_each_family_or_none() {
+        let mut pool = Pool::default();
+        let mut snapshot = snapshot(&[pod("a", None), pod("b", None)]);
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1", "uid": "n"},
+                          "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00::/126"]}});
+        snapshot.upsert(&node).unwrap();
+        let found = pool.reserve(&snapshot);
+        assert_eq!(given(&found), ["a=10.244.1.2,fd00::2"]);
+        assert_eq!(found.refused.len(), 1, "the IPv6 range is full");
+        assert_eq!(pool.reserved().len(), 1);
     }
 
     #[test]

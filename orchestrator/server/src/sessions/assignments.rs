@@ -14,7 +14,7 @@ use waggle_plan::identity::{Naming, Registry};
 use waggle_plan::{Snapshot, pod, tenant};
 use waggle_wire::v1;
 
-use super::addresses::{address, on_host_network};
+use super::addresses::{addresses, on_host_network};
 use super::kind;
 use crate::objects::{Object, Objects};
 
@@ -182,7 +182,7 @@ fn candidate(
     let Some(object) = object else {
         return Ok(None);
     };
-    let own = address(pod).filter(|_| !on_host_network(pod));
+    let own = addresses(pod).filter(|_| !on_host_network(pod));
     if own.is_none() && !on_host_network(pod) && !pod::is_terminated(pod) {
         return Ok(None);
     }
@@ -211,7 +211,7 @@ fn candidate(
         secrets: find("Secret", secrets)?,
         identity: identity.0,
         tenant: tenant.0,
-        address: own.map(|address| address.to_string()).unwrap_or_default(),
+        address: own.map(|both| both.to_string()).unwrap_or_default(),
         ending,
         object,
     }))

@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use waggle_api::Status;
 use waggle_model::Generation;
+use waggle_model::network::PerFamily;
 use waggle_plan::identity::Wanted;
 use waggle_plan::ipam::IpamError;
 use waggle_plan::{EventDraft, Snapshot, Write, network, pod};
@@ -159,13 +160,16 @@ async fn settle(inner: &Inner) -> Result<(), Status> {
     written
 }
 
-async fn write_addresses(inner: &Inner, new: &[(Arc<Pod>, IpAddr)]) -> Result<(), Status> {
+async fn write_addresses(
+    inner: &Inner,
+    new: &[(Arc<Pod>, PerFamily<IpAddr>)],
+) -> Result<(), Status> {
     if new.is_empty() {
         return Ok(());
     }
     let pods = kind("v1", "Pod")?;
     let mut writes = Vec::with_capacity(new.len());
-    for (pod, address) in new {
+    for (pod, addresses) in new {
         let (namespace, name) = (
             pod.metadata.namespace.as_deref(),
             pod.metadata.name.as_deref(),
@@ -180,8 +184,9 @@ async fn write_addresses(inner: &Inner, new: &[(Arc<Pod>, IpAddr)]) -> Result<()
             continue;
         };
         let mut value = object.value.clone();
-        value["status"]["podIP"] = json!(address.to_string());
-        value["status"]["podIPs"] = json!([{"ip": address.to_string()}]);
+        let texts = addresses.iter().map(|one| json!({"ip": one.to_string()}));
+        value["status"]["podIP"] = json!(addresses.primary().to_string());
+        value["status"]["podIPs"] = texts.collect();
         writes.push(Write::UpdateStatus(value));
     }
     for outcome in inner.objects.apply_plan(writes).await {

@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use waggle_api::{Resource, Status};
 use waggle_model::Generation;
-use waggle_model::network::Cidr;
+use waggle_model::network::{Cidr, PerFamily};
 use waggle_wire::v1;
 
 use crate::controllers::{Recorder, View};
@@ -50,11 +50,13 @@ pub struct Settings {
     /// Virtual address of Service default/kubernetes.
     pub api_vip: std::net::IpAddr,
     /// Virtual addresses of Services.
-    pub service_range: Cidr,
+    pub service_range: PerFamily<Cidr>,
     /// Addresses of all pods.
-    pub pod_range: Cidr,
-    /// Prefix length of a node's part of [`Self::pod_range`].
+    pub pod_range: PerFamily<Cidr>,
+    /// Prefix length of a node's part of the IPv4 [`Self::pod_range`].
     pub node_prefix: u8,
+    /// The same for IPv6.
+    pub node_prefix_v6: u8,
     /// How often a node reports.
     pub heartbeat: Duration,
     /// What network generations start after; [`Numbers::begin_term`] gives it. Else the clock does.
@@ -75,6 +77,7 @@ impl Default for Settings {
             service_range: range("10.96.0.0/16"),
             pod_range: range("10.244.0.0/16"),
             node_prefix: 24,
+            node_prefix_v6: 64,
             heartbeat: Duration::from_secs(3),
             base: None,
         }

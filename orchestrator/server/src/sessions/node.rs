@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use waggle_api::{Part, Status};
-use waggle_model::network::Cidr;
+use waggle_api::{Part, Resource, Status};
+use waggle_model::network::{Cidr, PerFamily};
 use waggle_plan::ipam::assign_pod_cidr;
 use waggle_wire::v1;
 
@@ -20,38 +20,25 @@ const LEASE_SECONDS: i64 = 40;
 /// A status that says nothing new is written again after this many seconds.
 const STATUS_SECONDS: i64 = 300;
 
-/// Makes or completes the Node object and answers its pod range and its uid.
-pub(super) async fn register(inner: &Inner, hello: &v1::Hello) -> Result<(Cidr, String), Status> {
+/// Makes or completes the Node object and answers its pod ranges and its uid.
+pub(super) async fn register(
+    inner: &Inner,
+    hello: &v1::Hello,
+) -> Result<(PerFamily<Cidr>, String), Status> {
     let _one_at_a_time = inner.registering.lock().await;
     let nodes = kind("v1", "Node")?;
     let known = inner.objects.get(nodes, "", &hello.node);
-    let range = match known.as_ref().and_then(|node| range_of(node)) {
-        Some(range) => range,
-        None => {
-            let used: BTreeSet<Cidr> = inner
-                .objects
-                .list(nodes, None)
-                .objects
-                .iter()
-                .filter_map(|node| range_of(node))
-                .collect();
-            assign_pod_cidr(inner.settings.pod_range, inner.settings.node_prefix, &used).map_err(
-                |error| {
-                    Status::internal(format!("no pod range for node {:?}: {error}", hello.node))
-                },
-            )?
-        }
-    };
+    let ranges = ranges_for(inner, nodes, hello, known.as_deref())?;
     let options = WriteOptions::default();
     if known.is_none() {
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": hello.node}});
-        let node = completed(node, hello, range);
+        let node = completed(node, hello, ranges);
         match inner.objects.create(nodes, node, &options).await {
             Err(status) if status.is_already_exists() => {}
             other => drop(other?),
         }
     }
-    let complete = |node: &Object| Ok(completed(node.value.clone(), hello, range));
+    let complete = |node: &Object| Ok(completed(node.value.clone(), hello, ranges));
     inner
         .objects
         .modify(nodes, "", &hello.node, Part::Main, &options, complete)
@@ -61,7 +48,7 @@ pub(super) async fn register(inner: &Inner, hello: &v1::Hello) -> Result<(Cidr, 
         .objects
         .modify(nodes, "", &hello.node, Part::Status, &options, locate)
         .await?;
-    Ok((range, registered.uid.clone()))
+    Ok((ranges, registered.uid.clone()))
 }
 
 /// Waits until the Node object with this uid is gone.
@@ -82,12 +69,51 @@ pub(super) async fn gone(inner: &Inner, node: &str, uid: &str) {
     }
 }
 
-fn range_of(node: &Object) -> Option<Cidr> {
-    node.value["spec"]["podCIDR"].as_str()?.parse().ok()
+/// The ranges that the node has, and new ones for families that it has none of.
+fn ranges_for(
+    inner: &Inner,
+    nodes: &'static Resource,
+    hello: &v1::Hello,
+    known: Option<&Object>,
+) -> Result<PerFamily<Cidr>, Status> {
+    let settings = &inner.settings;
+    let own: Vec<Cidr> = known.into_iter().flat_map(ranges_of).collect();
+    let mut used: Option<BTreeSet<Cidr>> = None;
+    let mut ranges = Vec::new();
+    for cluster in settings.pod_range.iter() {
+        let ipv4 = cluster.address().is_ipv4();
+        if let Some(range) = own.iter().find(|one| one.address().is_ipv4() == ipv4) {
+            ranges.push(*range);
+            continue;
+        }
+        let used = used.get_or_insert_with(|| {
+            let nodes = inner.objects.list(nodes, None).objects;
+            nodes.iter().flat_map(|node| ranges_of(node)).collect()
+        });
+        let prefix = if ipv4 {
+            settings.node_prefix
+        } else {
+            settings.node_prefix_v6
+        };
+        let range = assign_pod_cidr(cluster, prefix, used).map_err(|error| {
+            Status::internal(format!("no pod range for node {:?}: {error}", hello.node))
+        })?;
+        ranges.push(range);
+    }
+    Ok(PerFamily::of(ranges).unwrap_or(settings.pod_range))
+}
+
+fn ranges_of(node: &Object) -> Vec<Cidr> {
+    let spec = &node.value["spec"];
+    let listed = spec["podCIDRs"].as_array().into_iter().flatten();
+    let texts = listed.chain([&spec["podCIDR"]]).filter_map(Value::as_str);
+    let mut ranges: Vec<Cidr> = texts.filter_map(|text| text.parse().ok()).collect();
+    ranges.dedup();
+    ranges
 }
 
 /// With its operator's labels, those that every node has, and its range.
-fn completed(mut node: Value, hello: &v1::Hello, range: Cidr) -> Value {
+fn completed(mut node: Value, hello: &v1::Hello, ranges: PerFamily<Cidr>) -> Value {
     for (label, text) in &hello.labels {
         node["metadata"]["labels"][label] = json!(text);
     }
@@ -98,17 +124,20 @@ fn completed(mut node: Value, hello: &v1::Hello, range: Cidr) -> Value {
     for (label, value) in &hello.labels {
         node["metadata"]["labels"][label] = json!(value);
     }
-    node["spec"]["podCIDR"] = json!(range.to_string());
-    node["spec"]["podCIDRs"] = json!([range.to_string()]);
+    node["spec"]["podCIDR"] = json!(ranges.primary().to_string());
+    let texts: Vec<String> = ranges.iter().map(|range| range.to_string()).collect();
+    node["spec"]["podCIDRs"] = json!(texts);
     node
 }
 
-/// With its underlay address.
+/// With its underlay addresses.
 fn located(mut node: Value, hello: &v1::Hello) -> Value {
-    node["status"]["addresses"] = json!([
-        {"type": "InternalIP", "address": hello.address},
-        {"type": "Hostname", "address": hello.node},
-    ]);
+    let own = hello.address.split(',').map(str::trim);
+    let mut addresses: Vec<Value> = own
+        .map(|address| json!({"type": "InternalIP", "address": address}))
+        .collect();
+    addresses.push(json!({"type": "Hostname", "address": hello.node}));
+    node["status"]["addresses"] = json!(addresses);
     node
 }
 

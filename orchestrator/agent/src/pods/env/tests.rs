@@ -9,7 +9,7 @@ use crate::pods::fixture::pod;
 fn around(services: &NetworkState) -> Surroundings<'_> {
     Surroundings {
         node: "node1",
-        host: "172.30.0.11".parse().unwrap(),
+        hosts: "172.30.0.11".parse().unwrap(),
         node_cpu: 2000,
         node_memory: 1 << 30,
         services,

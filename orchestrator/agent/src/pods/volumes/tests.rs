@@ -15,7 +15,7 @@ fn prepared(spec: &str, folder: &Path) -> Result<BTreeMap<String, PathBuf>, Volu
     let state = NetworkState::default();
     let around = Surroundings {
         node: "node1",
-        host: "172.30.0.11".parse().unwrap(),
+        hosts: "172.30.0.11".parse().unwrap(),
         node_cpu: 2000,
         node_memory: 1 << 30,
         services: &state,
