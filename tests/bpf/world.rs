@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use waggle_datapath::{
     Attachment, Capacity, Config, Datapath, DatapathError, Drop, Drops, PodLink, Reason,
 };
-use waggle_model::network::NetworkState;
+use waggle_model::network::{NetworkState, PerFamily};
 use waggle_model::{IdentityId, TenantId};
 
 use crate::cgroup;
@@ -63,7 +63,7 @@ impl World {
             bpf_dir: folder.path().join("bpf"),
             cgroup: cgroup::folder().to_owned(),
             node: "node1".into(),
-            address: ip(HOST),
+            addresses: PerFamily::single(ip(HOST)),
             mtu: None,
             capacity,
         };
@@ -147,7 +147,7 @@ impl World {
         let link = PodLink {
             uid: uid.into(),
             netns,
-            address,
+            addresses: PerFamily::single(address),
             identity: IdentityId(tenant * 10),
             tenant: TenantId(tenant),
         };

@@ -507,7 +507,9 @@ mod tests {
             let mut header = tar::Header::new_gnu();
             header.set_size(40);
             header.set_mode(0o644);
-            (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             archive
                 .append_data(&mut header, name, &[b'x'; 40][..])
                 .unwrap();

@@ -175,10 +175,6 @@ impl ServiceAllocator {
     }
 
     /// The addresses in the order of `families`, and those that the Service had.
-    #[expect(
-        clippy::type_complexity,
-        reason = "now and before, or what was wanted and why it can't be had"
-    )]
     fn take(
         &self,
         uid: &str,
