@@ -141,9 +141,10 @@ pub(crate) fn egress_is_governed_and_live_connections_are_cut(cluster: &Cluster)
         "hold",
         SHOP,
         "--count",
-        "300",
+        "40",
         "--interval",
         "50",
+        // Once it is cut, every further request waits this long.
         "--timeout",
         "700",
     ];
