@@ -70,9 +70,10 @@ fn build(programs: &Path, out: &Path) -> Result<(), String> {
         "target.{TARGET}.linker={:?}",
         linker.display().to_string()
     ));
-    // Empty, but set: flags from a user's own configuration are for other targets.
+    // Flags from a user's own configuration are for other targets. The verifier wants to know functions' types before it
+    // takes them as callbacks.
     command
-        .env("CARGO_ENCODED_RUSTFLAGS", "")
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Clink-arg=--btf")
         .env("CARGO_TARGET_DIR", &target_dir)
         .current_dir(programs);
     let output = command

@@ -4,6 +4,7 @@
 //! of its own and in one cgroup folder, `wgt-bpf-<pid>`, which is removed at the end.
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod cgroup;
 mod frame;
 mod lifecycle;
@@ -16,7 +17,9 @@ mod random;
 mod reference;
 mod room;
 mod sockets;
+mod stale;
 mod state;
+mod survival;
 mod world;
 
 use std::process::ExitCode;
@@ -29,13 +32,19 @@ use nix::sched::{CloneFlags, unshare};
 type Case = (&'static str, fn());
 
 fn main() -> ExitCode {
+    if let Some(code) = survival::role() {
+        return code;
+    }
     let mut arguments = Arguments::from_args();
     // The machine's noise is loud enough without our own.
     arguments.test_threads.get_or_insert(2);
     let cases: Vec<Case> = [
         packets::CASES,
         sockets::CASES,
+        affinity::CASES,
+        stale::CASES,
         lifecycle::CASES,
+        survival::CASES,
         policy::CASES,
         programming::CASES,
     ]

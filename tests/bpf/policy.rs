@@ -139,7 +139,7 @@ fn budget() {
 }
 
 fn forget_flows(world: &World) {
-    let data = MapData::from_pin(world.pin("maps", "FLOWS")).expect("pinned");
+    let data = MapData::from_pin(world.state_pin("FLOWS")).expect("pinned");
     let map = Map::from_map_data(data).expect("a map");
     let mut flows: HashMap<_, FlowKey, Flow> = map.try_into().expect("a hash");
     let keys: Vec<FlowKey> = flows.keys().filter_map(Result::ok).collect();

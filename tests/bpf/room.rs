@@ -41,6 +41,12 @@ impl Room {
         self.path.clone()
     }
 
+    /// The same, for other processes.
+    pub(crate) fn outside_path(&self) -> String {
+        let path = self.path.display().to_string();
+        path.replace("self", &std::process::id().to_string())
+    }
+
     /// Does `work` inside and waits for it; its panic becomes the caller's.
     pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (answer, result) = channel();

@@ -75,7 +75,7 @@ const FAR_SHOP: &str = "10.244.2.2";
 const FAR_BILL: &str = "10.244.2.3";
 const VIP: &str = "10.96.0.5";
 
-fn at(address: &str, port: u16) -> SocketAddr {
+pub(crate) fn at(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip(address), port)
 }
 
@@ -99,7 +99,11 @@ pub(crate) fn serve_tcp(room: &Room, address: SocketAddr, word: &'static str) {
 }
 
 /// Answers each datagram with `word`; tells who asked.
-fn serve_udp(room: &Room, address: SocketAddr, word: &'static str) -> Receiver<SocketAddr> {
+pub(crate) fn serve_udp(
+    room: &Room,
+    address: SocketAddr,
+    word: &'static str,
+) -> Receiver<SocketAddr> {
     let socket = room.run(move || UdpSocket::bind(address).expect("the socket binds"));
     let (sender, askers) = channel();
     std::thread::spawn(move || {
@@ -116,7 +120,7 @@ fn serve_udp(room: &Room, address: SocketAddr, word: &'static str) -> Receiver<S
 }
 
 /// Connects from `room`, sends a byte; returns the answer and what the caller takes its peer for.
-fn ask_tcp(room: &Room, address: SocketAddr) -> std::io::Result<(String, SocketAddr)> {
+pub(crate) fn ask_tcp(room: &Room, address: SocketAddr) -> std::io::Result<(String, SocketAddr)> {
     room.run(move || {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
         stream.set_read_timeout(Some(PATIENCE))?;

@@ -66,6 +66,7 @@ impl World {
             addresses: PerFamily::single(ip(HOST)),
             mtu: None,
             capacity,
+            abi: waggle_abi::ABI_HASH,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -191,9 +192,17 @@ impl World {
     pub(crate) fn pin(&self, kind: &str, name: &str) -> PathBuf {
         self.config
             .bpf_dir
-            .join(format!("{:016x}", waggle_abi::ABI_HASH))
+            .join(format!("{:016x}", self.config.abi))
             .join(kind)
             .join(name)
+    }
+
+    /// Where a map of connection state is pinned.
+    pub(crate) fn state_pin(&self, name: &str) -> PathBuf {
+        let state = waggle_abi::STATE.iter().find(|(state, _)| *state == name);
+        let (name, layout) = state.expect("connection state");
+        let folder = self.config.bpf_dir.join("state");
+        folder.join(format!("{name}-{layout:016x}"))
     }
 }
 

@@ -11,8 +11,8 @@ use crate::{images, kubectl, setup};
 /// Which tests.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only these: unit, bpf, cluster, kubectl. All when none is named. By its name alone: policy, which compares the
-    /// kernel's verdicts with a plain reference.
+    /// Only these: unit, bpf, cluster, kubectl. All when none is named. By their names alone: policy, which compares the
+    /// kernel's verdicts with a plain reference, and survival, a hundred agents killed under ten thousand connections.
     suites: Vec<Suite>,
     /// Random packets that `policy` compares.
     #[arg(long, default_value_t = 1_000_000)]
@@ -29,11 +29,12 @@ enum Suite {
     Cluster,
     Kubectl,
     Policy,
+    Survival,
 }
 
 impl Options {
     fn wants(&self, suite: Suite) -> bool {
-        let usual = self.suites.is_empty() && suite != Suite::Policy;
+        let usual = self.suites.is_empty() && !matches!(suite, Suite::Policy | Suite::Survival);
         usual || self.suites.contains(&suite)
     }
 }
@@ -64,6 +65,13 @@ pub(crate) fn all(options: &Options) -> Result<()> {
             .arg("the_kernel_agrees_with_the_reference")
             .env("WAGGLE_POLICY_CASES", options.cases.to_string());
         run(&mut tests).context("comparison of policy verdicts")?;
+    }
+    if options.wants(Suite::Survival) {
+        let mut tests = rooted("bpf", options);
+        tests
+            .arg("killed_and_upgraded")
+            .env("WAGGLE_SURVIVAL", "full");
+        run(&mut tests).context("survival")?;
     }
     if !options.wants(Suite::Cluster) && !options.wants(Suite::Kubectl) {
         return Ok(());

@@ -14,6 +14,11 @@ macro_rules! rows {
             const _: () = assert!(core::mem::size_of::<$name>() == $size);
             const _: () = assert!(0 $(+ core::mem::size_of::<$type>())* == $size);
 
+            impl $name {
+                /// Its declaration as text.
+                pub const LAYOUT: &str = concat!(stringify!($name), ":", stringify!($size), "{", $(stringify!($field), ":", stringify!($type), ",",)* "}",);
+            }
+
             #[cfg(feature = "user")]
             // SAFETY: repr(C), no implicit padding (asserted above), every bit pattern is a value.
             unsafe impl aya::Pod for $name {}
@@ -26,6 +31,8 @@ pub(crate) use rows;
 
 /// Raised by hand when rows keep their shape but change their meaning, and when a map changes its flags.
 const MEANING: u64 = 2;
+/// The same for rows of connection state, which outlive an ABI.
+const STATE_MEANING: u64 = 1;
 
 /// Number of this ABI; part of the path that maps are pinned under. FNV-1a of every layout, the map names and the
 /// drop reasons.
@@ -37,6 +44,13 @@ pub const ABI_HASH: u64 = {
     hash = fnv(hash, crate::names::program::LAYOUT);
     fnv(hash, crate::reason::LAYOUT)
 };
+
+/// Number of the layouts that a map of connection state is made of; part of its own pin, beside the ABI's folder: as long
+/// as these rows stay as they are, the next ABI's programs go on with the same map.
+pub(crate) const fn state_hash(key: &str, value: &str) -> u64 {
+    let hash = fnv(0xcbf2_9ce4_8422_2325 ^ STATE_MEANING, crate::addr::LAYOUT);
+    fnv(fnv(hash, key), value)
+}
 
 const fn fnv(mut hash: u64, text: &str) -> u64 {
     let bytes = text.as_bytes();

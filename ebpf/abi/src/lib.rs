@@ -12,12 +12,12 @@ mod row;
 pub use addr::{Addr, V4_MAPPED_BITS};
 pub use event::{Event, hook};
 pub use layout::ABI_HASH;
-pub use names::{Capacity, limit, map, program};
+pub use names::{Capacity, STATE, limit, map, program};
 pub use reason::{Reason, TEXTS};
 pub use row::{
-    BlockKey, Config, Counter, EndpointRow, Flow, FlowKey, GrantKey, LinkRow, OwnerRow, RuleKey,
-    ServiceKey, ServiceRow, Slot, SocketKey, VipRow, endpoint_kind, flow_state, rule_bits,
-    service_flag,
+    AffinityKey, AffinityRow, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey, GrantKey,
+    LinkRow, OwnerRow, PeerRow, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey, VipRow,
+    endpoint_kind, flow_state, peer_kind, rule_bits, service_flag,
 };
 
 /// Tenant of nodes and of the cluster's own services: reaches everything, reachable from everywhere.

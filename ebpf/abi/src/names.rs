@@ -1,5 +1,8 @@
 //! Names and sizes of maps and programs, which both sides spell out.
 
+use crate::layout::state_hash;
+use crate::{AffinityKey, AffinityRow, Flow, FlowKey, PeerRow, SocketKey, VipRow};
+
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
         $($(#[$doc])* pub const $name: &str = $text;)*
@@ -35,14 +38,30 @@ pub mod map {
         BLOCKS = "BLOCKS";
         /// LRU hash: [`crate::FlowKey`] to [`crate::Flow`].
         FLOWS = "FLOWS";
-        /// LRU hash: [`crate::SocketKey`] to [`crate::VipRow`].
+        /// Hash: socket cookie to [`crate::PeerRow`].
+        SOCK_PEER = "SOCK_PEER";
+        /// LRU hash: [`crate::SocketKey`] to [`crate::VipRow`]. For sockets that send datagrams to several VIPs or backends.
         SOCK_VIP = "SOCK_VIP";
+        /// LRU hash: [`crate::AffinityKey`] to [`crate::AffinityRow`].
+        AFFINITY = "AFFINITY";
         /// Per-CPU array of [`crate::Counter`], one for each reason.
         COUNTERS = "COUNTERS";
         /// Ring buffer of [`crate::Event`].
         EVENTS = "EVENTS";
     }
 }
+
+/// Maps of connection state, which programs fill: name, and number of their layout. They outlive a change of the rest of
+/// the ABI, so numbers in them must mean the same to the next one.
+pub const STATE: &[(&str, u64)] = &[
+    (map::FLOWS, state_hash(FlowKey::LAYOUT, Flow::LAYOUT)),
+    (map::SOCK_PEER, state_hash("u64", PeerRow::LAYOUT)),
+    (map::SOCK_VIP, state_hash(SocketKey::LAYOUT, VipRow::LAYOUT)),
+    (
+        map::AFFINITY,
+        state_hash(AffinityKey::LAYOUT, AffinityRow::LAYOUT),
+    ),
+];
 
 /// Programs, by their function's name.
 pub mod program {
@@ -92,8 +111,10 @@ pub mod limit {
     pub const BLOCKS: u32 = 65_536;
     /// Flows between tenants and of pods that policies govern.
     pub const FLOWS: u32 = 65_536;
-    /// Sockets that talk to a VIP.
+    /// Sockets that talk to a VIP; and peers of those that send datagrams to several.
     pub const SOCK_VIP: u32 = 65_536;
+    /// Callers that keep a backend.
+    pub const AFFINITY: u32 = 65_536;
     /// Bytes of the event ring.
     pub const EVENTS: u32 = 256 * 1024;
 }
@@ -119,8 +140,11 @@ pub struct Capacity {
     pub blocks: u32,
     /// Flows between tenants and of pods that policies govern; the least recently used is replaced when full.
     pub flows: u32,
-    /// Sockets that talk to a VIP; the least recently used is replaced when full.
+    /// Sockets that talk to a VIP: further ones see the backend as their peer. As many peers of sockets that send
+    /// datagrams to several; of those the least recently used is replaced when full.
     pub sock_vip: u32,
+    /// Callers that keep a backend; the least recently used is replaced when full.
+    pub affinity: u32,
 }
 
 impl Default for Capacity {
@@ -136,6 +160,7 @@ impl Default for Capacity {
             blocks: limit::BLOCKS,
             flows: limit::FLOWS,
             sock_vip: limit::SOCK_VIP,
+            affinity: limit::AFFINITY,
         }
     }
 }

@@ -27,8 +27,9 @@ rows! {
         pub pad: u8,
     }
 
-    /// Value of `SERVICES`: a slab of `SLOTS`. One write of this row flips a service to another set of backends.
-    pub struct ServiceRow [20] {
+    /// Value of `SERVICES`: a slab of `SLOTS`, sorted by address and port. One write of this row flips a service to
+    /// another set of backends.
+    pub struct ServiceRow [24] {
         /// First slot.
         pub base: u32,
         /// Number of slots; 0 refuses connections.
@@ -39,6 +40,8 @@ rows! {
         pub tenant: u32,
         /// Bits of [`service_flag`].
         pub flags: u32,
+        /// Seconds of silence for which a caller keeps its backend; 0 for no affinity.
+        pub affinity: u32,
     }
 
     /// Value of `SLOTS`: one backend.
@@ -178,7 +181,29 @@ rows! {
         pub pad: u32,
     }
 
-    /// Key of `SOCK_VIP`: a peer as the kernel sees it.
+    /// Value of `SOCK_PEER` (key: socket cookie): what a socket called last, and what it reached.
+    pub struct PeerRow [56] {
+        /// Address that was called.
+        pub vip: Addr,
+        /// Backend's address.
+        pub backend: Addr,
+        /// Port that was called, network byte order.
+        pub vip_port: u16,
+        /// Backend's port, network byte order.
+        pub backend_port: u16,
+        /// Service number.
+        pub service: u32,
+        /// Cookie of the socket's network namespace.
+        pub netns: u64,
+        /// IANA number.
+        pub protocol: u8,
+        /// One of [`peer_kind`].
+        pub kind: u8,
+        /// Zero.
+        pub pad: [u8; 6],
+    }
+
+    /// Key of `SOCK_VIP`: a peer as the kernel sees it, of a socket that talks to more than one.
     pub struct SocketKey [32] {
         /// Socket cookie.
         pub socket: u64,
@@ -200,6 +225,32 @@ rows! {
         pub port: u16,
         /// Zero.
         pub pad: u16,
+    }
+
+    /// Key of `AFFINITY`: a caller of a service port.
+    pub struct AffinityKey [24] {
+        /// Who calls; [`Addr::NONE`] for the node itself.
+        pub client: Addr,
+        /// Service number.
+        pub service: u32,
+        /// Port that is called, network byte order.
+        pub port: u16,
+        /// IANA number.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: u8,
+    }
+
+    /// Value of `AFFINITY`: the backend that the caller keeps.
+    pub struct AffinityRow [32] {
+        /// Backend's address.
+        pub backend: Addr,
+        /// Last call, nanoseconds of the monotonic clock.
+        pub seen: u64,
+        /// Backend's port, network byte order.
+        pub port: u16,
+        /// Zero.
+        pub pad: [u8; 6],
     }
 
     /// Value of `COUNTERS` (key: number of a [`crate::Reason`]), one for each CPU.
@@ -251,4 +302,12 @@ pub mod rule_bits {
     pub const RULESET: u32 = 32;
     /// One address.
     pub const BLOCK: u32 = 160;
+}
+
+/// What [`PeerRow::kind`] says.
+pub mod peer_kind {
+    /// The socket is connected to the backend.
+    pub const CONNECTED: u8 = 1;
+    /// It has sent datagrams there.
+    pub const DATAGRAMS: u8 = 2;
 }

@@ -4,8 +4,9 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use waggle_abi::{
-    Addr, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey, GrantKey, LinkRow, OwnerRow,
-    Reason, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey, VipRow, limit,
+    Addr, AffinityKey, AffinityRow, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey, GrantKey,
+    LinkRow, OwnerRow, PeerRow, Reason, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey, VipRow,
+    limit,
 };
 
 /// What programs must know about their node.
@@ -43,9 +44,16 @@ pub static BLOCKS: LpmTrie<BlockKey, u32> = LpmTrie::pinned(limit::BLOCKS, 0);
 /// Flows between tenants and of pods that policies govern.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(limit::FLOWS, 0);
-/// What sockets think they talk to.
+/// What sockets think they talk to, by socket cookie. Its rows go with their sockets. Preallocated and no LRU: the
+/// cheapest of all kinds to write, socket storage included.
+#[map]
+pub static SOCK_PEER: HashMap<u64, PeerRow> = HashMap::pinned(limit::SOCK_VIP, 0);
+/// The same for datagrams to several peers.
 #[map]
 pub static SOCK_VIP: LruHashMap<SocketKey, VipRow> = LruHashMap::pinned(limit::SOCK_VIP, 0);
+/// Backends that callers keep.
+#[map]
+pub static AFFINITY: LruHashMap<AffinityKey, AffinityRow> = LruHashMap::pinned(limit::AFFINITY, 0);
 /// Verdicts by reason.
 #[map]
 pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(Reason::ALL.len() as u32, 0);

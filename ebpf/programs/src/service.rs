@@ -1,50 +1,193 @@
 //! From a virtual address to one of its backends.
 
-use aya_ebpf::helpers::bpf_get_prandom_u32;
-use waggle_abi::{Addr, Reason, ServiceKey, ServiceRow, Slot};
+use core::ffi::c_void;
 
-use crate::maps::{SERVICES, SLOTS};
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_loop};
+use waggle_abi::{Addr, AffinityKey, AffinityRow, Reason, ServiceKey, ServiceRow, Slot};
+
+use crate::maps::{AFFINITY, SERVICES, SLOTS};
 
 /// How often a lookup starts again when the row was flipped under it.
 const ATTEMPTS: usize = 2;
+/// Steps of a binary search through the longest slab: two to this power, less one, slots.
+const SEARCH_STEPS: u32 = 18;
+const SECOND: u64 = 1_000_000_000;
 
-/// A service and the backend chosen for one call.
-pub struct Choice {
-    /// The row, as of the choice.
-    pub row: ServiceRow,
-    /// The backend.
-    pub slot: Slot,
+/// An address and a port, network byte order.
+pub type Place = (Addr, u16);
+
+/// Whether somebody serves there.
+#[inline(always)]
+pub fn is_served(key: &ServiceKey) -> bool {
+    // SAFETY: only whether there is one is looked at.
+    unsafe { SERVICES.get(key) }.is_some()
 }
 
-/// Chooses a backend at random.
+/// Nowhere.
+pub const NOWHERE: Place = (Addr::NONE, 0);
+
+/// Chooses a backend: the one that `client` keeps where the service has affinity, else `kept` while it serves, else one
+/// at random. [`NOWHERE`] is not kept. The row that it was chosen by is left in `row`.
 ///
 /// # Errors
 /// [`Reason::NoBackend`] for a port that the address does not serve or that has no ready backend;
 /// [`Reason::Inconsistent`] when slots don't belong to the row that points at them.
 #[inline(always)]
-pub fn choose(vip: Addr, port: u16, protocol: u8) -> Result<Choice, Reason> {
-    let key = ServiceKey {
-        vip,
-        port,
-        protocol,
-        pad: 0,
-    };
+pub fn choose(
+    key: &ServiceKey,
+    client: Addr,
+    kept: Place,
+    row: &mut ServiceRow,
+) -> Result<&'static Slot, Reason> {
     for _ in 0..ATTEMPTS {
         // SAFETY: rows are replaced as a whole; this copy is of one of them.
-        let row = *unsafe { SERVICES.get(key) }.ok_or(Reason::NoBackend)?;
+        let Some(found) = (unsafe { SERVICES.get(key) }) else {
+            return Err(Reason::NoBackend);
+        };
+        *row = *found;
         if row.count == 0 {
             return Err(Reason::NoBackend);
         }
-        // SAFETY: the helper has no preconditions.
-        let index = row
-            .base
-            .wrapping_add(unsafe { bpf_get_prandom_u32() } % row.count);
-        if let Some(slot) = SLOTS.get(index)
-            && slot.service == row.service
-            && slot.port != 0
-        {
-            return Ok(Choice { row, slot: *slot });
+        let wished = if row.affinity == 0 {
+            kept
+        } else {
+            affine(key, row, client)
+        };
+        let mut found = None;
+        if wished.1 != 0 {
+            found = find(row, wished);
         }
+        if found.is_none() {
+            found = any(row);
+        }
+        let Some(slot) = found else {
+            continue;
+        };
+        if row.affinity != 0 {
+            keep(key, row, client, slot);
+        }
+        return Ok(slot);
     }
     Err(Reason::Inconsistent)
+}
+
+/// A random slot; `None` when the row was flipped under it.
+#[inline(always)]
+fn any(row: &ServiceRow) -> Option<&'static Slot> {
+    // SAFETY: the helper has no preconditions.
+    let offset = unsafe { bpf_get_prandom_u32() } % row.count;
+    let slot = SLOTS.get(row.base.wrapping_add(offset))?;
+    (slot.service == row.service && slot.port != 0).then_some(slot)
+}
+
+/// A search through a slab, step by step.
+struct Search {
+    low: u32,
+    high: u32,
+    base: u32,
+    service: u32,
+    place: Place,
+}
+
+/// The slot of a backend that still serves. The kernel runs the steps: unrolled, they would be most of what the verifier
+/// has to look at.
+#[inline(always)]
+fn find(row: &ServiceRow, place: Place) -> Option<&'static Slot> {
+    let mut search = Search {
+        low: 0,
+        high: row.count,
+        base: row.base,
+        service: row.service,
+        place,
+    };
+    let state = (&raw mut search).cast::<c_void>();
+    // SAFETY: the callback takes what it is given here, and ends with this call.
+    unsafe { bpf_loop(SEARCH_STEPS, halve as *mut c_void, state, 0) };
+    let slot = SLOTS.get(row.base.wrapping_add(search.low))?;
+    (slot.service == row.service && same(slot, &place)).then_some(slot)
+}
+
+/// Returns 0 to go on.
+extern "C" fn halve(_step: u32, search: *mut Search) -> i64 {
+    // SAFETY: `find` gives its own.
+    let search = unsafe { &mut *search };
+    if search.low >= search.high {
+        return 1;
+    }
+    let middle = search.low + (search.high - search.low) / 2;
+    let Some(slot) = SLOTS.get(search.base.wrapping_add(middle)) else {
+        return 1;
+    };
+    if slot.service != search.service {
+        return 1;
+    }
+    if is_before(slot, &search.place) {
+        search.low = middle + 1;
+    } else {
+        search.high = middle;
+    }
+    0
+}
+
+#[inline(always)]
+fn same(slot: &Slot, place: &Place) -> bool {
+    slot.addr == place.0 && slot.port == place.1
+}
+
+#[inline(always)]
+fn is_before(slot: &Slot, place: &Place) -> bool {
+    let (own, other) = (&slot.addr.words, &place.0.words);
+    if own[0] != other[0] {
+        own[0] < other[0]
+    } else if own[1] != other[1] {
+        own[1] < other[1]
+    } else if own[2] != other[2] {
+        own[2] < other[2]
+    } else if own[3] != other[3] {
+        own[3] < other[3]
+    } else {
+        slot.port < place.1
+    }
+}
+
+/// The backend that `client` keeps if it called within the service's time. One that is about to end has left the slab,
+/// so it is not found there for new calls.
+#[inline(always)]
+fn affine(key: &ServiceKey, row: &ServiceRow, client: Addr) -> Place {
+    // SAFETY: a caller whose row is replaced meanwhile keeps one backend or the other.
+    let Some(kept) = (unsafe { AFFINITY.get(affinity_key(key, row, client)) }) else {
+        return NOWHERE;
+    };
+    // SAFETY: the helper has no preconditions.
+    let silent = unsafe { bpf_ktime_get_ns() }.saturating_sub(kept.seen);
+    if silent < u64::from(row.affinity) * SECOND {
+        (kept.backend, kept.port)
+    } else {
+        NOWHERE
+    }
+}
+
+/// Notes that `client` was sent to `slot`. A table that does not take it costs only the affinity.
+#[inline(always)]
+fn keep(key: &ServiceKey, row: &ServiceRow, client: Addr, slot: &Slot) {
+    let kept = AffinityRow {
+        backend: slot.addr,
+        // SAFETY: the helper has no preconditions.
+        seen: unsafe { bpf_ktime_get_ns() },
+        port: slot.port,
+        pad: [0; 6],
+    };
+    let _ = AFFINITY.insert(affinity_key(key, row, client), kept, u64::from(BPF_ANY));
+}
+
+#[inline(always)]
+fn affinity_key(key: &ServiceKey, row: &ServiceRow, client: Addr) -> AffinityKey {
+    AffinityKey {
+        client,
+        service: row.service,
+        port: key.port,
+        protocol: key.protocol,
+        pad: 0,
+    }
 }

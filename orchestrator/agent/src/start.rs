@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use waggle_datapath::{Capacity, Config, Datapath, PodLink};
+use waggle_datapath::{ABI_HASH, Capacity, Config, Datapath, PodLink};
 use waggle_dns::{DnsOptions, DnsServer, Upstream};
 use waggle_runtime::cgroup::Cgroups;
 use waggle_runtime::images::{ImageStore, PullOptions};
@@ -203,6 +203,7 @@ async fn datapath(
         addresses: options.addresses,
         mtu: None,
         capacity: Capacity::default(),
+        abi: ABI_HASH,
     };
     let datapath = Datapath::open(config).await;
     datapath

@@ -24,6 +24,8 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// Rows that each table may take.
     pub capacity: Capacity,
+    /// Number of the ABI that maps and programs are pinned under: [`waggle_abi::ABI_HASH`], but for trying an upgrade.
+    pub abi: u64,
 }
 
 /// A pod that is to be connected. Everything is decided; the datapath only does it.

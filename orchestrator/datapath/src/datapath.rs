@@ -20,6 +20,7 @@ use crate::maps;
 use crate::pin::Pins;
 use crate::program::Programs;
 use crate::route::{self, Routes};
+use crate::stale::StaleSockets;
 use crate::tables::Tables;
 use crate::{netns_cookie_here, program};
 
@@ -35,6 +36,7 @@ pub struct Datapath {
     takeover_pending: AtomicBool,
     loggers: Mutex<Vec<program::Logger>>,
     routes: tokio::sync::Mutex<Option<Routes>>,
+    stale: StaleSockets,
 }
 
 impl Datapath {
@@ -53,13 +55,18 @@ impl Datapath {
             Some(mtu) => mtu,
             None => route::mtu_behind(&handle, config.addresses.primary()).await?,
         };
-        let pins = Pins::open(&config.bpf_dir)?;
-        let kept = maps::keep_fitting(&pins, &config.capacity)?;
+        let host_netns = netns_cookie_here()?;
+        let pins = Pins::open(&config.bpf_dir, config.abi)?;
+        // An agent that was killed before it had filled its tables left some that only look complete.
+        let kept = maps::keep_fitting(&pins, &config.capacity)? && pins.in_charge();
+        if !kept {
+            pins.set_in_charge(false)?;
+        }
         let mut programs = Programs::load(&pins, &config.capacity)?;
         let local = LocalNode {
             name: config.node.clone(),
             addresses: config.addresses.iter().collect(),
-            host_netns: netns_cookie_here()?,
+            host_netns,
         };
         let mut tables = Tables::adopt(&pins, local, config.capacity)?;
         for (ifindex, link) in tables.links() {
@@ -67,6 +74,7 @@ impl Datapath {
         }
         let takeover_pending = !kept && Programs::are_attached_to_sockets(&pins);
         let loggers = Mutex::new(std::mem::take(&mut programs.loggers));
+        let stale = StaleSockets::start(&pins, host_netns)?;
         let datapath = Self {
             config,
             pins,
@@ -77,6 +85,7 @@ impl Datapath {
             takeover_pending: AtomicBool::new(takeover_pending),
             loggers,
             routes: tokio::sync::Mutex::new(None),
+            stale,
         };
         if !takeover_pending {
             // The rows that a node needs before it knows any network state: itself.
@@ -102,6 +111,7 @@ impl Datapath {
                 tracing::warn!(interface, %error, "pod link not taken over");
             }
         }
+        self.pins.set_in_charge(true)?;
         self.pins.retire_others()
     }
 
@@ -147,12 +157,14 @@ impl Datapath {
             let mut tables = self.lock();
             tables.compare_everything_once();
             let programmed = tables.program()?;
+            self.stale.note(tables.state());
             (programmed, tables.wanted_routes())
         };
         if self.takeover_pending.load(Ordering::Acquire) {
             self.take_over()?;
             self.takeover_pending.store(false, Ordering::Release);
         }
+        self.stale.close_soon();
         let mut applied = Applied {
             rows: programmed.rows,
             routes: 0,
@@ -199,9 +211,14 @@ impl Datapath {
         };
         let ifindex = host.ok_or_else(missing)?.header.index;
         let netns_cookie = link::configure_inside(&pod.netns, port, pod.addresses).await?;
+        self.stale.know(netns_cookie, &pod.netns, adopted);
         self.write_pod(pod, port, ifindex, netns_cookie)?;
-        self.programs
-            .attach_to_pod(&self.pins, &interface, ifindex)?;
+        // One that lives on keeps the programs that it has until their successors' tables are filled.
+        let pending = self.takeover_pending.load(Ordering::Acquire);
+        if !pending || !Programs::are_attached_to_pod(&self.pins, &interface) {
+            self.programs
+                .attach_to_pod(&self.pins, &interface, ifindex)?;
+        }
         link::connect_host(
             &self.handle,
             port,
@@ -302,6 +319,7 @@ impl Datapath {
         let mut tables = self.lock();
         for (ifindex, row) in tables.links() {
             if row.pod == port.number {
+                self.stale.forget(row.netns);
                 tables.remove_pod(ifindex);
             }
         }

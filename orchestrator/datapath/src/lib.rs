@@ -5,6 +5,7 @@
 
 mod config;
 mod datapath;
+mod diag;
 mod error;
 mod event;
 mod link;
@@ -13,6 +14,7 @@ mod netns;
 mod pin;
 mod program;
 mod route;
+mod stale;
 mod sys;
 mod tables;
 
@@ -20,7 +22,7 @@ pub use config::{Applied, Attachment, Config, PodLink, Tally};
 pub use datapath::Datapath;
 pub use error::DatapathError;
 pub use event::{Drop, Drops};
-pub use waggle_abi::{Capacity, Reason};
+pub use waggle_abi::{ABI_HASH, Capacity, Reason};
 pub use waggle_policy::{CapacityFault, Claimant, DnsRedirect, Refusal};
 
 /// Cookie of the calling thread's network namespace (SO_NETNS_COOKIE).

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use waggle_abi::{
-    Addr, BlockKey, Capacity, Config, Counter, EndpointRow, Event, Flow, FlowKey, GrantKey,
-    LinkRow, OwnerRow, Reason, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey, VipRow, limit,
-    map,
+    Addr, AffinityKey, AffinityRow, BlockKey, Capacity, Config, Counter, EndpointRow, Event, Flow,
+    FlowKey, GrantKey, LinkRow, OwnerRow, PeerRow, Reason, RuleKey, STATE, ServiceKey, ServiceRow,
+    Slot, SocketKey, VipRow, limit, map,
 };
 use waggle_policy::{Current, Held, Key as RowKey, Row, Ruleset, Step};
 
@@ -57,6 +57,13 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
         shape::<Key<BlockKey>, u32>(map::BLOCKS, MapType::LpmTrie, capacity.blocks, true),
         shape::<FlowKey, Flow>(map::FLOWS, MapType::LruHash, capacity.flows, false),
         shape::<SocketKey, VipRow>(map::SOCK_VIP, MapType::LruHash, capacity.sock_vip, false),
+        shape::<AffinityKey, AffinityRow>(
+            map::AFFINITY,
+            MapType::LruHash,
+            capacity.affinity,
+            false,
+        ),
+        shape::<u64, PeerRow>(map::SOCK_PEER, MapType::Hash, capacity.sock_vip, false),
         shape::<u32, Counter>(map::COUNTERS, MapType::PerCpuArray, reasons, false),
         Shape {
             name: map::EVENTS,
@@ -67,6 +74,14 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
             filled: false,
         },
     ]
+}
+
+/// Maps of connection state, which are pinned beside the ABI's folder.
+pub(crate) fn states(pins: &Pins) -> Vec<(&'static str, PathBuf)> {
+    STATE
+        .iter()
+        .map(|(name, _)| (*name, pins.map(name)))
+        .collect()
 }
 
 /// Names and entries, for the loader.
@@ -367,7 +382,7 @@ pub(crate) fn events(pins: &Pins) -> Result<RingBuf<MapData>, DatapathError> {
     open(pins, map::EVENTS)
 }
 
-fn open<M: TryFrom<Map, Error = MapError>>(
+pub(crate) fn open<M: TryFrom<Map, Error = MapError>>(
     pins: &Pins,
     name: &'static str,
 ) -> Result<M, DatapathError> {

@@ -1,12 +1,12 @@
-//! Where things are pinned: maps and programs below the ABI's hash, links beside it, because a link outlives the ABI
-//! that it was made with.
+//! Where things are pinned: maps and programs below the ABI's hash; links and connection state beside it, because they
+//! outlive the ABI that they were made with.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{FsType, statfs};
-use waggle_abi::ABI_HASH;
+use waggle_abi::STATE;
 
 use crate::error::{DatapathError, file_error};
 
@@ -22,7 +22,7 @@ pub(crate) struct Pins {
 
 impl Pins {
     /// Makes the folders, and mounts a bpffs at `root` unless there is one.
-    pub(crate) fn open(root: &Path) -> Result<Self, DatapathError> {
+    pub(crate) fn open(root: &Path, abi: u64) -> Result<Self, DatapathError> {
         fs::create_dir_all(root).map_err(file_error("create", root))?;
         let kind = statfs(root)
             .map_err(|errno| file_error("examine", root)(errno.into()))?
@@ -39,9 +39,9 @@ impl Pins {
         }
         let pins = Self {
             root: root.to_owned(),
-            abi: root.join(format!("{ABI_HASH:016x}")),
+            abi: root.join(format!("{abi:016x}")),
         };
-        for folder in [pins.maps(), pins.programs(), pins.links()] {
+        for folder in [pins.maps(), pins.programs(), pins.links(), pins.states()] {
             fs::create_dir_all(&folder).map_err(file_error("create", &folder))?;
         }
         Ok(pins)
@@ -52,7 +52,14 @@ impl Pins {
     }
 
     pub(crate) fn map(&self, name: &str) -> PathBuf {
-        self.maps().join(name)
+        match STATE.iter().find(|(state, _)| *state == name) {
+            Some((_, layout)) => self.states().join(format!("{name}-{layout:016x}")),
+            None => self.maps().join(name),
+        }
+    }
+
+    fn states(&self) -> PathBuf {
+        self.root.join("state")
     }
 
     pub(crate) fn programs(&self) -> PathBuf {
@@ -71,6 +78,29 @@ impl Pins {
         self.links().join(name)
     }
 
+    /// Whether programs run on these maps, which were filled before. A folder, because the kernel's file system takes no
+    /// files.
+    pub(crate) fn in_charge(&self) -> bool {
+        self.mark().exists()
+    }
+
+    /// Notes it.
+    pub(crate) fn set_in_charge(&self, yes: bool) -> Result<(), DatapathError> {
+        let mark = self.mark();
+        match if yes {
+            fs::create_dir(&mark)
+        } else {
+            fs::remove_dir(&mark)
+        } {
+            Err(error) if mark.exists() != yes => Err(file_error("change", mark)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn mark(&self) -> PathBuf {
+        self.abi.join("in-charge")
+    }
+
     /// Removes what other ABIs have pinned. What still runs with it keeps it alive until it is replaced.
     pub(crate) fn retire_others(&self) -> Result<(), DatapathError> {
         let entries = fs::read_dir(&self.root).map_err(file_error("list", &self.root))?;
@@ -85,6 +115,19 @@ impl Pins {
                     .all(|b| b.is_ascii_hexdigit());
             if of_abi && path != self.abi {
                 fs::remove_dir_all(&path).map_err(file_error("remove", &path))?;
+            }
+        }
+        self.retire_other_states()
+    }
+
+    /// Connection state of other layouts, which these programs can't read.
+    fn retire_other_states(&self) -> Result<(), DatapathError> {
+        let folder = self.states();
+        let ours: Vec<_> = STATE.iter().map(|(name, _)| self.map(name)).collect();
+        let entries = fs::read_dir(&folder).map_err(file_error("list", &folder))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if !ours.contains(&path) {
+                unpin(&path)?;
             }
         }
         Ok(())

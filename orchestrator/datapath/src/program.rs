@@ -78,6 +78,9 @@ impl Programs {
             for (name, entries) in maps::entries(capacity) {
                 loader.map_max_entries(name, entries);
             }
+            for (name, path) in maps::states(pins) {
+                loader.map_pin_path(name, path);
+            }
             let mut ebpf = loader
                 .load(bytes)
                 .map_err(|error| fault(error.to_string()))?;
@@ -131,6 +134,13 @@ impl Programs {
         SOCKET_HOOKS
             .iter()
             .any(|(name, _)| pins.link(name).exists())
+    }
+
+    /// Whether an interface already has all of its programs, of whatever build.
+    pub(crate) fn are_attached_to_pod(pins: &Pins, interface: &str) -> bool {
+        POD_HOOKS
+            .iter()
+            .all(|(name, _)| pins.link(&pod_pin(interface, name)).exists())
     }
 
     /// Attaches the socket programs to everything below `cgroup`, or takes over the links that are there.

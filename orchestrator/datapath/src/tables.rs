@@ -38,6 +38,15 @@ fn injected() -> DatapathError {
     table_error("write", "any")(fault)
 }
 
+/// More than there can be rulesets of earlier tables, which are made less than once a second.
+fn seconds_since_the_epoch() -> u32 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(1, |now| {
+        // Below the bit that marks classes.
+        (now.as_secs() & 0x7fff_ffff) as u32
+    })
+}
+
 impl Tables {
     /// Reads what is in the kernel.
     pub(crate) fn adopt(
@@ -46,7 +55,11 @@ impl Tables {
         capacity: Capacity,
     ) -> Result<Self, DatapathError> {
         let maps = Maps::open(pins, &capacity)?;
-        let current = maps.read(pins)?;
+        let mut current = maps.read(pins)?;
+        if current.rulesets.next() == 0 {
+            // New tables, but flows remember numbers that earlier tables gave: these begin where those can't have come.
+            current.rulesets.resume(seconds_since_the_epoch());
+        }
         let node = local.name.clone();
         let mut desired = Desired::new(local);
         desired.set_next_ruleset(current.rulesets.next());

@@ -185,7 +185,7 @@ fn slice_port(slice: &EndpointSlice, name: &str, wanted: Protocol, default: i32)
     u16::try_from(found.port.unwrap_or(default)).ok()
 }
 
-/// How an endpoint may be used; `None` for not at all.
+/// How an endpoint may be used; `None` for one that is gone.
 fn standing(snapshot: &Snapshot, endpoint: &SliceEndpoint) -> Option<Standing> {
     let conditions = endpoint.conditions.as_ref();
     let ready = conditions.and_then(|one| one.ready).unwrap_or(true);
@@ -209,7 +209,8 @@ fn standing(snapshot: &Snapshot, endpoint: &SliceEndpoint) -> Option<Standing> {
     match (terminating, ready, serving) {
         (false, true, _) => Some(Standing::Ready),
         (true, _, true) => Some(Standing::Terminating),
-        _ => None,
+        // Connections that it has are not for us to cut.
+        _ => Some(Standing::Unready),
     }
 }
 

@@ -187,6 +187,7 @@ fn add_service(made: &mut Made, service: &Service) {
                 service: service.id.0,
                 tenant: service.tenant.0,
                 flags,
+                affinity: service.affinity_seconds.unwrap_or(0),
                 backends: backends.iter().filter(same).copied().collect(),
             };
             let key = service_key(*vip, port.port, port.protocol.number());
@@ -261,6 +262,7 @@ fn add_dns(made: &mut Made, dns: DnsRedirect) {
         service: 0,
         tenant: TENANT_SYSTEM,
         flags: 0,
+        affinity: 0,
         backends: [(dns.listener.ip().into(), dns.listener.port().to_be())].into(),
     };
     for protocol in [UDP, TCP] {

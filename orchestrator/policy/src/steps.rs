@@ -125,6 +125,7 @@ fn row_of(plan: &ServicePlan, base: u32) -> ServiceRow {
         service: plan.service,
         tenant: plan.tenant,
         flags: plan.flags,
+        affinity: plan.affinity,
     }
 }
 

@@ -206,6 +206,8 @@ pub struct ServicePlan {
     pub tenant: u32,
     /// Bits of [`waggle_abi::service_flag`].
     pub flags: u32,
+    /// Seconds for which a caller keeps its backend; 0 for no affinity.
+    pub affinity: u32,
     /// What its slab holds.
     pub backends: Backends,
 }

@@ -9,21 +9,21 @@
 )]
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{BPF_ANY, bpf_sock, bpf_sock_addr};
+use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::error;
 use waggle_abi::{
-    Addr, Event, FlowKey, OwnerRow, Reason, SocketKey, TENANT_SYSTEM, UDP, VipRow, hook,
-    service_flag,
+    Addr, Event, FlowKey, OwnerRow, PeerRow, Reason, ServiceKey, ServiceRow, Slot, SocketKey,
+    TENANT_SYSTEM, UDP, VipRow, hook, peer_kind, service_flag,
 };
 use waggle_ebpf::count::{count, report};
 use waggle_ebpf::flow::{Row, row_key};
-use waggle_ebpf::maps::{CONFIG, SOCK_VIP};
+use waggle_ebpf::maps::{CONFIG, SOCK_PEER, SOCK_VIP};
 use waggle_ebpf::peer::{Peer, owner, peer};
 use waggle_ebpf::policy::{Other, allows};
-use waggle_ebpf::service::choose;
+use waggle_ebpf::service::{NOWHERE, Place, choose, is_served};
 use waggle_ebpf::wall::{grant, open_between};
 
 const ALLOW: i32 = 1;
@@ -88,41 +88,51 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 /// Entry: a socket goes away.
 #[cgroup_sock(sock_release)]
 pub fn sock_release(ctx: SockContext) -> i32 {
-    forget(&ctx);
+    let _ = SOCK_PEER.remove(cookie(ctx.as_ptr()));
     ALLOW
 }
 
-/// Whose socket it is.
+/// Whose socket it is, and in which network namespace.
 #[derive(Clone, Copy)]
-enum Caller {
+struct Caller {
+    netns: u64,
+    who: Who,
+}
+
+#[derive(Clone, Copy)]
+enum Who {
     /// The node's own.
     Host,
     /// A pod's.
     Pod(&'static OwnerRow),
 }
 
-/// Where a call goes.
-enum Target {
-    AsCalled,
-    Backend(Addr, u16),
-}
+/// Where a call goes: to a backend, or as it was called. (No enum: the compiler leaves payloads of other variants
+/// undefined, and the verifier minds.)
+type Target = Option<&'static Slot>;
 
 #[inline(always)]
 fn call(ctx: &SockAddrContext, family: Family, hook: u32) -> i32 {
-    let (addr, port) = called(ctx, family);
+    let called = called(ctx, family);
     let Some(caller) = caller(ctx) else {
         return ALLOW;
     };
-    match target(ctx, caller, addr, port) {
-        Ok(Target::AsCalled) => ALLOW,
-        Ok(Target::Backend(backend, backend_port)) => {
+    match target(ctx, hook, caller, called) {
+        Ok(None) => {
+            if hook == hook::CONNECT {
+                // It may have been connected to a service before.
+                let _ = SOCK_PEER.remove(cookie(ctx.as_ptr()));
+            }
+            ALLOW
+        }
+        Ok(Some(slot)) => {
             count(Reason::Translated, 0);
-            remember(ctx, backend, backend_port, addr, port);
-            rewrite(ctx, family, backend, backend_port);
+            remember(ctx, hook, caller, called, slot);
+            rewrite(ctx, family, (slot.addr, slot.port));
             ALLOW
         }
         Err(reason) => {
-            deny(ctx, hook, caller, addr, port, reason);
+            deny(ctx, hook, caller, called, reason);
             DENY
         }
     }
@@ -134,78 +144,136 @@ fn call(ctx: &SockAddrContext, family: Family, hook: u32) -> i32 {
 fn caller(ctx: &SockAddrContext) -> Option<Caller> {
     // SAFETY: the context is the kernel's.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    match owner(netns) {
-        Some(row) => Some(Caller::Pod(row)),
-        None => (CONFIG.get(0)?.host_netns == netns).then_some(Caller::Host),
-    }
+    let who = match owner(netns) {
+        Some(row) => Who::Pod(row),
+        None if CONFIG.get(0)?.host_netns == netns => Who::Host,
+        None => return None,
+    };
+    Some(Caller { netns, who })
 }
 
 /// The wall is the same as for packets, in the same order; nodes' own sockets stand on rule 1.
 #[inline(always)]
-fn target(ctx: &SockAddrContext, caller: Caller, addr: Addr, port: u16) -> Result<Target, Reason> {
+fn target(
+    ctx: &SockAddrContext,
+    hook: u32,
+    caller: Caller,
+    called: Place,
+) -> Result<Target, Reason> {
+    let (addr, port) = called;
     let protocol = protocol(ctx);
     // What stays inside the pod is nobody's to forbid.
     if addr.is_loopback() || addr.is_link_scope() || is_own(caller, &addr) {
-        return Ok(Target::AsCalled);
+        return Ok(None);
     }
-    match peer(&addr)? {
-        Peer::Host => Ok(Target::AsCalled),
-        Peer::Vip(_) => translate(ctx, caller, addr, port, protocol),
-        found => {
-            let called = Called {
-                addr,
-                port,
-                protocol,
-            };
-            match admit(caller, &found, &called) {
-                // Rule 2 before the others: who was let in may be answered.
-                Err(_) if answers(ctx, caller, &called) => Ok(Target::AsCalled),
-                verdict => verdict.map(|()| Target::AsCalled),
-            }
-        }
+    let found = peer(&addr)?;
+    let mut key = service_key(addr, port, protocol);
+    let serves = match found {
+        Peer::Vip(_) => true,
+        Peer::Host | Peer::Node => is_node_port(&mut key),
+        _ => false,
+    };
+    if serves {
+        return translate(ctx, hook, caller, called, &key);
+    }
+    if matches!(found, Peer::Host) {
+        return Ok(None);
+    }
+    let called = Called {
+        addr,
+        port,
+        protocol,
+    };
+    match admit(caller, &found, &called) {
+        // Rule 2 before the others: who was let in may be answered.
+        Err(_) if answers(ctx, caller, &called) => Ok(None),
+        verdict => verdict.map(|()| None),
+    }
+}
+
+/// Whether something serves at this port of a node: of its address, or of every node's, which `key` then names.
+#[inline(always)]
+fn is_node_port(key: &mut ServiceKey) -> bool {
+    if is_served(key) {
+        return true;
+    }
+    key.vip = Addr::NONE;
+    is_served(key)
+}
+
+#[inline(always)]
+fn service_key(vip: Addr, port: u16, protocol: u8) -> ServiceKey {
+    ServiceKey {
+        vip,
+        port,
+        protocol,
+        pad: 0,
     }
 }
 
 #[inline(always)]
 fn translate(
     ctx: &SockAddrContext,
+    hook: u32,
     caller: Caller,
-    vip: Addr,
-    port: u16,
-    protocol: u8,
+    called: Place,
+    key: &ServiceKey,
 ) -> Result<Target, Reason> {
-    let choice = match choose(vip, port, protocol) {
-        Ok(choice) => choice,
+    let client = match caller.who {
+        Who::Pod(row) => row.addr,
+        Who::Host => Addr::NONE,
+    };
+    let kept = if hook == hook::SENDMSG {
+        kept(ctx, called)
+    } else {
+        NOWHERE
+    };
+    let mut row = ServiceRow::default();
+    let slot = match choose(key, client, kept, &mut row) {
+        Ok(slot) => slot,
         Err(reason) => {
             if reason == Reason::Inconsistent {
                 error!(
                     ctx,
                     "slots of the service at port {} belong to another service",
-                    u16::from_be(port)
+                    u16::from_be(key.port)
                 );
             }
             return Err(reason);
         }
     };
-    let slot = choice.slot;
     let called = Called {
         addr: slot.addr,
         port: slot.port,
-        protocol,
+        protocol: key.protocol,
     };
-    if choice.row.flags & service_flag::EXPORTED_TO_ALL == 0 {
-        pass_wall(caller, choice.row.tenant, &called)?;
+    if row.flags & service_flag::EXPORTED_TO_ALL == 0 {
+        pass_wall(caller, row.tenant, &called)?;
     }
     // An EndpointSlice may name another tenant's pods: the backend's own wall counts too.
     admit(caller, &peer(&slot.addr)?, &called)?;
-    Ok(Target::Backend(slot.addr, slot.port))
+    Ok(Some(slot))
+}
+
+/// The backend that this socket's last datagram to the same address went to: one conversation stays with one backend.
+#[inline(always)]
+fn kept(ctx: &SockAddrContext, called: Place) -> Place {
+    // SAFETY: rows are replaced, never written in place.
+    let Some(peer) = (unsafe { SOCK_PEER.get(cookie(ctx.as_ptr())) }) else {
+        return NOWHERE;
+    };
+    if peer.kind == peer_kind::DATAGRAMS && (peer.vip, peer.vip_port) == called {
+        (peer.backend, peer.backend_port)
+    } else {
+        NOWHERE
+    }
 }
 
 #[inline(always)]
 fn is_own(caller: Caller, addr: &Addr) -> bool {
-    match caller {
-        Caller::Pod(owner) => owner.addr == *addr,
-        Caller::Host => false,
+    match caller.who {
+        Who::Pod(owner) => owner.addr == *addr,
+        Who::Host => false,
     }
 }
 
@@ -220,7 +288,7 @@ struct Called {
 /// another node knows is said by its packet hooks.
 #[inline(always)]
 fn admit(caller: Caller, target: &Peer, called: &Called) -> Result<(), Reason> {
-    let Caller::Pod(owner) = caller else {
+    let Who::Pod(owner) = caller.who else {
         return Ok(());
     };
     if owner.addr == called.addr {
@@ -253,7 +321,7 @@ fn admit(caller: Caller, target: &Peer, called: &Called) -> Result<(), Reason> {
 
 #[inline(always)]
 fn pass_wall(caller: Caller, tenant: u32, called: &Called) -> Result<(), Reason> {
-    let Caller::Pod(row) = caller else {
+    let Who::Pod(row) = caller.who else {
         return Ok(());
     };
     if open_between(row.tenant, tenant)
@@ -268,7 +336,7 @@ fn pass_wall(caller: Caller, tenant: u32, called: &Called) -> Result<(), Reason>
 /// Whether this is a datagram back to a peer whose own datagram was let through. The packet hooks look closer.
 #[inline(always)]
 fn answers(ctx: &SockAddrContext, caller: Caller, called: &Called) -> bool {
-    let Caller::Pod(row) = caller else {
+    let Who::Pod(row) = caller.who else {
         return false;
     };
     let Some(own_port) = local_port(ctx) else {
@@ -287,14 +355,8 @@ fn answers(ctx: &SockAddrContext, caller: Caller, called: &Called) -> bool {
 }
 
 #[inline(always)]
-fn deny(
-    ctx: &SockAddrContext,
-    hook: u32,
-    caller: Caller,
-    dst: Addr,
-    dst_port: u16,
-    reason: Reason,
-) {
+fn deny(ctx: &SockAddrContext, hook: u32, caller: Caller, called: Place, reason: Reason) {
+    let (dst, dst_port) = called;
     let mut event = Event {
         hook,
         dst,
@@ -302,14 +364,14 @@ fn deny(
         protocol: protocol(ctx),
         ..Event::default()
     };
-    match caller {
-        Caller::Host => event.src_tenant = TENANT_SYSTEM,
-        Caller::Pod(row) => (event.src, event.src_tenant) = (row.addr, row.tenant),
+    match caller.who {
+        Who::Host => event.src_tenant = TENANT_SYSTEM,
+        Who::Pod(row) => (event.src, event.src_tenant) = (row.addr, row.tenant),
     }
-    if let Ok(Peer::Pod(row)) = peer(&dst) {
-        event.dst_tenant = row.tenant;
-    } else if let Ok(Peer::Vip(tenant)) = peer(&dst) {
-        event.dst_tenant = tenant;
+    match peer(&dst) {
+        Ok(Peer::Pod(row)) => event.dst_tenant = row.tenant,
+        Ok(Peer::Vip(tenant)) => event.dst_tenant = tenant,
+        _ => {}
     }
     report(reason, event);
     let errno = if reason == Reason::NoBackend {
@@ -323,67 +385,77 @@ fn deny(
 
 /// Notes the virtual address for getpeername and recvmsg. A table that does not take it costs only that view.
 #[inline(always)]
-fn remember(ctx: &SockAddrContext, backend: Addr, backend_port: u16, vip: Addr, port: u16) {
-    let key = socket_key(cookie(ctx.as_ptr()), backend, backend_port);
-    let _ = SOCK_VIP.insert(
-        key,
-        VipRow {
-            addr: vip,
-            port,
+fn remember(ctx: &SockAddrContext, hook: u32, caller: Caller, called: Place, slot: &Slot) {
+    let backend = (slot.addr, slot.port);
+    let kind = if hook == hook::CONNECT {
+        peer_kind::CONNECTED
+    } else {
+        if is_remembered(ctx, called, backend) {
+            return;
+        }
+        let row = VipRow {
+            addr: called.0,
+            port: called.1,
             pad: 0,
-        },
-        u64::from(BPF_ANY),
-    );
+        };
+        let _ = SOCK_VIP.insert(socket_key(ctx, backend), row, u64::from(BPF_ANY));
+        if is_connected(ctx) {
+            return;
+        }
+        peer_kind::DATAGRAMS
+    };
+    let row = PeerRow {
+        vip: called.0,
+        backend: backend.0,
+        vip_port: called.1,
+        backend_port: backend.1,
+        service: slot.service,
+        netns: caller.netns,
+        protocol: protocol(ctx),
+        kind,
+        pad: [0; 6],
+    };
+    let _ = SOCK_PEER.insert(cookie(ctx.as_ptr()), row, u64::from(BPF_ANY));
+}
+
+/// Whether the socket's last call was the same, with the same outcome.
+#[inline(always)]
+fn is_remembered(ctx: &SockAddrContext, called: Place, backend: Place) -> bool {
+    // SAFETY: as above.
+    unsafe { SOCK_PEER.get(cookie(ctx.as_ptr())) }.is_some_and(|peer| {
+        (peer.vip, peer.vip_port) == called && (peer.backend, peer.backend_port) == backend
+    })
+}
+
+#[inline(always)]
+fn is_connected(ctx: &SockAddrContext) -> bool {
+    // SAFETY: as above.
+    unsafe { SOCK_PEER.get(cookie(ctx.as_ptr())) }
+        .is_some_and(|peer| peer.kind == peer_kind::CONNECTED)
 }
 
 #[inline(always)]
 fn show_vip(ctx: &SockAddrContext, family: Family) -> i32 {
-    let (addr, port) = called(ctx, family);
+    let place = called(ctx, family);
     // SAFETY: rows are replaced, never written in place.
-    if let Some(vip) = unsafe { SOCK_VIP.get(socket_key(cookie(ctx.as_ptr()), addr, port)) } {
-        rewrite(ctx, family, vip.addr, vip.port);
+    let Some(peer) = (unsafe { SOCK_PEER.get(cookie(ctx.as_ptr())) }) else {
+        return ALLOW;
+    };
+    if (peer.backend, peer.backend_port) == place {
+        rewrite(ctx, family, (peer.vip, peer.vip_port));
+    // SAFETY: as above.
+    } else if let Some(row) = unsafe { SOCK_VIP.get(socket_key(ctx, place)) } {
+        rewrite(ctx, family, (row.addr, row.port));
     }
     ALLOW
 }
 
-/// The row of a connected socket; those of unconnected ones age out of the table.
 #[inline(always)]
-fn forget(ctx: &SockContext) {
-    const AF_INET6: u32 = 10;
-    let sock: *const bpf_sock = ctx.sock;
-    // SAFETY: the context is the kernel's; these fields are readable at this hook. Volatile and before any branch,
-    // because it only permits words at fixed offsets.
-    let (family, v4, v6, port) = unsafe {
-        let words = (&raw const (*sock).dst_ip6).cast::<u32>();
-        let v6 = [
-            words.read_volatile(),
-            words.add(1).read_volatile(),
-            words.add(2).read_volatile(),
-            words.add(3).read_volatile(),
-        ];
-        let family = (&raw const (*sock).family).read_volatile();
-        let v4 = (&raw const (*sock).dst_ip4).read_volatile();
-        (
-            family,
-            v4,
-            v6,
-            (&raw const (*sock).dst_port).read_volatile(),
-        )
-    };
-    let addr = if family == AF_INET6 {
-        Addr { words: v6 }
-    } else {
-        Addr::v4(v4)
-    };
-    let _ = SOCK_VIP.remove(socket_key(cookie(ctx.as_ptr()), addr, port));
-}
-
-#[inline(always)]
-fn socket_key(socket: u64, addr: Addr, port: u16) -> SocketKey {
+fn socket_key(ctx: &SockAddrContext, place: Place) -> SocketKey {
     SocketKey {
-        socket,
-        addr,
-        port,
+        socket: cookie(ctx.as_ptr()),
+        addr: place.0,
+        port: place.1,
         pad: 0,
         pad_end: 0,
     }
@@ -418,7 +490,7 @@ fn local_port(ctx: &SockAddrContext) -> Option<u16> {
 
 /// Address and port in the call, network byte order.
 #[inline(always)]
-fn called(ctx: &SockAddrContext, family: Family) -> (Addr, u16) {
+fn called(ctx: &SockAddrContext, family: Family) -> Place {
     let sock: *const bpf_sock_addr = ctx.sock_addr;
     // SAFETY: the context is the kernel's; volatile, because it only permits accesses of whole words.
     unsafe {
@@ -442,7 +514,7 @@ fn called(ctx: &SockAddrContext, family: Family) -> (Addr, u16) {
 }
 
 #[inline(always)]
-fn rewrite(ctx: &SockAddrContext, family: Family, addr: Addr, port: u16) {
+fn rewrite(ctx: &SockAddrContext, family: Family, (addr, port): Place) {
     let sock = ctx.sock_addr;
     // SAFETY: as above.
     unsafe {

@@ -34,6 +34,8 @@ pub enum Standing {
     Ready,
     /// About to end, still answering: for views that have nobody ready.
     Terminating,
+    /// Listed, but not for new calls. Connections that it has are its own.
+    Unready,
 }
 
 /// One place where a service port is served.

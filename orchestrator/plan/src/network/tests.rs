@@ -152,6 +152,31 @@ fn unready_and_ended_pods_and_namesakes_are_no_backends() {
 }
 
 #[test]
+fn an_unready_pod_is_listed_but_not_used() {
+    let mut world = shop();
+    world.edit("Pod", "shop", "a", |pod| {
+        pod["status"]["conditions"] = json!([])
+    });
+    slices(&mut world);
+    assert_eq!(backends(&world, 0), ["10.244.0.3:8080"]);
+    let state = state(&world);
+    let service = state.services.values().find(|one| one.name == "web");
+    let standings: Vec<_> = service.unwrap().ports[0]
+        .backends
+        .iter()
+        .map(|one| (one.address.to_string(), one.standing))
+        .collect();
+    assert_eq!(
+        standings,
+        [
+            ("10.244.0.2".to_owned(), Standing::Unready),
+            ("10.244.0.3".to_owned(), Standing::Ready)
+        ],
+        "its connections are its own"
+    );
+}
+
+#[test]
 fn exports_name_tenants_that_exist() {
     for (text, expect) in [
         (json!(""), Some(vec![])),

@@ -114,6 +114,7 @@ impl From<&Backend> for v1::Backend {
             node: backend.node.clone(),
             hostname: backend.hostname.clone(),
             terminating: backend.standing == Standing::Terminating,
+            unready: backend.standing == Standing::Unready,
             for_zones: backend.for_zones.iter().cloned().collect(),
             for_nodes: backend.for_nodes.iter().cloned().collect(),
         }
@@ -128,10 +129,10 @@ impl TryFrom<v1::Backend> for Backend {
             port: port("Backend", "port", message.port)?,
             node: message.node,
             hostname: message.hostname,
-            standing: if message.terminating {
-                Standing::Terminating
-            } else {
-                Standing::Ready
+            standing: match (message.terminating, message.unready) {
+                (false, false) => Standing::Ready,
+                (true, false) => Standing::Terminating,
+                (_, true) => Standing::Unready,
             },
             for_zones: message.for_zones.into_iter().collect(),
             for_nodes: message.for_nodes.into_iter().collect(),

@@ -18,6 +18,14 @@ fn addresses() -> impl Strategy<Value = IpAddr> {
     ]
 }
 
+fn standings() -> impl Strategy<Value = Standing> {
+    prop_oneof![
+        Just(Standing::Ready),
+        Just(Standing::Terminating),
+        Just(Standing::Unready)
+    ]
+}
+
 fn protocols() -> impl Strategy<Value = Protocol> {
     prop_oneof![
         Just(Protocol::Tcp),
@@ -41,19 +49,15 @@ fn ports() -> impl Strategy<Value = ServicePort> {
         1u16..,
         "[a-z]{0,3}",
         "[a-z]{0,3}",
-        (any::<bool>(), texts(), texts()),
+        (standings(), texts(), texts()),
     )
         .prop_map(
-            |(address, port, node, hostname, (ends, for_zones, for_nodes))| Backend {
+            |(address, port, node, hostname, (standing, for_zones, for_nodes))| Backend {
                 address,
                 port,
                 node,
                 hostname,
-                standing: if ends {
-                    Standing::Terminating
-                } else {
-                    Standing::Ready
-                },
+                standing,
                 for_zones,
                 for_nodes,
             },

@@ -2,6 +2,7 @@
 //! errno. Prints one JSON object at the end.
 #![forbid(unsafe_code)]
 
+mod pingpong;
 mod race;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,30 @@ enum Verb {
         /// Connections each.
         #[arg(long, default_value_t = 2000)]
         rounds: usize,
+        /// Processor to run on.
+        #[arg(long, default_value_t = 0)]
+        cpu: usize,
+    },
+    /// Echoes bytes: the other end of `pingpong`.
+    Echo {
+        /// Port to listen on.
+        #[arg(long, default_value_t = 7001)]
+        port: u16,
+        /// Processor to run on.
+        #[arg(long, default_value_t = 0)]
+        cpu: usize,
+    },
+    /// Measures one connection.
+    Pingpong {
+        /// ADDRESS:PORT of an `echo`.
+        #[arg(long)]
+        target: SocketAddr,
+        /// Round trips.
+        #[arg(long, default_value_t = 10_000)]
+        rounds: usize,
+        /// Megabytes to send in one go.
+        #[arg(long, default_value_t = 500)]
+        megabytes: usize,
         /// Processor to run on.
         #[arg(long, default_value_t = 0)]
         cpu: usize,
@@ -139,6 +164,13 @@ fn main() -> Result<()> {
             rounds,
             cpu,
         } => race::race(direct, vip, rounds, cpu)?,
+        Verb::Echo { port, cpu } => return pingpong::echo(port, cpu),
+        Verb::Pingpong {
+            target,
+            rounds,
+            megabytes,
+            cpu,
+        } => pingpong::pingpong(target, rounds, megabytes, cpu)?,
         Verb::Spoof { source, target } => spoof(source, &target)?,
     };
     println!("{report}");

@@ -77,13 +77,13 @@ fn lap(target: SocketAddr) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64() * 1e6)
 }
 
-fn summary(mut samples: Vec<f64>) -> Value {
+pub(crate) fn summary(mut samples: Vec<f64>) -> Value {
     samples.sort_by(f64::total_cmp);
     let at = |share: f64| samples[((samples.len() - 1) as f64 * share) as usize];
     json!({"p25": at(0.25), "p50": at(0.5), "p75": at(0.75), "p99": at(0.99)})
 }
 
-fn pin(cpu: usize) -> Result<()> {
+pub(crate) fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &set).context("sched_setaffinity")
