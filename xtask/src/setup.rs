@@ -25,6 +25,7 @@ const BUILD: &[Package] = &[
         "protobuf-compiler",
         "protoc: generates the node session's messages",
     ),
+    package("libprotobuf-dev", "the messages that etcd's are made of"),
     package(
         "rustc-web",
         "compiler whose LLVM matches bpf-linker's, for the eBPF programs",
