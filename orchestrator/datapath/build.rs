@@ -8,7 +8,13 @@ use std::process::Command;
 use std::{env, fs};
 
 const TARGET: &str = "bpfel-unknown-none";
-const PROGRAMS: [&str; 3] = ["socket_lb", "from_pod", "to_pod"];
+const PROGRAMS: [&str; 5] = [
+    "socket_lb",
+    "from_pod",
+    "to_pod",
+    "from_uplink",
+    "to_uplink",
+];
 const HINT: &str = "run: cargo xtask setup";
 
 /// A compiler for the programs.

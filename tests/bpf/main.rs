@@ -10,6 +10,7 @@ mod frame;
 mod lifecycle;
 mod log_sink;
 mod measure;
+mod outside;
 mod packets;
 mod policy;
 mod programming;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         survival::CASES,
         policy::CASES,
         programming::CASES,
+        outside::CASES,
     ]
     .concat();
     let cases = match std::env::var_os("WAGGLE_BENCH") {

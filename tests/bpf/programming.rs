@@ -41,7 +41,7 @@ fn backends(world: &World, vip: &str) -> Option<BTreeSet<IpAddr>> {
         vip: ip(vip).into(),
         port: 80u16.to_be(),
         protocol: TCP,
-        pad: 0,
+        scope: 0,
     };
     let row = services.get(&key, 0).ok()?;
     let slots = (row.base..row.base + row.count).map(|index| slots.get(&index, 0).expect("a slot"));

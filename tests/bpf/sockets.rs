@@ -135,7 +135,7 @@ pub(crate) fn ask_tcp(room: &Room, address: SocketAddr) -> std::io::Result<(Stri
 }
 
 /// Asks from a new unconnected socket; returns the answer and who gave it.
-fn ask_udp(room: &Room, address: SocketAddr) -> std::io::Result<(String, SocketAddr)> {
+pub(crate) fn ask_udp(room: &Room, address: SocketAddr) -> std::io::Result<(String, SocketAddr)> {
     room.run(move || {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.set_read_timeout(Some(PATIENCE))?;

@@ -47,6 +47,8 @@ impl World {
         Self::with_capacity(Capacity {
             flows: 1024,
             sock_vip: 1024,
+            nat: 4096,
+            maglev: 65_536,
             slots: 4096,
             ..Capacity::default()
         })

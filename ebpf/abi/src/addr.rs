@@ -30,6 +30,12 @@ impl Addr {
         }
     }
 
+    /// The unspecified address of a family; in tables "every address that a node has".
+    #[inline(always)]
+    pub const fn any(v4: bool) -> Self {
+        if v4 { Self::v4(0) } else { Self::NONE }
+    }
+
     /// Holds an IPv4 address.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {

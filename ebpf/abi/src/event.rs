@@ -45,4 +45,8 @@ pub mod hook {
     pub const FROM_POD: u32 = 3;
     /// What the host delivers to a pod.
     pub const TO_POD: u32 = 4;
+    /// What comes in by the uplink.
+    pub const FROM_UPLINK: u32 = 5;
+    /// What leaves by the uplink.
+    pub const TO_UPLINK: u32 = 6;
 }

@@ -16,8 +16,9 @@ pub use names::{Capacity, STATE, limit, map, program};
 pub use reason::{Reason, TEXTS};
 pub use row::{
     AffinityKey, AffinityRow, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey, GrantKey,
-    LinkRow, OwnerRow, PeerRow, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey, VipRow,
-    endpoint_kind, flow_state, peer_kind, rule_bits, service_flag,
+    LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey,
+    SourceKey, VipRow, endpoint_flag, endpoint_kind, flow_state, peer_kind, rule_bits, scope,
+    service_flag,
 };
 
 /// Tenant of nodes and of the cluster's own services: reaches everything, reachable from everywhere.
@@ -38,3 +39,7 @@ pub const RULESET_LOCKED: u32 = u32::MAX;
 pub const TCP: u8 = 6;
 /// IANA number of UDP.
 pub const UDP: u8 = 17;
+/// IANA number of SCTP.
+pub const SCTP: u8 = 132;
+/// First port that translated flows get at the node's address; above the node ports. The host's own sockets keep theirs.
+pub const NAT_PORT_FIRST: u32 = 32_768;

@@ -1,7 +1,7 @@
 //! Names and sizes of maps and programs, which both sides spell out.
 
 use crate::layout::state_hash;
-use crate::{AffinityKey, AffinityRow, Flow, FlowKey, PeerRow, SocketKey, VipRow};
+use crate::{AffinityKey, AffinityRow, Flow, FlowKey, NatRow, PeerRow, SocketKey, VipRow};
 
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
@@ -38,6 +38,12 @@ pub mod map {
         BLOCKS = "BLOCKS";
         /// LRU hash: [`crate::FlowKey`] to [`crate::Flow`].
         FLOWS = "FLOWS";
+        /// Array of [`crate::MaglevRow`]: Maglev tables.
+        MAGLEV = "MAGLEV";
+        /// LRU hash: [`crate::FlowKey`] to [`crate::NatRow`].
+        NAT = "NAT";
+        /// Longest prefix match: [`crate::SourceKey`] to nothing.
+        SOURCES = "SOURCES";
         /// Hash: socket cookie to [`crate::PeerRow`].
         SOCK_PEER = "SOCK_PEER";
         /// LRU hash: [`crate::SocketKey`] to [`crate::VipRow`]. For sockets that send datagrams to several VIPs or backends.
@@ -55,6 +61,7 @@ pub mod map {
 /// the ABI, so numbers in them must mean the same to the next one.
 pub const STATE: &[(&str, u64)] = &[
     (map::FLOWS, state_hash(FlowKey::LAYOUT, Flow::LAYOUT)),
+    (map::NAT, state_hash(FlowKey::LAYOUT, NatRow::LAYOUT)),
     (map::SOCK_PEER, state_hash("u64", PeerRow::LAYOUT)),
     (map::SOCK_VIP, state_hash(SocketKey::LAYOUT, VipRow::LAYOUT)),
     (
@@ -88,6 +95,10 @@ pub mod program {
         FROM_POD = "from_pod";
         /// tcx egress of the host end of a pod's veth.
         TO_POD = "to_pod";
+        /// tcx ingress of the uplink.
+        FROM_UPLINK = "from_uplink";
+        /// tcx egress of the uplink.
+        TO_UPLINK = "to_uplink";
     }
 }
 
@@ -111,6 +122,12 @@ pub mod limit {
     pub const BLOCKS: u32 = 65_536;
     /// Flows between tenants and of pods that policies govern.
     pub const FLOWS: u32 = 65_536;
+    /// Rows of all Maglev tables, of four entries; twice what is in use is needed while a set is replaced.
+    pub const MAGLEV: u32 = 524_288;
+    /// Translated flows, two rows each.
+    pub const NAT: u32 = 131_072;
+    /// Source ranges of all services.
+    pub const SOURCES: u32 = 65_536;
     /// Sockets that talk to a VIP; and peers of those that send datagrams to several.
     pub const SOCK_VIP: u32 = 65_536;
     /// Callers that keep a backend.
@@ -145,6 +162,12 @@ pub struct Capacity {
     pub sock_vip: u32,
     /// Callers that keep a backend; the least recently used is replaced when full.
     pub affinity: u32,
+    /// Rows of Maglev tables.
+    pub maglev: u32,
+    /// Rows of translated flows; the least recently used is replaced when full.
+    pub nat: u32,
+    /// Source ranges of services.
+    pub sources: u32,
 }
 
 impl Default for Capacity {
@@ -161,6 +184,9 @@ impl Default for Capacity {
             flows: limit::FLOWS,
             sock_vip: limit::SOCK_VIP,
             affinity: limit::AFFINITY,
+            maglev: limit::MAGLEV,
+            nat: limit::NAT,
+            sources: limit::SOURCES,
         }
     }
 }

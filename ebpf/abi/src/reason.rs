@@ -75,6 +75,12 @@ reasons! {
     PolicyEgress = 14, "policy_egress", "no NetworkPolicy of the sending pod allows it to send this";
     /// The receiver's policies.
     PolicyIngress = 15, "policy_ingress", "no NetworkPolicy of the receiving pod allows this to come in";
+    /// Not in the service's source ranges.
+    SourceRange = 16, "source_range", "the caller's address is in none of the service's source ranges";
+    /// Every port that was tried is taken.
+    NoPort = 17, "no_port", "no free port at the node's address was found for a translated flow";
+    /// The kernel could not change the packet.
+    NotRewritten = 18, "not_rewritten", "the packet's headers could not be rewritten";
 }
 
 const _: () = {

@@ -6,30 +6,34 @@ use crate::layout::rows;
 
 rows! {
     /// `CONFIG`, one row: what programs must know about their node.
-    pub struct Config [16] {
+    pub struct Config [48] {
         /// Cookie of the node's own network namespace (SO_NETNS_COOKIE); its sockets belong to the system tenant.
         pub host_netns: u64,
         /// Number of the next ruleset; kept here so that none is used twice while flows remember it.
         pub next_ruleset: u32,
-        /// Zero.
-        pub pad: u32,
+        /// Interface that leads to other nodes and out of the cluster; 0 for none.
+        pub uplink: u32,
+        /// The node's IPv4 address, which pods' traffic to the outside gets; [`Addr::NONE`] for none.
+        pub node_v4: Addr,
+        /// The node's IPv6 address; [`Addr::NONE`] for none.
+        pub node_v6: Addr,
     }
 
     /// Key of `SERVICES`: where a service port is called.
     pub struct ServiceKey [20] {
-        /// Virtual address.
+        /// Virtual address; [`Addr::any`] for "the address of a node" (node ports).
         pub vip: Addr,
         /// Port there, network byte order.
         pub port: u16,
         /// IANA number.
         pub protocol: u8,
-        /// Zero.
-        pub pad: u8,
+        /// Who calls: one of [`scope`].
+        pub scope: u8,
     }
 
     /// Value of `SERVICES`: a slab of `SLOTS`, sorted by address and port. One write of this row flips a service to
     /// another set of backends.
-    pub struct ServiceRow [24] {
+    pub struct ServiceRow [32] {
         /// First slot.
         pub base: u32,
         /// Number of slots; 0 refuses connections.
@@ -42,6 +46,10 @@ rows! {
         pub flags: u32,
         /// Seconds of silence for which a caller keeps its backend; 0 for no affinity.
         pub affinity: u32,
+        /// First row of its table in `MAGLEV`.
+        pub maglev: u32,
+        /// Entries of that table, a prime, four a row; 0 for none.
+        pub maglev_size: u32,
     }
 
     /// Value of `SLOTS`: one backend.
@@ -74,8 +82,8 @@ rows! {
         pub ingress: u32,
         /// Ruleset of what it may send; 0 when it isn't here or not governed.
         pub egress: u32,
-        /// Zero.
-        pub pad: u32,
+        /// Bits of [`endpoint_flag`].
+        pub flags: u32,
     }
 
     /// Value of `LINKS` (key: interface index): who is behind the host end of a veth.
@@ -181,6 +189,37 @@ rows! {
         pub pad: u32,
     }
 
+    /// Value of `MAGLEV`: a few entries of a table. The kernel rounds what an array holds up to 8 bytes.
+    pub struct MaglevRow [8] {
+        /// Slots, counted from their service's first.
+        pub slots: [u16; 4],
+    }
+
+    /// Value of `NAT` (key: [`FlowKey`], a packet as it comes): the packet as it goes on. Each translated flow has two
+    /// rows, one a direction.
+    pub struct NatRow [48] {
+        /// Source from here on.
+        pub src: Addr,
+        /// Destination from here on.
+        pub dst: Addr,
+        /// Network byte order; the identifier of an ICMP echo request.
+        pub src_port: u16,
+        /// Network byte order; the identifier of an ICMP echo reply.
+        pub dst_port: u16,
+        /// Service number; 0 for masquerade.
+        pub service: u32,
+        /// Last packet, nanoseconds of the monotonic clock.
+        pub seen: u64,
+    }
+
+    /// Key data of `SOURCES`, a longest prefix match over all of it: who may call a service that names its callers.
+    pub struct SourceKey [20] {
+        /// Service number.
+        pub service: u32,
+        /// Caller's address.
+        pub addr: Addr,
+    }
+
     /// Value of `SOCK_PEER` (key: socket cookie): what a socket called last, and what it reached.
     pub struct PeerRow [56] {
         /// Address that was called.
@@ -274,10 +313,26 @@ pub mod endpoint_kind {
     pub const NODE: u32 = 3;
 }
 
+/// What [`ServiceKey::scope`] says.
+pub mod scope {
+    /// Pods and nodes.
+    pub const INSIDE: u8 = 0;
+    /// Whoever comes by the uplink.
+    pub const OUTSIDE: u8 = 1;
+}
+
+/// Bits of [`EndpointRow::flags`].
+pub mod endpoint_flag {
+    /// This node answers for the address on its link.
+    pub const ANNOUNCED: u32 = 1;
+}
+
 /// Bits of [`ServiceRow::flags`].
 pub mod service_flag {
     /// Every tenant may reach it.
     pub const EXPORTED_TO_ALL: u32 = 1;
+    /// Only callers in `SOURCES` may come in.
+    pub const SOURCES: u32 = 2;
 }
 
 /// Bits of [`Flow::state`].

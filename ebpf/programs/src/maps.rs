@@ -5,7 +5,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use waggle_abi::{
     Addr, AffinityKey, AffinityRow, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey, GrantKey,
-    LinkRow, OwnerRow, PeerRow, Reason, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey, VipRow,
+    LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, Reason, RuleKey, ServiceKey, ServiceRow, Slot,
+    SocketKey, SourceKey, VipRow,
     limit,
 };
 
@@ -44,6 +45,15 @@ pub static BLOCKS: LpmTrie<BlockKey, u32> = LpmTrie::pinned(limit::BLOCKS, 0);
 /// Flows between tenants and of pods that policies govern.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(limit::FLOWS, 0);
+/// Maglev tables. User space writes them through memory.
+#[map]
+pub static MAGLEV: Array<MaglevRow> = Array::pinned(limit::MAGLEV, BPF_F_MMAPABLE);
+/// Translated flows, a row for each direction.
+#[map]
+pub static NAT: LruHashMap<FlowKey, NatRow> = LruHashMap::pinned(limit::NAT, 0);
+/// Who may call services that name their callers.
+#[map]
+pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::pinned(limit::SOURCES, 0);
 /// What sockets think they talk to, by socket cookie. Its rows go with their sockets. Preallocated and no LRU: the
 /// cheapest of all kinds to write, socket storage included.
 #[map]

@@ -2,14 +2,16 @@
 //! packets parse too.
 
 use aya_ebpf::programs::TcContext;
-use waggle_abi::{Addr, Event, FlowKey, Reason, TCP, UDP};
+use waggle_abi::{Addr, Event, FlowKey, Reason, SCTP, TCP, UDP};
 
-const ETHERNET: usize = 14;
+/// Bytes of an Ethernet header.
+pub const ETHERNET: usize = 14;
 const ETHERTYPE_V4: u16 = 0x0800_u16.to_be();
 const ETHERTYPE_V6: u16 = 0x86dd_u16.to_be();
-const ICMP: u8 = 1;
-const ICMP_V6: u8 = 58;
-const SCTP: u8 = 132;
+/// IANA number of ICMP.
+pub const ICMP: u8 = 1;
+/// IANA number of ICMPv6.
+pub const ICMP_V6: u8 = 58;
 /// IPv6 extension headers that are walked before a packet counts as malformed.
 const EXTENSIONS: usize = 6;
 const TCP_FIN_OR_RST: u8 = 0x05;
@@ -27,6 +29,8 @@ pub struct Packet {
     pub transport: usize,
     /// A fragment behind the first: has no transport header.
     pub later_fragment: bool,
+    /// A fragment, the first included.
+    pub fragment: bool,
     /// An ICMP error, whose payload quotes the packet it is about.
     pub icmp_error: bool,
     /// A TCP segment with FIN or RST.
@@ -37,6 +41,20 @@ pub struct Packet {
     pub opening_reply: bool,
     /// Ports that tell flows apart: the transport's, and for an echo its number, at the end that asked.
     flow_ports: [u16; 2],
+}
+
+/// What an ICMP error quotes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Quote {
+    /// The quoted packet's answer: its tuple seen from the other end.
+    pub answer: FlowKey,
+    /// Offset of the quoted network header.
+    pub network: usize,
+    /// Offset of the quoted transport header.
+    pub transport: usize,
+    /// The quoted packet has a transport header: 1, else 0.
+    pub has_ports: u64,
 }
 
 impl Packet {
@@ -83,6 +101,7 @@ struct Network {
     protocol: u8,
     transport: usize,
     later_fragment: bool,
+    fragment: bool,
 }
 
 /// Parses a frame.
@@ -98,6 +117,7 @@ pub fn parse(ctx: &TcContext) -> Result<Packet, Reason> {
         tuple: tuple(&network),
         transport: network.transport,
         later_fragment: network.later_fragment,
+        fragment: network.fragment,
         icmp_error: false,
         closing: false,
         opening: false,
@@ -108,6 +128,58 @@ pub fn parse(ctx: &TcContext) -> Result<Packet, Reason> {
         parse_transport(ctx, &mut packet)?;
     }
     Ok(packet)
+}
+
+/// Fills in what the ICMP error `packet` quotes, with the identifiers of echoes.
+#[inline(never)]
+pub fn quote(ctx: &TcContext, packet: &Packet, out: &mut Quote) -> Result<(), Reason> {
+    let offset = packet.transport + 8;
+    let network = match packet.tuple.protocol {
+        ICMP => parse_v4(ctx, offset)?,
+        _ => parse_v6_plain(ctx, offset)?,
+    };
+    out.answer.src = network.dst;
+    out.answer.dst = network.src;
+    out.answer.src_port = 0;
+    out.answer.dst_port = 0;
+    out.answer.protocol = network.protocol;
+    out.answer.pad = [0; 3];
+    out.network = offset;
+    out.transport = network.transport;
+    out.has_ports = u64::from(!network.later_fragment);
+    if !network.later_fragment {
+        (out.answer.dst_port, out.answer.src_port) =
+            ends(ctx, network.protocol, network.transport)?;
+    }
+    Ok(())
+}
+
+/// The tuple that translation knows a packet by: an echo's identifier counts as the asking end's port.
+#[inline(always)]
+pub fn flow_key(ctx: &TcContext, packet: &Packet) -> Result<FlowKey, Reason> {
+    let mut key = packet.tuple;
+    if matches!(key.protocol, ICMP | ICMP_V6) && !packet.later_fragment {
+        (key.src_port, key.dst_port) = ends(ctx, key.protocol, packet.transport)?;
+    }
+    Ok(key)
+}
+
+/// Ports, or an echo's identifier in the place of the asking end's.
+#[inline(always)]
+fn ends(ctx: &TcContext, protocol: u8, transport: usize) -> Result<(u16, u16), Reason> {
+    if has_ports(protocol) {
+        let ports: [u16; 2] = load(ctx, transport)?;
+        return Ok((ports[0], ports[1]));
+    }
+    if !matches!(protocol, ICMP | ICMP_V6) {
+        return Ok((0, 0));
+    }
+    let head: [u16; 3] = load(ctx, transport)?;
+    match (protocol, head[0].to_ne_bytes()[0]) {
+        (ICMP, 8) | (ICMP_V6, 128) => Ok((head[2], 0)),
+        (ICMP, 0) | (ICMP_V6, 129) => Ok((0, head[2])),
+        _ => Ok((0, 0)),
+    }
 }
 
 /// The tuple of the packet that an ICMP error quotes.
@@ -151,8 +223,8 @@ pub fn event(ctx: &TcContext, hook: u32, packet: Option<&Packet>) -> Event {
 /// Interface that the hook is attached to.
 #[inline(always)]
 pub fn ifindex(ctx: &TcContext) -> u32 {
-    // SAFETY: the kernel hands every classifier a valid context.
-    unsafe { (*ctx.skb.skb).ifindex }
+    // SAFETY: the kernel hands every classifier a valid context. Volatile, because it only permits words at fixed offsets.
+    unsafe { (&raw const (*ctx.skb.skb).ifindex).read_volatile() }
 }
 
 #[inline(always)]
@@ -190,22 +262,31 @@ fn parse_v4(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
         protocol: header.protocol,
         transport: offset + length,
         later_fragment: u16::from_be(header.fragment) & 0x1fff != 0,
+        // An offset, or "more fragments".
+        fragment: u16::from_be(header.fragment) & 0x3fff != 0,
     })
 }
 
+/// Without extension headers, which translated flows' packets hardly have.
 #[inline(always)]
-fn parse_v6(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
+fn parse_v6_plain(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
     let header: V6 = load(ctx, offset)?;
     if u32::from_be(header.version) >> 28 != 6 {
         return Err(Reason::Malformed);
     }
-    let mut network = Network {
+    Ok(Network {
         src: Addr { words: header.src },
         dst: Addr { words: header.dst },
         protocol: header.next,
         transport: offset + size_of::<V6>(),
         later_fragment: false,
-    };
+        fragment: false,
+    })
+}
+
+#[inline(always)]
+fn parse_v6(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
+    let mut network = parse_v6_plain(ctx, offset)?;
     for _ in 0..EXTENSIONS {
         match network.protocol {
             // Hop-by-hop, routing and destination options: next header, length in 8 bytes less one.
@@ -219,6 +300,7 @@ fn parse_v6(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
                 let head: [u16; 2] = load(ctx, network.transport)?;
                 network.protocol = head[0].to_ne_bytes()[0];
                 network.transport += 8;
+                network.fragment = u16::from_be(head[1]) & 0xfff9 != 0;
                 if u16::from_be(head[1]) >> 3 != 0 {
                     network.later_fragment = true;
                     return Ok(network);

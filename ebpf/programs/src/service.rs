@@ -4,9 +4,13 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_loop};
-use waggle_abi::{Addr, AffinityKey, AffinityRow, Reason, ServiceKey, ServiceRow, Slot};
+use aya_ebpf::maps::lpm_trie::Key;
+use waggle_abi::{
+    Addr, AffinityKey, AffinityRow, FlowKey, Reason, ServiceKey, ServiceRow, Slot, SourceKey,
+    service_flag,
+};
 
-use crate::maps::{AFFINITY, SERVICES, SLOTS};
+use crate::maps::{AFFINITY, MAGLEV, SERVICES, SLOTS, SOURCES};
 
 /// How often a lookup starts again when the row was flipped under it.
 const ATTEMPTS: usize = 2;
@@ -190,4 +194,90 @@ fn affinity_key(key: &ServiceKey, row: &ServiceRow, client: Addr) -> AffinityKey
         protocol: key.protocol,
         pad: 0,
     }
+}
+/// The row of what a packet from outside calls, or a packet from a pod that passed no socket hook: the address itself,
+/// and for a node's address also its node ports.
+#[inline(always)]
+pub fn called(key: &FlowKey, scope: u8, at_node: bool) -> Option<ServiceRow> {
+    let mut service = ServiceKey {
+        vip: key.dst,
+        port: key.dst_port,
+        protocol: key.protocol,
+        scope,
+    };
+    // SAFETY: rows are replaced as a whole; this copy is of one of them.
+    let mut found = unsafe { SERVICES.get(service) }.copied();
+    if found.is_none() && at_node {
+        service.vip = Addr::any(key.dst.is_v4());
+        // SAFETY: as above.
+        found = unsafe { SERVICES.get(service) }.copied();
+    }
+    found
+}
+
+/// The backend of a flow by the service's Maglev table, the same on every node.
+///
+/// # Errors
+/// [`Reason::NoBackend`] when there is none; [`Reason::SourceRange`] when the caller may not come in;
+/// [`Reason::Inconsistent`] when the table does not belong to the row that points at it.
+#[inline(always)]
+pub fn choose_for(key: &FlowKey, row: &ServiceRow) -> Result<&'static Slot, Reason> {
+    if row.flags & service_flag::SOURCES != 0 {
+        let source = SourceKey {
+            service: row.service,
+            addr: key.src,
+        };
+        if SOURCES.get(Key::new(160, source)).is_none() {
+            return Err(Reason::SourceRange);
+        }
+    }
+    if row.count == 0 || row.maglev_size == 0 {
+        return Err(Reason::NoBackend);
+    }
+    let ports = if row.affinity == 0 {
+        u32::from(key.src_port) << 16 | u32::from(key.dst_port)
+    } else {
+        0
+    };
+    let entry = hash(key, ports) % row.maglev_size;
+    let entries = MAGLEV
+        .get(row.maglev.wrapping_add(entry / 4))
+        .ok_or(Reason::Inconsistent)?;
+    let index = match entry % 4 {
+        0 => entries.slots[0],
+        1 => entries.slots[1],
+        2 => entries.slots[2],
+        _ => entries.slots[3],
+    };
+    let index = u32::from(index);
+    if index >= row.count {
+        return Err(Reason::Inconsistent);
+    }
+    match SLOTS.get(row.base.wrapping_add(index)) {
+        Some(slot) if slot.service == row.service && slot.port != 0 => Ok(slot),
+        _ => Err(Reason::Inconsistent),
+    }
+}
+
+/// Where in a Maglev table a flow points; every node must come to the same.
+#[inline(always)]
+fn hash(key: &FlowKey, ports: u32) -> u32 {
+    let mut state = 0x9e37_79b9 ^ u32::from(key.protocol);
+    for word in key.src.words {
+        state = mix(state, word);
+    }
+    let state = mix(state, ports);
+    // So that neighbouring inputs spread over all bits (the finalizer of MurmurHash3, public domain).
+    let state = (state ^ (state >> 16)).wrapping_mul(0x85eb_ca6b);
+    let state = (state ^ (state >> 13)).wrapping_mul(0xc2b2_ae35);
+    state ^ (state >> 16)
+}
+
+#[inline(always)]
+fn mix(state: u32, word: u32) -> u32 {
+    let word = word.wrapping_mul(0xcc9e_2d51).rotate_left(15);
+    (state ^ word.wrapping_mul(0x1b87_3593))
+        .rotate_left(13)
+        .wrapping_mul(5)
+        .wrapping_add(0xe654_6b64)
 }

@@ -10,7 +10,9 @@ use rtnetlink::Handle;
 use waggle_abi::{Addr, LinkRow, Reason};
 use waggle_model::Generation;
 use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState};
-use waggle_policy::{CapacityFault, Claimant, DnsRedirect, Governed, LocalNode, LocalPod, Table};
+use waggle_policy::{
+    CapacityFault, Claimant, DnsRedirect, Governed, LocalNode, LocalPod, Table, Uplink,
+};
 
 use crate::config::{Applied, Attachment, Config, PodLink, Tally};
 use crate::error::{DatapathError, file_error};
@@ -30,6 +32,7 @@ pub struct Datapath {
     pins: Pins,
     programs: Programs,
     handle: Handle,
+    uplink: Uplink,
     mtu: u32,
     tables: Mutex<Tables>,
     /// Programs of another ABI run until the new tables are filled.
@@ -51,10 +54,8 @@ impl Datapath {
             check_forwarding(address)?;
         }
         let handle = link::netlink()?;
-        let mtu = match config.mtu {
-            Some(mtu) => mtu,
-            None => route::mtu_behind(&handle, config.addresses.primary()).await?,
-        };
+        let (uplink, mtu) = route::uplink(&handle, config.addresses.primary()).await?;
+        let mtu = config.mtu.unwrap_or(mtu);
         let host_netns = netns_cookie_here()?;
         let pins = Pins::open(&config.bpf_dir, config.abi)?;
         // An agent that was killed before it had filled its tables left some that only look complete.
@@ -67,6 +68,7 @@ impl Datapath {
             name: config.node.clone(),
             addresses: config.addresses.iter().collect(),
             host_netns,
+            uplink,
         };
         let mut tables = Tables::adopt(&pins, local, config.capacity)?;
         for (ifindex, link) in tables.links() {
@@ -80,6 +82,7 @@ impl Datapath {
             pins,
             programs,
             handle,
+            uplink,
             mtu,
             tables: Mutex::new(tables),
             takeover_pending: AtomicBool::new(takeover_pending),
@@ -100,7 +103,7 @@ impl Datapath {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts this build's programs into every link, the socket hooks first.
+    /// Puts this build's programs into every link, the socket hooks first, the uplink last.
     fn take_over(&self) -> Result<(), DatapathError> {
         self.programs
             .attach_to_sockets(&self.pins, &self.config.cgroup)?;
@@ -111,6 +114,8 @@ impl Datapath {
                 tracing::warn!(interface, %error, "pod link not taken over");
             }
         }
+        self.programs
+            .attach_to_uplink(&self.pins, self.uplink.ifindex)?;
         self.pins.set_in_charge(true)?;
         self.pins.retire_others()
     }

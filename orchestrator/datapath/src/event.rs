@@ -49,6 +49,8 @@ impl Drop {
                 hook::SENDMSG => "sendmsg",
                 hook::FROM_POD => "from_pod",
                 hook::TO_POD => "to_pod",
+                hook::FROM_UPLINK => "from_uplink",
+                hook::TO_UPLINK => "to_uplink",
                 _ => "unknown",
             },
             source: end(event.src, event.src_port),

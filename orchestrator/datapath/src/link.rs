@@ -131,7 +131,8 @@ fn name_of(link: &LinkMessage) -> Option<&str> {
         })
 }
 
-fn mac_of(link: &LinkMessage) -> Option<&[u8]> {
+/// Hardware address of `link`.
+pub(crate) fn mac_of(link: &LinkMessage) -> Option<&[u8]> {
     link.attributes
         .iter()
         .find_map(|attribute| match attribute {

@@ -11,8 +11,8 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use waggle_abi::{
     Addr, AffinityKey, AffinityRow, BlockKey, Capacity, Config, Counter, EndpointRow, Event, Flow,
-    FlowKey, GrantKey, LinkRow, OwnerRow, PeerRow, Reason, RuleKey, STATE, ServiceKey, ServiceRow,
-    Slot, SocketKey, VipRow, limit, map,
+    FlowKey, GrantKey, LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, Reason, RuleKey, STATE,
+    ServiceKey, ServiceRow, Slot, SocketKey, SourceKey, VipRow, limit, map,
 };
 use waggle_policy::{Current, Held, Key as RowKey, Row, Ruleset, Step};
 
@@ -56,6 +56,9 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
         shape::<Key<RuleKey>, u32>(map::POLICY, MapType::LpmTrie, capacity.policy, true),
         shape::<Key<BlockKey>, u32>(map::BLOCKS, MapType::LpmTrie, capacity.blocks, true),
         shape::<FlowKey, Flow>(map::FLOWS, MapType::LruHash, capacity.flows, false),
+        shape::<u32, MaglevRow>(map::MAGLEV, MapType::Array, capacity.maglev, true),
+        shape::<FlowKey, NatRow>(map::NAT, MapType::LruHash, capacity.nat, false),
+        shape::<Key<SourceKey>, u32>(map::SOURCES, MapType::LpmTrie, capacity.sources, true),
         shape::<SocketKey, VipRow>(map::SOCK_VIP, MapType::LruHash, capacity.sock_vip, false),
         shape::<AffinityKey, AffinityRow>(
             map::AFFINITY,
@@ -141,10 +144,10 @@ impl KernelKey for () {
     }
 }
 
-/// Prefix length and address.
-impl KernelKey for (u32, Addr) {
-    type Kernel = Key<Addr>;
-    fn kernel(self) -> Key<Addr> {
+/// Prefix length and what it is of.
+impl<K: Pod> KernelKey for (u32, K) {
+    type Kernel = Key<K>;
+    fn kernel(self) -> Key<K> {
         Key::new(self.0, self.1)
     }
 }
@@ -225,6 +228,7 @@ plain_tables! {
     Link links map::LINKS;
     Owner owners map::SOCKET_OWNERS;
     Grant grants map::GRANTS;
+    Source sources map::SOURCES;
 }
 
 /// A key that is longer than what counts of it.
@@ -235,6 +239,33 @@ impl<K: Pod> KernelKey for Key<K> {
     }
 }
 
+/// The rows of an array, through memory.
+fn shared<T: Pod>(
+    pins: &Pins,
+    name: &'static str,
+    count: u32,
+) -> Result<SharedRows<T>, DatapathError> {
+    let table = Table::open(pins, name)?;
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    SharedRows::map(table.map.as_fd(), count).map_err(table_error("share memory with", name))
+}
+
+fn put_shared<T: Pod>(
+    into: &mut SharedRows<T>,
+    name: &'static str,
+    rows: impl Iterator<Item = (u32, T)>,
+) -> Done {
+    let mut done = 0;
+    for (index, row) in rows {
+        if !into.set(index, row) {
+            let fault = io::Error::from_raw_os_error(libc::E2BIG);
+            return (done, Err(table_error("write", name)(fault)));
+        }
+        done += 1;
+    }
+    (done, Ok(()))
+}
+
 /// The maps that user space writes, and the counters.
 pub(crate) struct Maps {
     plain: Plain,
@@ -242,21 +273,20 @@ pub(crate) struct Maps {
     blocks: Table,
     services: Table,
     slots: SharedRows<Slot>,
+    maglev: SharedRows<MaglevRow>,
     counters: PerCpuArray<MapData, Counter>,
 }
 
 impl Maps {
     /// Opens them.
     pub(crate) fn open(pins: &Pins, capacity: &Capacity) -> Result<Self, DatapathError> {
-        let slots = Table::open(pins, map::SLOTS)?;
-        let count = usize::try_from(capacity.slots).unwrap_or(usize::MAX);
-        let shared = SharedRows::map(slots.map.as_fd(), count);
         Ok(Self {
             plain: Plain::open(pins)?,
             rules: Table::open(pins, map::POLICY)?,
             blocks: Table::open(pins, map::BLOCKS)?,
             services: Table::open(pins, map::SERVICES)?,
-            slots: shared.map_err(table_error("share memory with", map::SLOTS))?,
+            slots: shared(pins, map::SLOTS, capacity.slots)?,
+            maglev: shared(pins, map::MAGLEV, capacity.maglev)?,
             counters: open(pins, map::COUNTERS)?,
         })
     }
@@ -276,6 +306,11 @@ impl Maps {
         for range in ranges.iter() {
             let (key, value) = range.map_err(map_error("read", map::RANGES))?;
             held.ranges.insert((key.prefix_len(), key.data()), value);
+        }
+        let sources: LpmTrie<MapData, SourceKey, u32> = open(pins, map::SOURCES)?;
+        for source in sources.iter() {
+            let (key, value) = source.map_err(map_error("read", map::SOURCES))?;
+            held.sources.insert((key.prefix_len(), key.data()), value);
         }
         let mut current = Current::adopt(held);
         let services: BTreeMap<ServiceKey, ServiceRow> = rows(pins, map::SERVICES)?;
@@ -324,7 +359,20 @@ impl Maps {
     /// Carries out the first steps, as many as one call to the kernel takes.
     pub(crate) fn write(&mut self, steps: &[Step]) -> Done {
         match steps.first() {
-            Some(Step::PutSlot(..)) => self.put_slots(steps),
+            Some(Step::PutSlot(..)) => {
+                let rows = steps.iter().map_while(|step| match step {
+                    Step::PutSlot(index, slot) => Some((*index, *slot)),
+                    _ => None,
+                });
+                put_shared(&mut self.slots, map::SLOTS, rows)
+            }
+            Some(Step::PutMaglev(..)) => {
+                let rows = steps.iter().map_while(|step| match step {
+                    Step::PutMaglev(index, row) => Some((*index, *row)),
+                    _ => None,
+                });
+                put_shared(&mut self.maglev, map::MAGLEV, rows)
+            }
             Some(Step::PutService(..)) => {
                 self.slots.publish();
                 let rows = steps.iter().map_while(|step| match step {
@@ -342,21 +390,6 @@ impl Maps {
             }
             _ => self.plain.write(steps),
         }
-    }
-
-    fn put_slots(&mut self, steps: &[Step]) -> Done {
-        let mut done = 0;
-        for step in steps {
-            let Step::PutSlot(index, slot) = step else {
-                break;
-            };
-            if !self.slots.set(*index, *slot) {
-                let fault = io::Error::from_raw_os_error(libc::E2BIG);
-                return (done, Err(table_error("write", map::SLOTS)(fault)));
-            }
-            done += 1;
-        }
-        (done, Ok(()))
     }
 
     /// Sums of all CPUs, by reason.

@@ -101,6 +101,16 @@ impl Pins {
         self.abi.join("in-charge")
     }
 
+    /// Names of links that begin with `start`.
+    pub(crate) fn links_like(&self, start: &str) -> Result<Vec<String>, DatapathError> {
+        let folder = self.links();
+        let entries = fs::read_dir(&folder).map_err(file_error("list", &folder))?;
+        let names = entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned());
+        Ok(names.filter(|name| name.starts_with(start)).collect())
+    }
+
     /// Removes what other ABIs have pinned. What still runs with it keeps it alive until it is replaced.
     pub(crate) fn retire_others(&self) -> Result<(), DatapathError> {
         let entries = fs::read_dir(&self.root).map_err(file_error("list", &self.root))?;

@@ -16,7 +16,7 @@ use crate::maps;
 use crate::pin::{Pins, unpin};
 use crate::sys::{self, AttachType};
 
-static OBJECTS: [(&str, &[u8]); 3] = [
+static OBJECTS: [(&str, &[u8]); 5] = [
     (
         "socket_lb",
         include_bytes_aligned!(concat!(env!("OUT_DIR"), "/socket_lb")),
@@ -28,6 +28,14 @@ static OBJECTS: [(&str, &[u8]); 3] = [
     (
         "to_pod",
         include_bytes_aligned!(concat!(env!("OUT_DIR"), "/to_pod")),
+    ),
+    (
+        "from_uplink",
+        include_bytes_aligned!(concat!(env!("OUT_DIR"), "/from_uplink")),
+    ),
+    (
+        "to_uplink",
+        include_bytes_aligned!(concat!(env!("OUT_DIR"), "/to_uplink")),
     ),
 ];
 
@@ -48,6 +56,12 @@ const SOCKET_HOOKS: [(&str, AttachType); 9] = [
 const POD_HOOKS: [(&str, AttachType); 2] = [
     (program::FROM_POD, AttachType::TcxIngress),
     (program::TO_POD, AttachType::TcxEgress),
+];
+
+/// Hooks of the uplink.
+const UPLINK_HOOKS: [(&str, AttachType); 2] = [
+    (program::FROM_UPLINK, AttachType::TcxIngress),
+    (program::TO_UPLINK, AttachType::TcxEgress),
 ];
 
 /// What programs write through aya-log, one reader for each object that writes any.
@@ -189,6 +203,31 @@ impl Programs {
         Ok(())
     }
 
+    /// Attaches the uplink programs to the interface at `ifindex`, or takes over the links that are there; those on an
+    /// interface that was the uplink before go.
+    pub(crate) fn attach_to_uplink(&self, pins: &Pins, ifindex: u32) -> Result<(), DatapathError> {
+        let wanted = UPLINK_HOOKS.map(|(name, _)| uplink_pin(ifindex, name));
+        for stale in pins.links_like(UPLINK_PIN)? {
+            if !wanted.contains(&stale) {
+                unpin(&pins.link(&stale))?;
+            }
+        }
+        for (name, kind) in UPLINK_HOOKS {
+            place(
+                &pins.link(&uplink_pin(ifindex, name)),
+                self.get(name)?,
+                ifindex,
+                kind,
+            )
+            .map_err(|source| DatapathError::Attach {
+                program: name,
+                target: format!("interface {ifindex}"),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Forgets the links of an interface that is gone or about to go.
     pub(crate) fn detach_from_pod(pins: &Pins, interface: &str) -> Result<(), DatapathError> {
         POD_HOOKS
@@ -199,6 +238,13 @@ impl Programs {
 
 fn pod_pin(interface: &str, program: &str) -> String {
     format!("{interface}-{program}")
+}
+
+/// How the names of pins on uplinks begin.
+const UPLINK_PIN: &str = "uplink-";
+
+fn uplink_pin(ifindex: u32, program: &str) -> String {
+    format!("{UPLINK_PIN}{ifindex}-{program}")
 }
 
 /// Takes over the link pinned at `path`; makes it when there is none, or when what it was attached to is gone.

@@ -11,9 +11,10 @@ use netlink_packet_route::route::{
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 use waggle_model::network::{Cidr, NetworkState};
+use waggle_policy::Uplink;
 
 use crate::error::{DatapathError, link_error};
-use crate::link::{invalid, mtu_of, route_to};
+use crate::link::{invalid, mac_of, mtu_of, route_to};
 
 /// Marks routes to other nodes (`ip route` shows it as `proto 119`).
 const NODE_ROUTE: RouteProtocol = RouteProtocol::Other(119);
@@ -149,8 +150,11 @@ fn read(route: &RouteMessage) -> Option<((IpAddr, u8), Via)> {
     Some(((destination, route.header.destination_prefix_length), via))
 }
 
-/// MTU of the interface that carries `address`.
-pub(crate) async fn mtu_behind(handle: &Handle, address: IpAddr) -> Result<u32, DatapathError> {
+/// The interface that carries `address`, and its MTU.
+pub(crate) async fn uplink(
+    handle: &Handle,
+    address: IpAddr,
+) -> Result<(Uplink, u32), DatapathError> {
     let mut addresses = handle.address().get().execute();
     let missing = || DatapathError::NoUplink { address };
     let mut ifindex = None;
@@ -178,7 +182,12 @@ pub(crate) async fn mtu_behind(handle: &Handle, address: IpAddr) -> Result<u32, 
     let link = link
         .map_err(link_error("read interface", ifindex.to_string()))?
         .ok_or_else(missing)?;
-    Ok(mtu_of(&link).unwrap_or(1500))
+    let mac = mac_of(&link).and_then(|mac| mac.try_into().ok());
+    let uplink = Uplink {
+        ifindex,
+        mac: mac.unwrap_or_default(),
+    };
+    Ok((uplink, mtu_of(&link).unwrap_or(1500)))
 }
 
 #[cfg(test)]

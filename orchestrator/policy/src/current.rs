@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use waggle_abi::{ServiceKey, ServiceRow, Slot};
+use waggle_abi::{Capacity, ServiceKey, ServiceRow, Slot};
 
 use crate::enforce::Rulesets;
 use crate::slab::Slabs;
@@ -27,6 +27,8 @@ pub struct Current {
     slabs: Slabs,
     /// `POLICY` and `BLOCKS`.
     pub rulesets: Rulesets,
+    /// Runs of `MAGLEV` in use.
+    maglev: Slabs,
     /// Services with a place that no row points at yet.
     underway: BTreeMap<ServiceKey, Placed>,
 }
@@ -48,6 +50,7 @@ impl Current {
         slots: impl IntoIterator<Item = Slot>,
     ) {
         self.slabs.take(row.base, row.count);
+        self.maglev.take(row.maglev, maglev_rows(&row));
         let own = |slot: Slot| (slot.service == row.service).then_some((slot.addr, slot.port));
         let backends = slots.into_iter().map(own).collect();
         self.services.insert(key, Placed { row, backends });
@@ -63,10 +66,16 @@ impl Current {
         &self.slabs
     }
 
+    /// Runs of rows of Maglev tables in use.
+    pub fn maglev(&self) -> &Slabs {
+        &self.maglev
+    }
+
     /// Rows of a table.
     pub fn count(&self, table: Table) -> usize {
         self.held.count(table).unwrap_or(match table {
             Table::Slot => self.slabs.slots(),
+            Table::Maglev => self.maglev.slots(),
             Table::Rule => self.rulesets.rows().0,
             Table::Block => self.rulesets.rows().1,
             _ => self.services.len(),
@@ -77,7 +86,7 @@ impl Current {
     pub fn note(&mut self, step: &Step) {
         match *step {
             Step::Put(row) => self.held.put(row),
-            Step::PutSlot(..) => {}
+            Step::PutSlot(..) | Step::PutMaglev(..) => {}
             Step::PutService(key, row) => {
                 let placed = self.underway.remove(&key);
                 let placed = placed.unwrap_or(Placed {
@@ -85,9 +94,7 @@ impl Current {
                     backends: None,
                 });
                 let old = self.services.insert(key, placed);
-                self.release(
-                    old.filter(|old| (old.row.base, old.row.count) != (row.base, row.count)),
-                );
+                self.release(old.filter(|old| place_of(&old.row) != place_of(&row)));
             }
             Step::Remove(Key::Service(key)) => {
                 let old = self.services.remove(&key);
@@ -97,18 +104,27 @@ impl Current {
         }
     }
 
-    /// A place for a service's backends; [`note`](Self::note) moves the service there. `None` when no gap is wide
-    /// enough below `limit`.
+    /// A place for a service's backends and its Maglev table; [`note`](Self::note) moves the service there.
+    ///
+    /// # Errors
+    /// The table in which no gap is wide enough.
     pub(crate) fn place(
         &mut self,
         key: ServiceKey,
         mut row: ServiceRow,
         backends: &Backends,
-        limit: u32,
-    ) -> Option<ServiceRow> {
-        row.base = self.slabs.allocate(row.count, limit)?;
+        capacity: &Capacity,
+    ) -> Result<ServiceRow, Table> {
+        let slots = self.slabs.allocate(row.count, capacity.slots);
+        row.base = slots.ok_or(Table::Slot)?;
+        let rows = self.maglev.allocate(maglev_rows(&row), capacity.maglev);
+        let Some(maglev) = rows else {
+            self.slabs.free(row.base, row.count);
+            return Err(Table::Maglev);
+        };
+        row.maglev = maglev;
         self.move_to(key, row, backends);
-        Some(row)
+        Ok(row)
     }
 
     /// Says what [`note`](Self::note) will find in the row of a service.
@@ -120,19 +136,25 @@ impl Current {
     /// Gives back places that were never moved to, because an earlier list of steps was not carried out to its end.
     pub(crate) fn give_back(&mut self) {
         for (key, placed) in std::mem::take(&mut self.underway) {
-            let used = self
-                .services
-                .get(&key)
-                .map(|there| (there.row.base, there.row.count));
-            self.release(
-                Some(placed).filter(|placed| used != Some((placed.row.base, placed.row.count))),
-            );
+            let used = self.services.get(&key).map(|there| place_of(&there.row));
+            self.release(Some(placed).filter(|placed| used != Some(place_of(&placed.row))));
         }
     }
 
     fn release(&mut self, placed: Option<Placed>) {
         if let Some(Placed { row, .. }) = placed {
             self.slabs.free(row.base, row.count);
+            self.maglev.free(row.maglev, maglev_rows(&row));
         }
     }
+}
+
+/// Where a service's slots and its Maglev table lie.
+fn place_of(row: &ServiceRow) -> [u32; 4] {
+    [row.base, row.count, row.maglev, row.maglev_size]
+}
+
+/// Rows of `MAGLEV` that a service's table takes, of four entries.
+fn maglev_rows(row: &ServiceRow) -> u32 {
+    row.maglev_size.div_ceil(4)
 }

@@ -12,7 +12,8 @@ use crate::current::Current;
 use crate::enforce::Governed;
 use crate::facts::{DnsRedirect, Fact, Facts, LocalNode, LocalPod, changed};
 use crate::rows::{Made, make};
-use crate::table::{Claims, Key, Table};
+use crate::outside::maglev_entries;
+use crate::table::{Claims, Key, ServicePlan, Table};
 
 /// Every row that a node should have, who claims it, and which of them may not be in the kernel yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -120,13 +121,12 @@ impl Desired {
 
     /// Rows that a table should hold.
     pub fn count(&self, table: Table) -> usize {
-        let slots = || {
-            self.claims
-                .services
-                .rows()
-                .map(|(_, plan)| plan.backends.len())
+        let rows_of = |plan: &ServicePlan| match table {
+            Table::Maglev => maglev_entries(plan).div_ceil(4) as usize,
+            _ => plan.backends.len(),
         };
-        self.claims.count(table).unwrap_or_else(|| slots().sum())
+        let rows = || self.claims.services.rows().map(|(_, plan)| rows_of(plan));
+        self.claims.count(table).unwrap_or_else(|| rows().sum())
     }
 
     /// Whether [`govern`](Self::govern) has to be called before steps are made.

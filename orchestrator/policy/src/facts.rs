@@ -42,6 +42,17 @@ pub struct LocalNode {
     pub addresses: Vec<IpAddr>,
     /// Cookie of its own network namespace.
     pub host_netns: u64,
+    /// Where its traffic with other nodes and the outside passes.
+    pub uplink: Uplink,
+}
+
+/// The interface that leads to other nodes and out of the cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its index; 0 for none.
+    pub ifindex: u32,
+    /// Its hardware address.
+    pub mac: [u8; 6],
 }
 
 /// Everything that rows are made from.
@@ -80,6 +91,8 @@ pub(crate) enum Fact {
     Endpoint(IpAddr),
     /// Where pods' addresses lie.
     Ranges,
+    /// Which zones nodes are in.
+    Zones,
 }
 
 /// Which claimants a delta speaks of, and which facts it changes. `before` is the state that it applies to.
@@ -106,6 +119,13 @@ pub(crate) fn changed(
     };
     if !delta.node_removals.is_empty() || delta.node_upserts.iter().any(moved) {
         facts.insert(Fact::Ranges);
+    }
+    let rezoned = |node: &waggle_model::network::NodeNetwork| {
+        let known = before.nodes.get(&node.name);
+        known.map_or("", |known| known.zone.as_str()) != node.zone
+    };
+    if !delta.node_removals.is_empty() || delta.node_upserts.iter().any(rezoned) {
+        facts.insert(Fact::Zones);
     }
     (claimants.collect(), facts)
 }

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 
 use waggle_abi::{
     Addr, Config, EndpointRow, GrantKey, IDENTITY_HOST, OwnerRow, ServiceKey, TCP, TENANT_ANY,
-    TENANT_SYSTEM, UDP, V4_MAPPED_BITS, endpoint_kind, service_flag,
+    TENANT_SYSTEM, UDP, V4_MAPPED_BITS, endpoint_kind, scope,
 };
 use waggle_model::IdentityId;
 use waggle_model::network::{Cidr, Endpoint, Export, NetworkState, NodeNetwork, Service};
 
 use crate::claim::Claimant;
 use crate::facts::{DnsRedirect, Fact, Facts, LocalPod};
+use crate::outside::{add_external, add_host_ports, add_ports};
 use crate::table::{Row, ServicePlan};
 
 /// What one claimant wants.
@@ -26,11 +27,11 @@ pub(crate) struct Made {
 }
 
 impl Made {
-    fn put(&mut self, row: Row) {
+    pub(crate) fn put(&mut self, row: Row) {
         self.rows.push(row);
     }
 
-    fn look_at(&mut self, fact: Fact) {
+    pub(crate) fn look_at(&mut self, fact: Fact) {
         self.looked_at.push(fact);
     }
 }
@@ -53,6 +54,7 @@ pub(crate) fn make(facts: &Facts, claimant: &Claimant) -> Made {
         Claimant::Endpoint(address) => {
             if let Some(endpoint) = facts.state.endpoints.get(address) {
                 add_endpoint(&mut made, endpoint);
+                add_host_ports(&mut made, facts, endpoint);
             }
         }
         Claimant::Dns => {
@@ -62,7 +64,7 @@ pub(crate) fn make(facts: &Facts, claimant: &Claimant) -> Made {
         }
         Claimant::Service(id) => {
             if let Some(service) = facts.state.services.get(id) {
-                add_service(&mut made, service);
+                add_service(&mut made, facts, service);
                 add_grants(&mut made, facts, service);
             }
         }
@@ -84,7 +86,9 @@ fn add_here(made: &mut Made, facts: &Facts) {
     let config = Config {
         host_netns: facts.local.host_netns,
         next_ruleset: facts.next_ruleset,
-        pad: 0,
+        uplink: facts.local.uplink.ifindex,
+        node_v4: node_address(facts, true),
+        node_v6: node_address(facts, false),
     };
     made.put(Row::Config((), config));
     let listener = facts.dns.map(|dns| dns.listener.ip());
@@ -92,6 +96,13 @@ fn add_here(made: &mut Made, facts: &Facts) {
         let row = node_row(endpoint_kind::HOST);
         made.put(Row::Endpoint(address.into(), row));
     }
+}
+
+/// The node's address of a family.
+fn node_address(facts: &Facts, ipv4: bool) -> Addr {
+    let mut own = facts.local.addresses.iter();
+    let found = own.find(|address| address.is_ipv4() == ipv4);
+    found.map_or(Addr::NONE, |address| (*address).into())
 }
 
 fn add_node(made: &mut Made, facts: &Facts, node: &NodeNetwork) {
@@ -146,7 +157,7 @@ fn add_pod(made: &mut Made, facts: &Facts, pod: &LocalPod) {
         gateway_mac: pod.gateway_mac,
         ingress: link.ingress,
         egress: link.egress,
-        pad: 0,
+        flags: 0,
     };
     for addr in pod.addresses() {
         made.put(Row::Endpoint(addr, row));
@@ -161,39 +172,12 @@ fn add_pod(made: &mut Made, facts: &Facts, pod: &LocalPod) {
     made.put(Row::Owner(link.netns, owner));
 }
 
-fn add_service(made: &mut Made, service: &Service) {
-    let flags = if service.export == Export::Everyone {
-        service_flag::EXPORTED_TO_ALL
-    } else {
-        0
-    };
+fn add_service(made: &mut Made, facts: &Facts, service: &Service) {
     for vip in &service.vips {
         add_vip(made, *vip, service.tenant.0);
     }
-    for port in &service.ports {
-        if service.vips.is_empty() {
-            break;
-        }
-        let mut backends: Vec<_> = port
-            .usable()
-            .map(|b| (b.address.into(), b.port.to_be()))
-            .collect();
-        backends.sort_unstable();
-        backends.dedup();
-        for vip in &service.vips {
-            // A call keeps its family.
-            let same = |(addr, _): &&(Addr, u16)| addr.is_v4() == vip.is_ipv4();
-            let plan = ServicePlan {
-                service: service.id.0,
-                tenant: service.tenant.0,
-                flags,
-                affinity: service.affinity_seconds.unwrap_or(0),
-                backends: backends.iter().filter(same).copied().collect(),
-            };
-            let key = service_key(*vip, port.port, port.protocol.number());
-            made.services.push((key, plan));
-        }
-    }
+    add_external(made, facts, service);
+    add_ports(made, facts, service);
 }
 
 fn add_vip(made: &mut Made, vip: IpAddr, tenant: u32) {
@@ -210,7 +194,7 @@ fn service_key(vip: IpAddr, port: u16, protocol: u8) -> ServiceKey {
         vip: vip.into(),
         port: port.to_be(),
         protocol,
-        pad: 0,
+        scope: scope::INSIDE,
     }
 }
 
@@ -264,6 +248,7 @@ fn add_dns(made: &mut Made, dns: DnsRedirect) {
         flags: 0,
         affinity: 0,
         backends: [(dns.listener.ip().into(), dns.listener.port().to_be())].into(),
+        maglev: false,
     };
     for protocol in [UDP, TCP] {
         made.services

@@ -1,12 +1,15 @@
 //! The steps that bring the kernel's tables to what they should hold, for the rows that were touched, in an order that is
 //! right at every moment.
 
+use std::collections::BTreeMap;
+
 use waggle_abi::{Capacity, ServiceKey, ServiceRow, Slot};
 
 use crate::capacity::{CapacityFault, Refusal};
 use crate::claim::Claimant;
 use crate::current::Current;
 use crate::desired::Desired;
+use crate::outside::{maglev_entries, maglev_rows};
 use crate::table::{Key, ServicePlan, Step, Table};
 
 /// Steps that can be carried out now.
@@ -46,7 +49,7 @@ fn refusal((key, claimant, fault): (Key, Claimant, CapacityFault)) -> (Key, Refu
     (key, Refusal { claimant, fault })
 }
 
-/// Slots first, into slabs that no row uses, then the rows. Returns the services to remove.
+/// Slots and Maglev tables first, where no row points at, then the rows. Returns the services to remove.
 fn service_steps(
     desired: &Desired,
     current: &mut Current,
@@ -57,7 +60,8 @@ fn service_steps(
     let limit = usize::try_from(capacity.services).unwrap_or(usize::MAX);
     let mut count = current.services().len();
     let (mut rows, mut gone) = (Vec::new(), Vec::new());
-    let mut wanted = None;
+    let mut tables = Vec::new();
+    let mut wanted = BTreeMap::new();
     for key in services.touched() {
         let old = current.services().get(key);
         let Some((claimant, plan)) = services.winner(*key) else {
@@ -68,8 +72,9 @@ fn service_steps(
         if let Some(old) = old
             && old.backends.as_ref() == Some(&plan.backends)
             && old.row.service == plan.service
+            && old.row.maglev_size == maglev_entries(plan)
         {
-            let row = row_of(plan, old.row.base);
+            let row = row_of(plan, &old.row);
             if old.row != row {
                 current.move_to(*key, row, &plan.backends);
                 rows.push(Step::PutService(*key, row));
@@ -83,24 +88,29 @@ fn service_steps(
         }
         count += usize::from(old.is_none());
         let replaces = old.is_some_and(|old| old.row.count > 0);
-        match current.place(*key, row_of(plan, 0), &plan.backends, capacity.slots) {
-            Some(row) => {
+        match current.place(*key, row_of(plan, &ServiceRow::default()), &plan.backends, capacity) {
+            Ok(row) => {
                 round.frees |= replaces;
                 round.steps.extend(slots(plan, row));
+                tables.extend(maglev_steps(plan, row));
                 rows.push(Step::PutService(*key, row));
             }
-            None => {
-                let wanted = *wanted.get_or_insert_with(|| desired.count(Table::Slot));
-                let beside = current.slabs().slots() + plan.backends.len();
+            Err(table) => {
+                let wanted = *wanted.entry(table).or_insert_with(|| desired.count(table));
+                let own = match table {
+                    Table::Maglev => maglev_entries(plan).div_ceil(4) as usize,
+                    _ => plan.backends.len(),
+                };
                 let fault = CapacityFault {
-                    table: Table::Slot,
-                    needed: wanted.max(beside),
-                    limit: capacity.slots,
+                    table,
+                    needed: wanted.max(current.count(table) + own),
+                    limit: table.limit(capacity),
                 };
                 round.refused.push(refuse(fault));
             }
         }
     }
+    round.steps.extend(tables);
     round.steps.extend(rows);
     gone
 }
@@ -118,9 +128,23 @@ fn slots(plan: &ServicePlan, row: ServiceRow) -> impl Iterator<Item = Step> {
     (row.base..).zip(plan.backends.iter()).map(slot)
 }
 
-fn row_of(plan: &ServicePlan, base: u32) -> ServiceRow {
+fn maglev_steps(plan: &ServicePlan, row: ServiceRow) -> impl Iterator<Item = Step> {
+    let rows = if plan.maglev {
+        maglev_rows(&plan.backends)
+    } else {
+        Vec::new()
+    };
+    (row.maglev..)
+        .zip(rows)
+        .map(|(index, row)| Step::PutMaglev(index, row))
+}
+
+/// The row of `plan` at the place that `place` has.
+fn row_of(plan: &ServicePlan, place: &ServiceRow) -> ServiceRow {
     ServiceRow {
-        base,
+        base: place.base,
+        maglev: place.maglev,
+        maglev_size: maglev_entries(plan),
         count: u32::try_from(plan.backends.len()).unwrap_or(u32::MAX),
         service: plan.service,
         tenant: plan.tenant,

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use waggle_abi::{
-    Addr, Capacity, Config, EndpointRow, GrantKey, LinkRow, OwnerRow, ServiceKey, ServiceRow, Slot,
+    Addr, Capacity, Config, EndpointRow, GrantKey, LinkRow, MaglevRow, OwnerRow, ServiceKey,
+    ServiceRow, Slot, SourceKey,
 };
 
 use crate::capacity::CapacityFault;
@@ -21,6 +22,8 @@ macro_rules! tables {
             Service,
             /// Backend slots, old and new sets side by side while one replaces the other.
             Slot,
+            /// Rows of Maglev tables, old and new ones side by side.
+            Maglev,
             /// Rules of the policies of this node's pods, old and new ones side by side while one replaces the other.
             Rule,
             /// Address ranges of the policies of this node's pods.
@@ -29,7 +32,7 @@ macro_rules! tables {
 
         impl Table {
             /// Every table, in the order in which rows are added.
-            pub const ALL: &[Self] = &[Self::Block, Self::Rule, $(Self::$name,)* Self::Slot, Self::Service];
+            pub const ALL: &[Self] = &[Self::Block, Self::Rule, $(Self::$name,)* Self::Slot, Self::Maglev, Self::Service];
 
             /// Rows that it can hold.
             pub fn limit(self, capacity: &Capacity) -> u32 {
@@ -37,6 +40,7 @@ macro_rules! tables {
                     $(Self::$name => $limit,)*
                     Self::Service => |capacity| capacity.services,
                     Self::Slot => |capacity| capacity.slots,
+                    Self::Maglev => |capacity| capacity.maglev,
                     Self::Rule => |capacity| capacity.policy,
                     Self::Block => |capacity| capacity.blocks,
                 };
@@ -50,6 +54,7 @@ macro_rules! tables {
                     $(Self::$name => $words,)*
                     Self::Service => "service ports",
                     Self::Slot => "backend slots",
+                    Self::Maglev => "rows of Maglev tables",
                     Self::Rule => "policy rules",
                     Self::Block => "policy address ranges",
                 })
@@ -106,7 +111,7 @@ macro_rules! tables {
                 match table {
                     $(Table::$name => Some(self.$field.count()),)*
                     Table::Service => Some(self.services.count()),
-                    Table::Slot | Table::Rule | Table::Block => None,
+                    Table::Slot | Table::Maglev | Table::Rule | Table::Block => None,
                 }
             }
 
@@ -162,7 +167,7 @@ macro_rules! tables {
             pub fn count(&self, table: Table) -> Option<usize> {
                 match table {
                     $(Table::$name => Some(self.$field.len()),)*
-                    Table::Service | Table::Slot | Table::Rule | Table::Block => None,
+                    Table::Service | Table::Slot | Table::Maglev | Table::Rule | Table::Block => None,
                 }
             }
         }
@@ -184,6 +189,8 @@ tables! {
     Owner(owners): u64 => OwnerRow, |capacity| capacity.links, "pods on this node";
     /// Exported backends, with the number of the service that exports them.
     Grant(grants): GrantKey => u32, |capacity| capacity.grants, "exported backends";
+    /// Who may call services that name their callers: prefix length in 160 bits, service and address.
+    Source(sources): (u32, SourceKey) => u32, |capacity| capacity.sources, "source ranges of services";
 }
 
 /// What becomes of the marked rows of one table.
@@ -210,6 +217,8 @@ pub struct ServicePlan {
     pub affinity: u32,
     /// What its slab holds.
     pub backends: Backends,
+    /// Callers are spread by a Maglev table, so that every node sends a caller to the same backend.
+    pub maglev: bool,
 }
 
 /// One write or removal of one row.
@@ -219,6 +228,8 @@ pub enum Step {
     Put(Row),
     /// Fills a slot that no row points at.
     PutSlot(u32, Slot),
+    /// Fills a row of Maglev tables that no service points at.
+    PutMaglev(u32, MaglevRow),
     /// Flips a service to a slab that is complete.
     PutService(ServiceKey, ServiceRow),
     /// Removes a row.

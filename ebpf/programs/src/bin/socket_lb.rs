@@ -16,7 +16,7 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::error;
 use waggle_abi::{
     Addr, Event, FlowKey, OwnerRow, PeerRow, Reason, ServiceKey, ServiceRow, Slot, SocketKey,
-    TENANT_SYSTEM, UDP, VipRow, hook, peer_kind, service_flag,
+    TENANT_SYSTEM, UDP, VipRow, hook, peer_kind, scope, service_flag,
 };
 use waggle_ebpf::count::{count, report};
 use waggle_ebpf::flow::{Row, row_key};
@@ -197,7 +197,7 @@ fn is_node_port(key: &mut ServiceKey) -> bool {
     if is_served(key) {
         return true;
     }
-    key.vip = Addr::NONE;
+    key.vip = Addr::any(key.vip.is_v4());
     is_served(key)
 }
 
@@ -207,7 +207,7 @@ fn service_key(vip: Addr, port: u16, protocol: u8) -> ServiceKey {
         vip,
         port,
         protocol,
-        pad: 0,
+        scope: scope::INSIDE,
     }
 }
 

@@ -70,7 +70,7 @@ fn key(number: u8) -> ServiceKey {
         vip: vip(number).into(),
         port: 80u16.to_be(),
         protocol: TCP,
-        pad: 0,
+        scope: 0,
     }
 }
 

@@ -1,0 +1,159 @@
+//! What is translated on the way between the cluster and the outside, and where it goes then. The hooks differ in what
+//! they may meet; the translations are the same.
+
+use aya_ebpf::helpers::generated::{
+    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_store_bytes,
+};
+use aya_ebpf::programs::TcContext;
+use waggle_abi::{Addr, Config, EndpointRow, Reason, Slot, endpoint_kind};
+
+use crate::Verdict;
+use crate::count::report;
+use crate::maps::{CONFIG, ENDPOINTS};
+use crate::nat::{Work, find, remember, remember_with_port};
+use crate::packet::{Packet, event, quote};
+use crate::rewrite::{translate, translate_error};
+
+/// Mark of a packet that is translated already; taken off where it leaves.
+const TRANSLATED: u32 = 0x5747_0001;
+/// On to the next program and then to the host's stack.
+pub const NEXT: i32 = -1;
+
+/// What programs must know about their node.
+#[inline(always)]
+pub fn config() -> Result<&'static Config, Reason> {
+    CONFIG.get(0).ok_or(Reason::Inconsistent)
+}
+
+/// The node's address of the family of `like`.
+#[inline(always)]
+pub fn node_address(config: &Config, like: &Addr) -> Addr {
+    if like.is_v4() {
+        config.node_v4
+    } else {
+        config.node_v6
+    }
+}
+
+/// What the tables know about an address.
+#[inline(always)]
+pub fn endpoint(addr: &Addr) -> Option<&'static EndpointRow> {
+    // SAFETY: rows are replaced, never written in place by programs; the map outlives the program.
+    unsafe { ENDPOINTS.get(addr) }
+}
+
+/// Translates an ICMP error about a translated flow, and says whether it was one. `work.row` then has where it comes from
+/// and goes to.
+#[inline(never)]
+pub fn error(ctx: &TcContext, packet: &Packet, work: &mut Work) -> Result<bool, Reason> {
+    if quote(ctx, packet, &mut work.quote).is_err() {
+        return Ok(false);
+    }
+    let Some(row) = find(&work.quote.answer) else {
+        return Ok(false);
+    };
+    work.row.dst = row.dst;
+    work.row.src = packet.tuple.src;
+    if packet.tuple.src == work.quote.answer.src {
+        work.row.src = row.src;
+    }
+    translate_error(ctx, packet, &work.quote, row)?;
+    Ok(true)
+}
+
+/// Sends a flow's first packet to a backend: as it is when the answer passes here by itself, else from an address of
+/// this node (`from`).
+#[inline(always)]
+pub fn open(
+    ctx: &TcContext,
+    packet: &Packet,
+    work: &mut Work,
+    backend: &Slot,
+    from: Option<&Addr>,
+) -> Verdict {
+    work.send_to(&backend.addr, backend.port, backend.service);
+    match from {
+        None => remember(work)?,
+        Some(addr) => {
+            work.row.src = *addr;
+            remember_with_port(ctx, work)?;
+        }
+    }
+    translate(ctx, packet, &work.key, &work.row)
+}
+
+/// Gives a packet that leaves the cluster the node's address.
+#[inline(always)]
+pub fn masquerade(ctx: &TcContext, packet: &Packet, work: &mut Work) -> Verdict {
+    let (dst, port) = (work.key.dst, work.key.dst_port);
+    work.send_to(&dst, port, 0);
+    work.row.src = node_address(config()?, &dst);
+    remember_with_port(ctx, work)?;
+    translate(ctx, packet, &work.key, &work.row)
+}
+
+/// Counts and reports a drop.
+#[inline(never)]
+pub fn report_drop(ctx: &TcContext, packet: &Packet, hook: u32, reason: Reason) {
+    let mut event = event(ctx, hook, Some(packet));
+    event.src_tenant = endpoint(&packet.tuple.src).map_or(0, |row| row.tenant);
+    event.dst_tenant = endpoint(&packet.tuple.dst).map_or(0, |row| row.tenant);
+    report(reason, event);
+}
+
+/// Where a translated packet goes on from a hook where packets come in. The host's stack delivers to the host and, past
+/// policy, to pods; what has an address of this host as its source would be refused there and goes by itself.
+#[inline(always)]
+pub fn send_on(ctx: &TcContext, config: &Config, src: &Addr, dst: &Addr) -> i32 {
+    if let Some(row) = endpoint(dst) {
+        match row.kind {
+            endpoint_kind::POD if row.ifindex != 0 => {
+                let ours = endpoint(src).is_some_and(|row| row.kind != endpoint_kind::POD);
+                return if ours { into_pod(ctx, row) } else { NEXT };
+            }
+            endpoint_kind::HOST if *dst == node_address(config, dst) => return NEXT,
+            _ => {}
+        }
+    }
+    out(ctx, config.uplink)
+}
+
+/// Out by the uplink, to whom the routes say.
+#[inline(never)]
+pub fn out(ctx: &TcContext, uplink: u32) -> i32 {
+    // SAFETY: the context is the kernel's; the mark is writable, by whole words at a fixed offset only. The neighbour is
+    // the kernel's to find.
+    unsafe {
+        (&raw mut (*ctx.skb.skb).mark).write_volatile(TRANSLATED);
+        bpf_redirect_neigh(uplink, core::ptr::null_mut(), 0, 0) as i32
+    }
+}
+
+/// Whether the packet was sent out by [`out`]; takes the mark off.
+#[inline(never)]
+pub fn is_translated(ctx: &TcContext) -> bool {
+    // SAFETY: as in `out`.
+    unsafe {
+        let mark = &raw mut (*ctx.skb.skb).mark;
+        let marked = mark.read_volatile() == TRANSLATED;
+        if marked {
+            mark.write_volatile(0);
+        }
+        marked
+    }
+}
+
+/// Puts the packet into a pod's namespace with the link addresses that it would have after routing.
+#[inline(always)]
+pub fn into_pod(ctx: &TcContext, row: &EndpointRow) -> i32 {
+    let mut macs = [0u8; 12];
+    macs[..6].copy_from_slice(&row.mac);
+    macs[6..].copy_from_slice(&row.gateway_mac);
+    // SAFETY: the context is the kernel's, the buffer is 12 bytes of this stack; the frame was parsed beyond them.
+    unsafe {
+        if bpf_skb_store_bytes(ctx.skb.skb.cast(), 0, macs.as_ptr().cast(), 12, 0) != 0 {
+            return NEXT;
+        }
+        bpf_redirect_peer(row.ifindex, 0) as i32
+    }
+}
