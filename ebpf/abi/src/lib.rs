@@ -16,9 +16,9 @@ pub use names::{Capacity, STATE, limit, map, program};
 pub use reason::{Reason, TEXTS};
 pub use row::{
     AffinityKey, AffinityRow, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey, GrantKey,
-    LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey,
-    SourceKey, VipRow, endpoint_flag, endpoint_kind, flow_state, peer_kind, rule_bits, scope,
-    service_flag,
+    LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, RuleKey, ServiceKey, ServiceRow, Slot,
+    SocketKey, SourceKey, VipRow, endpoint_flag, endpoint_kind, flow_state, peer_kind, rule_bits,
+    scope, service_flag,
 };
 
 /// Tenant of nodes and of the cluster's own services: reaches everything, reachable from everywhere.

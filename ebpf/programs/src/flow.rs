@@ -1,5 +1,7 @@
 //! The connection table: who opened a flow, and under which rulesets it was let through. One row for both directions.
 
+use core::ptr::NonNull;
+
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use waggle_abi::{Addr, Flow, FlowKey, Reason, TCP, flow_state};
@@ -57,16 +59,16 @@ fn is_ordered(a: &Addr, a_port: u16, b: &Addr, b_port: u16) -> bool {
 }
 
 /// A row that is alive.
-pub struct Row(*mut Flow);
+pub struct Row(NonNull<Flow>);
 
 impl Row {
     /// Looks up the row of `key`, a key made by [`row_key`].
     #[inline(always)]
     pub fn find(key: &FlowKey) -> Option<Self> {
-        let flow = FLOWS.get_ptr_mut(key)?;
+        let flow = NonNull::new(FLOWS.get_ptr_mut(key)?)?;
         // SAFETY: the map keeps the row alive; fields are single words that CPUs may race to write, each value being
         // right.
-        let (seen, state) = unsafe { ((*flow).seen, (*flow).state) };
+        let (seen, state) = unsafe { ((*flow.as_ptr()).seen, (*flow.as_ptr()).state) };
         let idle = match (key.protocol, state & flow_state::CLOSING) {
             (_, flow_state::CLOSING) => CLOSING_IDLE,
             (TCP, _) => TCP_IDLE,
@@ -79,7 +81,7 @@ impl Row {
     #[inline(always)]
     pub fn opened_by_second(&self) -> bool {
         // SAFETY: as above.
-        unsafe { (*self.0).state & flow_state::SECOND_OPENED != 0 }
+        unsafe { (*self.0.as_ptr()).state & flow_state::SECOND_OPENED != 0 }
     }
 
     /// Whether it was let through under these rulesets, between these identities.
@@ -87,10 +89,10 @@ impl Row {
     pub fn is_stamped(&self, stamp: &Stamp) -> bool {
         // SAFETY: as above. Each pair was written by a packet that passed under it, so a mixture is right too.
         unsafe {
-            (*self.0).egress == stamp.egress
-                && (*self.0).ingress == stamp.ingress
-                && (*self.0).opener == stamp.opener
-                && (*self.0).answerer == stamp.answerer
+            (*self.0.as_ptr()).egress == stamp.egress
+                && (*self.0.as_ptr()).ingress == stamp.ingress
+                && (*self.0.as_ptr()).opener == stamp.opener
+                && (*self.0.as_ptr()).answerer == stamp.answerer
         }
     }
 
@@ -98,14 +100,20 @@ impl Row {
     #[inline(always)]
     pub fn stood_under(&self, egress: u32, ingress: Option<u32>) -> bool {
         // SAFETY: as above.
-        unsafe { (*self.0).egress == egress && ingress.is_none_or(|own| (*self.0).ingress == own) }
+        unsafe {
+            (*self.0.as_ptr()).egress == egress
+                && ingress.is_none_or(|own| (*self.0.as_ptr()).ingress == own)
+        }
     }
 
     /// Whether its other end receives under `ingress`, and its opener, where known, sends under `egress`.
     #[inline(always)]
     pub fn answered_under(&self, ingress: u32, egress: Option<u32>) -> bool {
         // SAFETY: as above.
-        unsafe { (*self.0).ingress == ingress && egress.is_none_or(|own| (*self.0).egress == own) }
+        unsafe {
+            (*self.0.as_ptr()).ingress == ingress
+                && egress.is_none_or(|own| (*self.0.as_ptr()).egress == own)
+        }
     }
 
     /// Notes that it passed under `stamp`.
@@ -113,10 +121,10 @@ impl Row {
     pub fn stamp(&self, stamp: &Stamp) {
         // SAFETY: as above.
         unsafe {
-            (*self.0).egress = stamp.egress;
-            (*self.0).ingress = stamp.ingress;
-            (*self.0).opener = stamp.opener;
-            (*self.0).answerer = stamp.answerer;
+            (*self.0.as_ptr()).egress = stamp.egress;
+            (*self.0.as_ptr()).ingress = stamp.ingress;
+            (*self.0.as_ptr()).opener = stamp.opener;
+            (*self.0.as_ptr()).answerer = stamp.answerer;
         }
     }
 
@@ -126,16 +134,16 @@ impl Row {
         // SAFETY: as above.
         unsafe {
             let now = now();
-            if now.saturating_sub((*self.0).seen) > REFRESH {
-                (*self.0).seen = now;
+            if now.saturating_sub((*self.0.as_ptr()).seen) > REFRESH {
+                (*self.0.as_ptr()).seen = now;
             }
-            let state = (*self.0).state;
+            let state = (*self.0.as_ptr()).state;
             if closing && state & flow_state::CLOSING == 0 {
-                (*self.0).state = state | flow_state::CLOSING;
-                (*self.0).seen = now;
+                (*self.0.as_ptr()).state = state | flow_state::CLOSING;
+                (*self.0.as_ptr()).seen = now;
             } else if opening && state & flow_state::CLOSING != 0 {
-                (*self.0).state = state & !flow_state::CLOSING;
-                (*self.0).seen = now;
+                (*self.0.as_ptr()).state = state & !flow_state::CLOSING;
+                (*self.0.as_ptr()).seen = now;
             }
         }
     }

@@ -1,10 +1,10 @@
 //! What the programs share: maps, packet parsing, the tenant wall, policy, flows, translation and counting. A binary in
-//! `bin/` is one hook;
-//! its entry functions only turn a [`Verdict`] into what the hook returns.
+//! `bin/` is one hook; its entry functions only turn a [`Verdict`] into what the hook returns.
 #![no_std]
 
 pub mod announce;
 pub mod count;
+pub mod drops;
 pub mod flow;
 pub mod maps;
 pub mod nat;

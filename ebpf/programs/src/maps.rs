@@ -4,10 +4,9 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use waggle_abi::{
-    Addr, AffinityKey, AffinityRow, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey, GrantKey,
-    LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, Reason, RuleKey, ServiceKey, ServiceRow, Slot,
-    SocketKey, SourceKey, VipRow,
-    limit,
+    Addr, AffinityKey, AffinityRow, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey,
+    GrantKey, LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, Reason, RuleKey, ServiceKey,
+    ServiceRow, Slot, SocketKey, SourceKey, VipRow, limit,
 };
 
 /// What programs must know about their node.

@@ -6,9 +6,7 @@ use aya_ebpf::bindings::{
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as TupleV4,
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as TupleV6,
 };
-use aya_ebpf::helpers::generated::{
-    bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
-};
+use aya_ebpf::helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
@@ -36,7 +34,11 @@ pub fn find(key: &FlowKey) -> Option<&'static NatRow> {
     // SAFETY: the map keeps the row alive; rows are replaced as a whole, but for the time, of which every value is right.
     unsafe {
         let now = bpf_ktime_get_ns();
-        let idle = if key.protocol == TCP { TCP_IDLE } else { OTHER_IDLE };
+        let idle = if key.protocol == TCP {
+            TCP_IDLE
+        } else {
+            OTHER_IDLE
+        };
         let silent = now.saturating_sub((*row).seen);
         if silent > idle {
             return None;
@@ -180,7 +182,12 @@ fn host_has(ctx: &TcContext, answer: &FlowKey) -> bool {
             sport: answer.src_port,
             dport: answer.dst_port,
         };
-        lookup(ctx, answer.protocol, (&raw mut tuple).cast(), size_of::<TupleV4>())
+        lookup(
+            ctx,
+            answer.protocol,
+            (&raw mut tuple).cast(),
+            size_of::<TupleV4>(),
+        )
     } else {
         let mut tuple = TupleV6 {
             saddr: answer.src.words,
@@ -188,7 +195,12 @@ fn host_has(ctx: &TcContext, answer: &FlowKey) -> bool {
             sport: answer.src_port,
             dport: answer.dst_port,
         };
-        lookup(ctx, answer.protocol, (&raw mut tuple).cast(), size_of::<TupleV6>())
+        lookup(
+            ctx,
+            answer.protocol,
+            (&raw mut tuple).cast(),
+            size_of::<TupleV6>(),
+        )
     }
 }
 

@@ -1,8 +1,11 @@
 //! From an Ethernet frame to the tuple that decisions are made from. Reads through `bpf_skb_load_bytes`, so that paged
 //! packets parse too.
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
-use waggle_abi::{Addr, Event, FlowKey, Reason, SCTP, TCP, UDP};
+use waggle_abi::{Addr, FlowKey, Reason, SCTP, TCP, UDP};
+
+use crate::Verdict;
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -21,6 +24,7 @@ const TCP_ACK: u8 = 0x10;
 const ECHO: u16 = 8_u16.to_be();
 
 /// A parsed packet.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Packet {
     /// Addresses, ports and protocol; ports are 0 where the protocol or fragment has none.
@@ -58,6 +62,26 @@ pub struct Quote {
 }
 
 impl Packet {
+    /// What [`parse`] fills in.
+    pub const EMPTY: Self = Self {
+        tuple: FlowKey {
+            src: Addr::NONE,
+            dst: Addr::NONE,
+            src_port: 0,
+            dst_port: 0,
+            protocol: 0,
+            pad: [0; 3],
+        },
+        transport: 0,
+        later_fragment: false,
+        fragment: false,
+        icmp_error: false,
+        closing: false,
+        opening: false,
+        opening_reply: false,
+        flow_ports: [0; 2],
+    };
+
     /// What tells its flow from others.
     #[inline(always)]
     pub fn flow(&self) -> FlowKey {
@@ -104,9 +128,41 @@ struct Network {
     fragment: bool,
 }
 
-/// Parses a frame.
+/// Parses a frame into `packet`.
 #[inline(always)]
-pub fn parse(ctx: &TcContext) -> Result<Packet, Reason> {
+pub fn parse(ctx: &TcContext, packet: &mut Packet) -> Verdict {
+    match parse_frame(ctx.skb.skb, packet) {
+        DONE => Ok(()),
+        NOT_IP => Err(Reason::NotIp),
+        _ => Err(Reason::Malformed),
+    }
+}
+
+const DONE: u32 = 0;
+const NOT_IP: u32 = 1;
+const MALFORMED: u32 = 2;
+
+/// A function of its own to the verifier, which looks at it once instead of following each way through it into everything
+/// that comes after. Returns [`DONE`] or why not.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn parse_frame(skb: *mut __sk_buff, out: *mut Packet) -> u32 {
+    if out.is_null() {
+        return MALFORMED;
+    }
+    match read_frame(&TcContext::new(skb)) {
+        Ok(packet) => {
+            // SAFETY: `parse` gives its own; the verifier knows its size.
+            unsafe { *out = packet };
+            DONE
+        }
+        Err(Reason::NotIp) => NOT_IP,
+        Err(_) => MALFORMED,
+    }
+}
+
+#[inline(always)]
+fn read_frame(ctx: &TcContext) -> Result<Packet, Reason> {
     let ethertype: u16 = load(ctx, 12)?;
     let network = match ethertype {
         ETHERTYPE_V4 => parse_v4(ctx, ETHERNET)?,
@@ -118,11 +174,7 @@ pub fn parse(ctx: &TcContext) -> Result<Packet, Reason> {
         transport: network.transport,
         later_fragment: network.later_fragment,
         fragment: network.fragment,
-        icmp_error: false,
-        closing: false,
-        opening: false,
-        opening_reply: false,
-        flow_ports: [0; 2],
+        ..Packet::EMPTY
     };
     if !network.later_fragment {
         parse_transport(ctx, &mut packet)?;
@@ -185,10 +237,37 @@ fn ends(ctx: &TcContext, protocol: u8, transport: usize) -> Result<(u16, u16), R
 /// The tuple of the packet that an ICMP error quotes.
 #[inline(always)]
 pub fn quoted(ctx: &TcContext, packet: &Packet) -> Result<FlowKey, Reason> {
-    let offset = packet.transport + 8;
-    let network = match packet.tuple.protocol {
-        ICMP => parse_v4(ctx, offset)?,
-        _ => parse_v6(ctx, offset)?,
+    let mut key = Packet::EMPTY.tuple;
+    let v4 = u32::from(packet.tuple.protocol == ICMP);
+    match parse_quoted(ctx.skb.skb, packet.transport + 8, v4, &raw mut key) {
+        DONE => Ok(key),
+        _ => Err(Reason::Malformed),
+    }
+}
+
+/// As [`parse_frame`], of the packet at `offset`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn parse_quoted(skb: *mut __sk_buff, offset: usize, v4: u32, out: *mut FlowKey) -> u32 {
+    if out.is_null() {
+        return MALFORMED;
+    }
+    match read_quoted(&TcContext::new(skb), offset, v4 != 0) {
+        Ok(key) => {
+            // SAFETY: `quoted` gives its own; the verifier knows its size.
+            unsafe { *out = key };
+            DONE
+        }
+        Err(_) => MALFORMED,
+    }
+}
+
+#[inline(always)]
+fn read_quoted(ctx: &TcContext, offset: usize, v4: bool) -> Result<FlowKey, Reason> {
+    let network = if v4 {
+        parse_v4(ctx, offset)?
+    } else {
+        parse_v6(ctx, offset)?
     };
     let mut key = tuple(&network);
     if has_ports(key.protocol) && !network.later_fragment {
@@ -201,27 +280,9 @@ pub fn quoted(ctx: &TcContext, packet: &Packet) -> Result<FlowKey, Reason> {
     Ok(key)
 }
 
-/// An event about `packet` at `hook`, without reason and time.
-#[inline(always)]
-pub fn event(ctx: &TcContext, hook: u32, packet: Option<&Packet>) -> Event {
-    let mut event = Event {
-        hook,
-        length: ctx.len(),
-        ifindex: ifindex(ctx),
-        ..Event::default()
-    };
-    if let Some(packet) = packet {
-        event.src = packet.tuple.src;
-        event.dst = packet.tuple.dst;
-        event.src_port = packet.tuple.src_port;
-        event.dst_port = packet.tuple.dst_port;
-        event.protocol = packet.tuple.protocol;
-    }
-    event
-}
-
-/// Interface that the hook is attached to.
-#[inline(always)]
+/// Interface that the hook is attached to. Not inlined: merged with the load of another field, it would be one at an
+/// offset that is not fixed, which the kernel does not permit.
+#[inline(never)]
 pub fn ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: the kernel hands every classifier a valid context. Volatile, because it only permits words at fixed offsets.
     unsafe { (&raw const (*ctx.skb.skb).ifindex).read_volatile() }

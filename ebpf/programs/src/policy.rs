@@ -8,17 +8,17 @@ use crate::maps::{BLOCKS, POLICY};
 
 /// The other side of a packet, as rules name it.
 #[derive(Clone, Copy)]
-pub struct Other {
+pub struct Other<'a> {
     /// Its identity; 0 for one that is no pod.
     pub identity: u32,
     /// Its address.
-    pub addr: Addr,
+    pub addr: &'a Addr,
 }
 
 /// Whether `ruleset` allows `protocol` at the receiver's `port` (network byte order) from or to `other`. Port 0 asks
 /// for what allows every port.
 #[inline(always)]
-pub fn allows(ruleset: u32, other: &Other, protocol: u8, port: u16) -> bool {
+pub fn allows(ruleset: u32, other: &Other<'_>, protocol: u8, port: u16) -> bool {
     if ruleset == RULESET_NONE {
         return true;
     }
@@ -38,7 +38,7 @@ pub fn allows(ruleset: u32, other: &Other, protocol: u8, port: u16) -> bool {
     }
     let block = BlockKey {
         ruleset,
-        addr: other.addr,
+        addr: *other.addr,
     };
     let Some(class) = BLOCKS.get(Key::new(rule_bits::BLOCK, block)) else {
         return false;

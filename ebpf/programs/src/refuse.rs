@@ -131,7 +131,11 @@ fn fetch<const N: usize>(ctx: &TcContext, out: &mut [u8; N]) -> Result<(), Reaso
             N as u32,
         )
     };
-    if result == 0 { Ok(()) } else { Err(Reason::NoBackend) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(Reason::NoBackend)
+    }
 }
 
 #[inline(always)]

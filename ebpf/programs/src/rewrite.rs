@@ -27,12 +27,7 @@ const ICMP_ID: usize = 4;
 /// Makes the packet `key` the packet that `row` says.
 #[inline(never)]
 pub fn translate(ctx: &TcContext, packet: &Packet, key: &FlowKey, row: &NatRow) -> Verdict {
-    let diff = addresses(
-        ctx,
-        ETHERNET,
-        [&key.src, &key.dst],
-        [&row.src, &row.dst],
-    )?;
+    let diff = addresses(ctx, ETHERNET, [&key.src, &key.dst], [&row.src, &row.dst])?;
     let offset = match key.protocol {
         TCP => packet.transport + 16,
         UDP => packet.transport + 6,
@@ -60,7 +55,12 @@ pub fn translate_error(ctx: &TcContext, packet: &Packet, quote: &Quote, row: &Na
     let key = &quote.answer;
     let checksum = packet.transport + ICMP_CHECKSUM;
     // The quoted packet ran the other way.
-    let inner = addresses(ctx, quote.network, [&key.dst, &key.src], [&row.dst, &row.src])?;
+    let inner = addresses(
+        ctx,
+        quote.network,
+        [&key.dst, &key.src],
+        [&row.dst, &row.src],
+    )?;
     if !key.src.is_v4() {
         replace(ctx, checksum, 0, inner, 0)?;
     }
@@ -76,7 +76,11 @@ pub fn translate_error(ctx: &TcContext, packet: &Packet, quote: &Quote, row: &Na
     }
     let outer = &packet.tuple;
     // The other end itself complains; a router on the way keeps its address.
-    let src = if outer.src == key.src { &row.src } else { &outer.src };
+    let src = if outer.src == key.src {
+        &row.src
+    } else {
+        &outer.src
+    };
     let diff = addresses(ctx, ETHERNET, [&outer.src, &outer.dst], [src, &row.dst])?;
     if key.src.is_v4() {
         return Ok(());
@@ -105,8 +109,8 @@ fn addresses(
     let mut from = [*old[0], *old[1]];
     let mut to = [*new[0], *new[1]];
     // SAFETY: both buffers have 32 bytes of this stack.
-    let diff =
-        unsafe { bpf_csum_diff(from.as_mut_ptr().cast(), 32, to.as_mut_ptr().cast(), 32, 0) } as u64;
+    let diff = unsafe { bpf_csum_diff(from.as_mut_ptr().cast(), 32, to.as_mut_ptr().cast(), 32, 0) }
+        as u64;
     ctx.store(offset + V6_ADDRESSES, &to, 0)
         .map_err(|_| Reason::NotRewritten)?;
     Ok(diff)

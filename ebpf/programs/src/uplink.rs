@@ -1,17 +1,14 @@
 //! What is translated on the way between the cluster and the outside, and where it goes then. The hooks differ in what
 //! they may meet; the translations are the same.
 
-use aya_ebpf::helpers::generated::{
-    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_store_bytes,
-};
+use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Addr, Config, EndpointRow, Reason, Slot, endpoint_kind};
 
 use crate::Verdict;
-use crate::count::report;
 use crate::maps::{CONFIG, ENDPOINTS};
 use crate::nat::{Work, find, remember, remember_with_port};
-use crate::packet::{Packet, event, quote};
+use crate::packet::{Packet, quote};
 use crate::rewrite::{translate, translate_error};
 
 /// Mark of a packet that is translated already; taken off where it leaves.
@@ -90,15 +87,6 @@ pub fn masquerade(ctx: &TcContext, packet: &Packet, work: &mut Work) -> Verdict 
     work.row.src = node_address(config()?, &dst);
     remember_with_port(ctx, work)?;
     translate(ctx, packet, &work.key, &work.row)
-}
-
-/// Counts and reports a drop.
-#[inline(never)]
-pub fn report_drop(ctx: &TcContext, packet: &Packet, hook: u32, reason: Reason) {
-    let mut event = event(ctx, hook, Some(packet));
-    event.src_tenant = endpoint(&packet.tuple.src).map_or(0, |row| row.tenant);
-    event.dst_tenant = endpoint(&packet.tuple.dst).map_or(0, |row| row.tenant);
-    report(reason, event);
 }
 
 /// Where a translated packet goes on from a hook where packets come in. The host's stack delivers to the host and, past

@@ -16,7 +16,7 @@ use waggle_abi::{
 };
 
 use crate::Verdict;
-use crate::flow::{Row, Stamp, remember, reversed, row_key};
+use crate::flow::{Row, Stamp, remember, row_key};
 use crate::maps::GRANTS;
 use crate::packet::{Packet, quoted};
 use crate::policy::{Other, allows};
@@ -106,11 +106,6 @@ pub fn decide(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Verdi
     if open_between(src.tenant, dst.tenant) && !src.is_governed() && !dst.is_governed() {
         return Ok(()); // 5
     }
-    by_flow(ctx, packet, src, dst)
-}
-
-#[inline(always)]
-fn by_flow(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Verdict {
     if packet.later_fragment {
         return fragment(packet, src, dst);
     }
@@ -118,6 +113,11 @@ fn by_flow(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Verdict 
     if packet.icmp_error && about_a_flow(ctx, packet, src, dst)? {
         return Ok(());
     }
+    by_flow(packet, src, dst)
+}
+
+#[inline(never)]
+fn by_flow(packet: &Packet, src: &Side, dst: &Side) -> Verdict {
     let flow = packet.flow();
     let (key, backwards) = row_key(&flow);
     let mut row = Row::find(&key);
@@ -130,7 +130,7 @@ fn by_flow(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Verdict 
         // 2
         let verdict = settle(
             packet,
-            &Asked::of(&reversed(&flow), dst, src),
+            &Asked::of(&flow, true, src, dst),
             &key,
             !backwards,
             row,
@@ -144,13 +144,19 @@ fn by_flow(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Verdict 
         // A first segment against the flow that was: a new one between the same ports.
         row = None;
     }
-    settle(packet, &Asked::of(&flow, src, dst), &key, backwards, row)
+    settle(
+        packet,
+        &Asked::of(&flow, false, src, dst),
+        &key,
+        backwards,
+        row,
+    )
 }
 
 /// A flow as the rules see it, from its opener on.
-struct Asked {
-    opener: Other,
-    answerer: Other,
+struct Asked<'a> {
+    opener: Other<'a>,
+    answerer: Other<'a>,
     /// Tenant of the opener.
     tenant: u32,
     /// No wall is between the two.
@@ -162,40 +168,47 @@ struct Asked {
     ingress: u32,
 }
 
-impl Asked {
+impl<'a> Asked<'a> {
+    /// The flow that the sender of a packet with the tuple `flow` opened, or with `back`, the one that it answers.
     #[inline(always)]
-    fn of(flow: &FlowKey, opener: &Side, answerer: &Side) -> Self {
+    fn of(flow: &'a FlowKey, back: bool, src: &Side, dst: &Side) -> Self {
+        let (opener, answerer) = if back { (dst, src) } else { (src, dst) };
+        let (from, to, port) = if back {
+            (&flow.dst, &flow.src, flow.src_port)
+        } else {
+            (&flow.src, &flow.dst, flow.dst_port)
+        };
         Self {
             opener: Other {
                 identity: opener.identity,
-                addr: flow.src,
+                addr: from,
             },
             answerer: Other {
                 identity: answerer.identity,
-                addr: flow.dst,
+                addr: to,
             },
             tenant: opener.tenant,
             open: open_between(opener.tenant, answerer.tenant),
             protocol: flow.protocol,
-            port: flow.dst_port,
+            port,
             egress: opener.egress,
             ingress: answerer.ingress,
         }
     }
 }
 
-/// The verdict of a flow, remembered when it is let through.
-#[inline(always)]
+/// The verdict of a flow, remembered when it is let through. Not inlined: it has two callers and needs much of the stack.
+#[inline(never)]
 fn settle(
     packet: &Packet,
-    asked: &Asked,
+    asked: &Asked<'_>,
     key: &FlowKey,
     opened_by_second: bool,
     row: Option<Row>,
 ) -> Verdict {
     // 3
     let (protocol, port) = (asked.protocol, asked.port);
-    if !asked.open && grant(asked.answerer.addr, port, protocol, asked.tenant).is_none() {
+    if !asked.open && grant(*asked.answerer.addr, port, protocol, asked.tenant).is_none() {
         return Err(Reason::TenantWall);
     }
     let stamp = Stamp {
@@ -241,7 +254,7 @@ fn sender_seems_opener(packet: &Packet) -> bool {
 }
 
 /// Whether an ICMP error is about a flow that passes now.
-#[inline(always)]
+#[inline(never)]
 fn about_a_flow(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Result<bool, Reason> {
     let quoted = quoted(ctx, packet)?;
     // It is told to who sent the packet that it is about.
@@ -262,7 +275,7 @@ fn about_a_flow(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Res
 }
 
 /// A fragment behind the first carries no ports: it passes where every port would.
-#[inline(always)]
+#[inline(never)]
 fn fragment(packet: &Packet, src: &Side, dst: &Side) -> Verdict {
     let tuple = &packet.tuple;
     if !open_between(src.tenant, dst.tenant) {
@@ -270,11 +283,11 @@ fn fragment(packet: &Packet, src: &Side, dst: &Side) -> Verdict {
     }
     let to = Other {
         identity: dst.identity,
-        addr: tuple.dst,
+        addr: &tuple.dst,
     };
     let from = Other {
         identity: src.identity,
-        addr: tuple.src,
+        addr: &tuple.src,
     };
     if allows(src.egress, &to, tuple.protocol, 0) && allows(dst.ingress, &from, tuple.protocol, 0) {
         Ok(())

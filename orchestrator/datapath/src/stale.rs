@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use aya::maps::{Array, HashMap as HashTable, MapData, MapError};
 use nix::sched::{CloneFlags, setns};
-use waggle_abi::{Addr, PeerRow, ServiceKey, ServiceRow, Slot, TCP, UDP, map, peer_kind};
+use waggle_abi::{Addr, PeerRow, ServiceKey, ServiceRow, Slot, TCP, UDP, map, peer_kind, scope};
 use waggle_model::network::NetworkState;
 use waggle_policy::Serving;
 
@@ -223,25 +223,27 @@ impl Tables {
 
     /// Whether a new call to the same address could reach the same backend. A table that can't be read closes nothing.
     fn serve(&self, peer: &PeerRow, slabs: &mut Slabs) -> bool {
-        [peer.vip, Addr::NONE].into_iter().any(|vip| {
-            let key = ServiceKey {
-                vip,
-                port: peer.vip_port,
-                protocol: peer.protocol,
-                pad: 0,
-            };
-            if let Some(slab) = slabs.get(&key) {
-                return slab.contains(&(peer.backend, peer.backend_port));
-            }
-            match self.slab(&key) {
-                Ok(slab) => {
-                    let serves = slab.contains(&(peer.backend, peer.backend_port));
-                    slabs.insert(key, slab);
-                    serves
+        [peer.vip, Addr::any(peer.vip.is_v4())]
+            .into_iter()
+            .any(|vip| {
+                let key = ServiceKey {
+                    vip,
+                    port: peer.vip_port,
+                    protocol: peer.protocol,
+                    scope: scope::INSIDE,
+                };
+                if let Some(slab) = slabs.get(&key) {
+                    return slab.contains(&(peer.backend, peer.backend_port));
                 }
-                Err(_) => true,
-            }
-        })
+                match self.slab(&key) {
+                    Ok(slab) => {
+                        let serves = slab.contains(&(peer.backend, peer.backend_port));
+                        slabs.insert(key, slab);
+                        serves
+                    }
+                    Err(_) => true,
+                }
+            })
     }
 
     fn slab(&self, key: &ServiceKey) -> Result<HashSet<(Addr, u16)>, MapError> {

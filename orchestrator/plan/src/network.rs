@@ -14,8 +14,8 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Node, Pod, Service as ServiceObject, ServicePort as PortObject};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 use waggle_model::network::{
-    Backend, Cidr, Endpoint, Export, External, HostPort, NetworkState, NodeNetwork, PerFamily,
-    Protocol, Scope, Service, ServicePort, Standing,
+    Backend, Cidr, Endpoint, Export, HostPort, NetworkState, NodeNetwork, PerFamily, Protocol,
+    Service, ServicePort, Standing,
 };
 use waggle_model::{EXPORT_ANNOTATION, Generation, IdentityId, TenantId};
 
@@ -93,36 +93,8 @@ fn service(snapshot: &Snapshot, registry: &Registry, object: &ServiceObject) -> 
         vips,
         ports,
         export: export(registry, object),
-        external: external(object),
-        external_scope: scope(spec.external_traffic_policy.as_deref()),
         ..Service::default()
     })
-}
-
-/// Addresses of spec.externalIPs: something else leads them to a node.
-fn external(object: &ServiceObject) -> Vec<External> {
-    let spec = object.spec.as_ref();
-    let texts = spec.and_then(|spec| spec.external_ips.as_ref());
-    let mut found: Vec<External> = texts
-        .into_iter()
-        .flatten()
-        .filter_map(|text| text.parse().ok())
-        .map(|address| External {
-            address,
-            announced_by: String::new(),
-        })
-        .collect();
-    found.sort_unstable();
-    found.dedup();
-    found
-}
-
-fn scope(policy: Option<&str>) -> Scope {
-    if policy == Some("Local") {
-        Scope::Local
-    } else {
-        Scope::Cluster
-    }
 }
 
 fn vips(object: &ServiceObject) -> Vec<IpAddr> {

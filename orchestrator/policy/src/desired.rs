@@ -11,8 +11,8 @@ use crate::claim::Claimant;
 use crate::current::Current;
 use crate::enforce::Governed;
 use crate::facts::{DnsRedirect, Fact, Facts, LocalNode, LocalPod, changed};
-use crate::rows::{Made, make};
 use crate::outside::maglev_entries;
+use crate::rows::{Made, make};
 use crate::table::{Claims, Key, ServicePlan, Table};
 
 /// Every row that a node should have, who claims it, and which of them may not be in the kernel yet.

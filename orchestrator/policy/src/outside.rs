@@ -7,7 +7,9 @@ use waggle_abi::{
     Addr, EndpointRow, MaglevRow, ServiceKey, SourceKey, endpoint_flag, endpoint_kind, scope,
     service_flag,
 };
-use waggle_model::network::{Backend, Endpoint, Export, External, Scope, Service, ServicePort, Standing};
+use waggle_model::network::{
+    Backend, Endpoint, Export, External, Scope, Service, ServicePort, Standing,
+};
 
 use crate::facts::{Fact, Facts};
 use crate::maglev::{self, Candidate};
@@ -24,7 +26,8 @@ pub(crate) fn add_ports(made: &mut Made, facts: &Facts, service: &Service) {
         let inside = View::new(made, facts, service, port, service.internal_scope);
         for vip in &service.vips {
             let plan = inside.plan(vip.is_ipv4(), false);
-            made.services.push((key((*vip).into(), port.port, port, scope::INSIDE), plan));
+            made.services
+                .push((key((*vip).into(), port.port, port, scope::INSIDE), plan));
         }
         let outside = View::new(made, facts, service, port, service.external_scope);
         for external in &service.external {
@@ -48,9 +51,11 @@ pub(crate) fn add_ports(made: &mut Made, facts: &Facts, service: &Service) {
                 }
                 let any = Addr::any(ipv4);
                 let plan = inside.plan(ipv4, false);
-                made.services.push((key(any, number, port, scope::INSIDE), plan));
+                made.services
+                    .push((key(any, number, port, scope::INSIDE), plan));
                 let plan = outside.plan(ipv4, true);
-                made.services.push((key(any, number, port, scope::OUTSIDE), plan));
+                made.services
+                    .push((key(any, number, port, scope::OUTSIDE), plan));
             }
         }
     }
@@ -174,7 +179,10 @@ impl<'a> View<'a> {
 
     /// A call keeps its family.
     fn places(&self, ipv4: bool) -> Backends {
-        let same = self.backends.iter().filter(|one| one.address.is_ipv4() == ipv4);
+        let same = self
+            .backends
+            .iter()
+            .filter(|one| one.address.is_ipv4() == ipv4);
         let mut places: Vec<_> = same
             .map(|one| (Addr::from(one.address), one.port.to_be()))
             .collect();
@@ -199,9 +207,8 @@ fn of_node<'a>(port: &'a ServicePort, node: &str) -> Vec<&'a Backend> {
 /// Those that are hinted to this node, or to its zone; all of them unless every one has a hint and one is for us (KEP-4444,
 /// KEP-3015).
 fn near<'a>(made: &mut Made, facts: &Facts, backends: Vec<&'a Backend>) -> Vec<&'a Backend> {
-    let hinted = |hints: fn(&Backend) -> bool| {
-        !backends.is_empty() && backends.iter().all(|one| hints(one))
-    };
+    let hinted =
+        |hints: fn(&Backend) -> bool| !backends.is_empty() && backends.iter().all(|one| hints(one));
     let local = &facts.local.name;
     if hinted(|one| !one.for_nodes.is_empty()) {
         let own = |one: &&&Backend| one.for_nodes.contains(local);

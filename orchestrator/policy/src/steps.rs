@@ -88,7 +88,12 @@ fn service_steps(
         }
         count += usize::from(old.is_none());
         let replaces = old.is_some_and(|old| old.row.count > 0);
-        match current.place(*key, row_of(plan, &ServiceRow::default()), &plan.backends, capacity) {
+        match current.place(
+            *key,
+            row_of(plan, &ServiceRow::default()),
+            &plan.backends,
+            capacity,
+        ) {
             Ok(row) => {
                 round.frees |= replaces;
                 round.steps.extend(slots(plan, row));

@@ -7,17 +7,15 @@
 )]
 
 use aya_ebpf::bindings::TC_ACT_SHOT;
-use aya_ebpf::helpers::{bpf_redirect_peer, bpf_skb_store_bytes};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{EndpointRow, Reason, hook};
-use waggle_ebpf::count::{count, report};
-use waggle_ebpf::packet::{Packet, event, ifindex, parse};
+use waggle_ebpf::count::count;
+use waggle_ebpf::drops::report_drop;
+use waggle_ebpf::packet::{Packet, ifindex, parse};
 use waggle_ebpf::peer::{Peer, link, peer};
+use waggle_ebpf::uplink::{NEXT, into_pod};
 use waggle_ebpf::wall::{Side, decide};
-
-/// On to the next program and then to the host's stack.
-const NEXT: i32 = -1;
 
 /// Where an allowed packet goes.
 enum Route {
@@ -30,24 +28,18 @@ enum Route {
 /// Entry.
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
-    let parsed = parse(&ctx);
-    let verdict = match &parsed {
-        Ok(packet) => route(&ctx, packet),
-        Err(reason) => Err(*reason),
-    };
-    match verdict {
+    let mut packet = Packet::EMPTY;
+    match parse(&ctx, &mut packet).and_then(|()| route(&ctx, &packet)) {
         Ok(Route::Stack) => {
             count(Reason::Forwarded, ctx.len());
             NEXT
         }
         Ok(Route::Local(row)) => {
             count(Reason::Forwarded, ctx.len());
-            deliver(&ctx, row)
+            into_pod(&ctx, row)
         }
         Err(reason) => {
-            let mut event = event(&ctx, hook::FROM_POD, parsed.as_ref().ok());
-            (event.src_tenant, event.dst_tenant) = tenants(&ctx, parsed.as_ref().ok());
-            report(reason, event);
+            report_drop(&ctx, &packet, hook::FROM_POD, reason);
             TC_ACT_SHOT as i32
         }
     }
@@ -84,33 +76,6 @@ fn route(ctx: &TcContext, packet: &Packet) -> Result<Route, Reason> {
             })
         }
     }
-}
-
-/// Puts the packet into the receiving pod's namespace with the link addresses that it would have after routing.
-#[inline(always)]
-fn deliver(ctx: &TcContext, row: &EndpointRow) -> i32 {
-    let mut macs = [0u8; 12];
-    macs[..6].copy_from_slice(&row.mac);
-    macs[6..].copy_from_slice(&row.gateway_mac);
-    // SAFETY: the context is the kernel's, the buffer is 12 bytes of this stack; the frame was parsed beyond them.
-    unsafe {
-        if bpf_skb_store_bytes(ctx.skb.skb.cast(), 0, macs.as_ptr().cast(), 12, 0) != 0 {
-            return NEXT;
-        }
-        bpf_redirect_peer(row.ifindex, 0) as i32
-    }
-}
-
-/// Tenants of both ends, as far as the tables know them; only for reports.
-#[inline(always)]
-fn tenants(ctx: &TcContext, packet: Option<&Packet>) -> (u32, u32) {
-    let src = link(ifindex(ctx)).map_or(0, |link| link.tenant);
-    let dst = match packet.map(|packet| peer(&packet.tuple.dst)) {
-        Some(Ok(Peer::Pod(row))) => row.tenant,
-        Some(Ok(Peer::Vip(tenant))) => tenant,
-        _ => 0,
-    };
-    (src, dst)
 }
 
 #[cfg(not(test))]

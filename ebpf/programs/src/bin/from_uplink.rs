@@ -16,30 +16,31 @@ use waggle_abi::{Config, FlowKey, Reason, ServiceRow, TCP, endpoint_kind, hook, 
 use waggle_ebpf::Verdict;
 use waggle_ebpf::announce::answer_arp;
 use waggle_ebpf::count::count;
+use waggle_ebpf::drops::report_drop;
 use waggle_ebpf::nat::{Work, find, remember, work};
 use waggle_ebpf::packet::{Packet, flow_key, ifindex, parse};
 use waggle_ebpf::peer::peer;
 use waggle_ebpf::refuse::refuse;
 use waggle_ebpf::rewrite::translate;
 use waggle_ebpf::service::{called, choose_for};
-use waggle_ebpf::uplink::{NEXT, config, endpoint, error, node_address, open, report_drop, send_on};
+use waggle_ebpf::uplink::{NEXT, config, endpoint, error, node_address, open, send_on};
 
 /// Entry.
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     let link = ifindex(&ctx);
-    let parsed = parse(&ctx);
-    let Ok(packet) = &parsed else {
+    let mut packet = Packet::EMPTY;
+    if parse(&ctx, &mut packet).is_err() {
         return if answer_arp(&ctx) { back(link) } else { NEXT };
-    };
-    match admit(&ctx, packet) {
+    }
+    match admit(&ctx, &packet) {
         Ok(verdict) => {
             count(Reason::Forwarded, ctx.len());
             verdict
         }
         Err(reason) => {
-            report_drop(&ctx, packet, hook::FROM_UPLINK, reason);
-            if reason == Reason::NoBackend && refuse(&ctx, packet).is_ok() {
+            report_drop(&ctx, &packet, hook::FROM_UPLINK, reason);
+            if reason == Reason::NoBackend && refuse(&ctx, &packet).is_ok() {
                 return back(link);
             }
             TC_ACT_SHOT as i32
@@ -82,7 +83,11 @@ fn admit(ctx: &TcContext, packet: &Packet) -> Result<i32, Reason> {
     };
     let Some(row) = row else {
         // The node's address has other uses; a service's has none.
-        return if at_node { Ok(NEXT) } else { Err(Reason::NoBackend) };
+        return if at_node {
+            Ok(NEXT)
+        } else {
+            Err(Reason::NoBackend)
+        };
     };
     if packet.fragment {
         return Err(Reason::Fragment);

@@ -304,14 +304,14 @@ fn admit(caller: Caller, target: &Peer, called: &Called) -> Result<(), Reason> {
     };
     let to = Other {
         identity,
-        addr: called.addr,
+        addr: &called.addr,
     };
     if !allows(owner.egress, &to, called.protocol, called.port) {
         return Err(Reason::PolicyEgress);
     }
     let from = Other {
         identity: owner.identity,
-        addr: owner.addr,
+        addr: &owner.addr,
     };
     if !allows(ingress, &from, called.protocol, called.port) {
         return Err(Reason::PolicyIngress);

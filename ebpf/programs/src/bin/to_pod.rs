@@ -12,8 +12,9 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Reason, hook};
 use waggle_ebpf::Verdict;
-use waggle_ebpf::count::{count, report};
-use waggle_ebpf::packet::{Packet, event, ifindex, parse};
+use waggle_ebpf::count::count;
+use waggle_ebpf::drops::report_drop;
+use waggle_ebpf::packet::{Packet, ifindex, parse};
 use waggle_ebpf::peer::{Peer, link, peer};
 use waggle_ebpf::wall::{Side, decide};
 
@@ -23,12 +24,12 @@ const NEXT: i32 = -1;
 /// Entry.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
-    let parsed = parse(&ctx);
-    let verdict = match &parsed {
-        Ok(packet) => admit(&ctx, packet),
+    let mut packet = Packet::EMPTY;
+    let verdict = match parse(&ctx, &mut packet) {
+        Ok(()) => admit(&ctx, &packet),
         // The host's own neighbour discovery.
         Err(Reason::NotIp) => Ok(()),
-        Err(reason) => Err(*reason),
+        Err(reason) => Err(reason),
     };
     match verdict {
         Ok(()) => {
@@ -36,9 +37,7 @@ pub fn to_pod(ctx: TcContext) -> i32 {
             NEXT
         }
         Err(reason) => {
-            let mut event = event(&ctx, hook::TO_POD, parsed.as_ref().ok());
-            (event.src_tenant, event.dst_tenant) = tenants(&ctx, parsed.as_ref().ok());
-            report(reason, event);
+            report_drop(&ctx, &packet, hook::TO_POD, reason);
             TC_ACT_SHOT as i32
         }
     }
@@ -56,18 +55,6 @@ fn admit(ctx: &TcContext, packet: &Packet) -> Verdict {
         Peer::Vip(_) => Err(Reason::Untranslated),
         Peer::Pod(row) => decide(ctx, packet, &Side::of_endpoint(row), &Side::of_link(link)),
     }
-}
-
-/// Tenants of both ends, as far as the tables know them; only for reports.
-#[inline(always)]
-fn tenants(ctx: &TcContext, packet: Option<&Packet>) -> (u32, u32) {
-    let dst = link(ifindex(ctx)).map_or(0, |link| link.tenant);
-    let src = match packet.map(|packet| peer(&packet.tuple.src)) {
-        Some(Ok(Peer::Pod(row))) => row.tenant,
-        Some(Ok(Peer::Vip(tenant))) => tenant,
-        _ => 0,
-    };
-    (src, dst)
 }
 
 #[cfg(not(test))]

@@ -13,11 +13,12 @@ use aya_ebpf::programs::TcContext;
 use waggle_abi::{Reason, TCP, endpoint_kind, hook};
 use waggle_ebpf::Verdict;
 use waggle_ebpf::count::count;
+use waggle_ebpf::drops::report_drop;
 use waggle_ebpf::nat::{Work, collides, find, work};
 use waggle_ebpf::packet::{Packet, flow_key, parse};
 use waggle_ebpf::peer::{Peer, peer};
 use waggle_ebpf::rewrite::translate;
-use waggle_ebpf::uplink::{NEXT, endpoint, error, is_translated, masquerade, report_drop};
+use waggle_ebpf::uplink::{NEXT, endpoint, error, is_translated, masquerade};
 
 /// Entry.
 #[classifier]
@@ -25,9 +26,10 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
     if is_translated(&ctx) {
         return NEXT;
     }
-    let Ok(packet) = parse(&ctx) else {
+    let mut packet = Packet::EMPTY;
+    if parse(&ctx, &mut packet).is_err() {
         return NEXT;
-    };
+    }
     match leave(&ctx, &packet) {
         Ok(()) => {
             count(Reason::Forwarded, ctx.len());

@@ -1,6 +1,6 @@
 use super::*;
-use crate::facts::{LocalNode, Uplink};
 use crate::claim::Claimant;
+use crate::facts::{LocalNode, Uplink};
 use crate::rows::make;
 use std::collections::BTreeMap;
 use waggle_model::network::{HostPort, NetworkState, NodeNetwork, Protocol};
@@ -51,7 +51,10 @@ fn facts(service: Service) -> Facts {
     let nodes = [node("node1", "east"), node("node2", "west")];
     let state = NetworkState {
         services: [(service.id, service)].into(),
-        nodes: nodes.into_iter().map(|one| (one.name.clone(), one)).collect(),
+        nodes: nodes
+            .into_iter()
+            .map(|one| (one.name.clone(), one))
+            .collect(),
         ..NetworkState::default()
     };
     Facts {
@@ -83,7 +86,10 @@ fn seen(facts: &Facts, vip: Addr, port: u16, caller: u8) -> Vec<IpAddr> {
     let plan = plans(facts, &Claimant::Service(ServiceId(7))).remove(&key);
     let plan = plan.expect("a row");
     assert_eq!(plan.maglev, caller == scope::OUTSIDE);
-    plan.backends.iter().map(|(addr, _)| (*addr).into()).collect()
+    plan.backends
+        .iter()
+        .map(|(addr, _)| (*addr).into())
+        .collect()
 }
 
 /// Where the service is called from outside.
@@ -132,7 +138,10 @@ fn callers_inside_see_their_own_node_when_the_internal_policy_is_local() {
     });
     let vip = Addr::from(ip("10.96.0.5"));
     assert_eq!(seen(&facts, vip, 80, scope::INSIDE), [ip(NEAR)]);
-    assert_eq!(seen(&facts, Addr::any(true), 30_080, scope::OUTSIDE), [ip(NEAR), ip(FAR)]);
+    assert_eq!(
+        seen(&facts, Addr::any(true), 30_080, scope::OUTSIDE),
+        [ip(NEAR), ip(FAR)]
+    );
 }
 
 #[test]
@@ -154,13 +163,23 @@ fn who_is_terminating_serves_a_node_that_has_nobody_else() {
 #[test]
 fn hints_count_when_everybody_has_one_and_somebody_is_near() {
     let hinted = |zones: [&str; 2], nodes: [&str; 2]| {
-        let hint = |text: &str| text.split(',').filter(|t| !t.is_empty()).map(Into::into).collect();
+        let hint = |text: &str| {
+            text.split(',')
+                .filter(|t| !t.is_empty())
+                .map(Into::into)
+                .collect()
+        };
         let mut backends = two_ready();
         for (index, one) in backends.iter_mut().enumerate() {
             one.for_zones = hint(zones[index]);
             one.for_nodes = hint(nodes[index]);
         }
-        seen(&facts(service(backends)), ip("10.96.0.5").into(), 80, scope::INSIDE)
+        seen(
+            &facts(service(backends)),
+            ip("10.96.0.5").into(),
+            80,
+            scope::INSIDE,
+        )
     };
     let all = [ip(NEAR), ip(FAR)];
     assert_eq!(hinted(["east", "west"], ["", ""]), [ip(NEAR)]);
@@ -188,10 +207,14 @@ fn ranges_of_callers_hold_for_external_addresses_only() {
         ..service(two_ready())
     });
     let made = make(&facts, &Claimant::Service(ServiceId(7)));
-    let sources: Vec<_> = made.rows.iter().filter_map(|row| match row {
-        Row::Source(key, _) => Some(*key),
-        _ => None,
-    }).collect();
+    let sources: Vec<_> = made
+        .rows
+        .iter()
+        .filter_map(|row| match row {
+            Row::Source(key, _) => Some(*key),
+            _ => None,
+        })
+        .collect();
     let source = SourceKey {
         service: 7,
         addr: ip("192.0.2.0").into(),
@@ -223,12 +246,17 @@ fn a_host_port_leads_from_this_node_s_addresses_to_its_pod() {
     };
     let mut keys = |endpoint: Endpoint| -> Vec<_> {
         facts.state.endpoints = [(endpoint.address, endpoint)].into();
-        plans(&facts, &Claimant::Endpoint(ip(NEAR))).into_iter().collect()
+        plans(&facts, &Claimant::Endpoint(ip(NEAR)))
+            .into_iter()
+            .collect()
     };
     let rows = keys(endpoint("node1", None));
     assert_eq!(rows.len(), 2);
     for (key, plan) in rows {
-        assert_eq!((key.vip, key.port, key.protocol), (ip("172.30.0.11").into(), 5353u16.to_be(), 17));
+        assert_eq!(
+            (key.vip, key.port, key.protocol),
+            (ip("172.30.0.11").into(), 5353u16.to_be(), 17)
+        );
         assert_eq!(*plan.backends, [(ip(NEAR).into(), 53u16.to_be())]);
     }
     assert_eq!(keys(endpoint("node1", Some("172.30.0.11"))).len(), 2);
@@ -257,6 +285,9 @@ fn a_table_is_packed_four_to_a_row() {
     slots.for_each(|slot| counts[usize::from(slot)] += 1);
     let even = counts.iter().all(|count| count.abs_diff(entries / 3) <= 1);
     assert!(even, "{counts:?}");
-    let nobody = ServicePlan { backends: [].into(), ..plan };
+    let nobody = ServicePlan {
+        backends: [].into(),
+        ..plan
+    };
     assert_eq!((maglev_rows(&[]).len(), maglev_entries(&nobody)), (0, 0));
 }

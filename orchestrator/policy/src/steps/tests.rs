@@ -1,9 +1,9 @@
 use super::*;
 use crate::{DnsRedirect, Held, LocalNode, LocalPod, Row, range_of};
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use waggle_abi::{Addr, LinkRow, TCP};
+use waggle_abi::{Addr, LinkRow, MaglevRow, TCP, scope};
 use waggle_model::network::{
     Backend, Endpoint, Export, NetworkState, NodeNetwork, Protocol, Service, ServicePort,
 };
@@ -15,6 +15,7 @@ struct Kernel {
     held: Held,
     services: BTreeMap<ServiceKey, ServiceRow>,
     slots: BTreeMap<u32, Slot>,
+    maglev: BTreeMap<u32, MaglevRow>,
 }
 
 type Seen = Option<(u32, Vec<(Addr, u16)>)>;
@@ -31,6 +32,13 @@ impl Kernel {
                 );
                 self.slots.insert(index, slot);
             }
+            Step::PutMaglev(index, entries) => {
+                let points = |row: &ServiceRow| {
+                    (row.maglev..row.maglev + row.maglev_size.div_ceil(4)).contains(&index)
+                };
+                assert!(!self.services.values().any(points), "row {index} is in use");
+                self.maglev.insert(index, entries);
+            }
             Step::PutService(key, row) => drop(self.services.insert(key, row)),
             Step::Remove(Key::Service(key)) => drop(self.services.remove(&key)),
             Step::Remove(key) => self.held.remove(key),
@@ -46,6 +54,18 @@ impl Kernel {
         assert!(slots.iter().all(|slot| slot.service == row.service));
         let backends = slots.iter().map(|slot| (slot.addr, slot.port));
         Some((row.service, backends.collect()))
+    }
+
+    /// The Maglev table that a row points at is the one of its backends.
+    fn assert_table(&self, key: &ServiceKey) {
+        let (Some(row), Some((_, backends))) = (self.services.get(key), self.seen(key)) else {
+            return;
+        };
+        if row.maglev_size > 0 {
+            let rows = row.maglev..row.maglev + row.maglev_size.div_ceil(4);
+            let rows: Vec<_> = rows.map(|index| self.maglev[&index]).collect();
+            assert!(rows == maglev_rows(&backends), "{key:?}");
+        }
     }
 
     /// What the next agent reads.
@@ -74,6 +94,29 @@ fn key(number: u8) -> ServiceKey {
     }
 }
 
+/// Virtual addresses and node ports of every service.
+fn keys() -> impl Iterator<Item = ServiceKey> {
+    (0u8..8).flat_map(|number| {
+        let port = node_port(number).unwrap_or_default();
+        let at_nodes = |scope| ServiceKey {
+            vip: Addr::any(true),
+            port: port.to_be(),
+            protocol: TCP,
+            scope,
+        };
+        [
+            key(number),
+            at_nodes(scope::INSIDE),
+            at_nodes(scope::OUTSIDE),
+        ]
+    })
+}
+
+/// Half of the services have one.
+fn node_port(number: u8) -> Option<u16> {
+    (number > 3).then(|| 30_000 + u16::from(number))
+}
+
 fn vip(number: u8) -> IpAddr {
     IpAddr::from([10, 96, 0, number])
 }
@@ -94,6 +137,7 @@ fn state((services, endpoints, nodes): &World, generation: u64) -> NetworkState 
         ports: vec![ServicePort {
             protocol: Protocol::Tcp,
             port: 80,
+            node_port: node_port(*number),
             backends: backends.iter().map(|b| Backend::at(pod(*b), 80)).collect(),
             ..ServicePort::default()
         }],
@@ -162,6 +206,7 @@ fn node0() -> Desired {
         name: "node0".into(),
         addresses: vec![[172, 30, 0, 10].into()],
         host_netns: 1,
+        ..LocalNode::default()
     })
 }
 
@@ -246,7 +291,10 @@ impl Node {
                 budget -= 1;
                 self.kernel.carry_out(step);
                 self.current.note(step);
-                for key in (0u8..8).map(key) {
+                if matches!(step, Step::PutMaglev(..)) {
+                    continue;
+                }
+                for key in keys() {
                     let now = self.kernel.seen(&key);
                     assert!(now == before.seen(&key) || now == wanted(&self.desired, &key));
                 }
@@ -271,8 +319,9 @@ impl Node {
 
     /// The kernel holds what is wanted, all of it and nothing else.
     fn assert_right(&self) {
-        for key in (0u8..8).map(key) {
+        for key in keys() {
             assert_eq!(self.kernel.seen(&key), wanted(&self.desired, &key));
+            self.kernel.assert_table(&key);
         }
         let claims = &self.desired.claims;
         assert_eq!(self.kernel.services.len(), claims.services.count());
@@ -313,7 +362,7 @@ proptest! {
     fn incremental_is_from_scratch_and_every_prefix_shows_each_service_old_or_new(
         changes in proptest::collection::vec(change(), 1..8),
     ) {
-        let mut node = Node::new(Capacity { slots: 128, ..Capacity::default() });
+        let mut node = Node::new(Capacity { slots: 512, ..Capacity::default() });
         for (index, change) in changes.iter().enumerate() {
             node.happen(change, index as u64 + 1);
             let mut fresh = node.made_anew();
@@ -335,7 +384,7 @@ proptest! {
     fn whatever_breaks_off_is_gone_on_with_or_repaired_by_the_next_start(
         changes in proptest::collection::vec((change(), 0usize..12, any::<bool>()), 1..8),
     ) {
-        let mut node = Node::new(Capacity { slots: 128, ..Capacity::default() });
+        let mut node = Node::new(Capacity { slots: 512, ..Capacity::default() });
         for (index, (change, budget, restarts)) in changes.iter().enumerate() {
             node.happen(change, index as u64 + 1);
             node.program(*budget);
@@ -372,7 +421,7 @@ proptest! {
             let of_endpoints = refused.iter().filter(|one| one.fault.table == Table::Endpoint);
             prop_assert_eq!(absent, of_endpoints.count());
         }
-        node.capacity = Capacity { slots: 128, ..Capacity::default() };
+        node.capacity = Capacity { slots: 512, ..Capacity::default() };
         let (_, refused) = node.program(usize::MAX);
         prop_assert_eq!(refused, vec![]);
         node.assert_right();
@@ -403,14 +452,17 @@ fn order_is_adds_upwards_and_removals_downwards() {
         Step::Put(Row::Link(..)) => 3,
         Step::Put(Row::Owner(..)) => 4,
         Step::Put(Row::Grant(..)) => 5,
-        Step::PutSlot(..) => 6,
-        Step::PutService(..) => 7,
-        Step::Remove(Key::Service(_)) => 8,
-        Step::Remove(Key::Grant(_)) => 9,
-        Step::Remove(Key::Owner(_)) => 10,
-        Step::Remove(Key::Link(_)) => 11,
-        Step::Remove(Key::Endpoint(_)) => 12,
-        Step::Remove(Key::Range(_) | Key::Config(())) => 13,
+        Step::Put(Row::Source(..)) => 6,
+        Step::PutSlot(..) => 7,
+        Step::PutMaglev(..) => 8,
+        Step::PutService(..) => 9,
+        Step::Remove(Key::Service(_)) => 10,
+        Step::Remove(Key::Source(_)) => 11,
+        Step::Remove(Key::Grant(_)) => 12,
+        Step::Remove(Key::Owner(_)) => 13,
+        Step::Remove(Key::Link(_)) => 14,
+        Step::Remove(Key::Endpoint(_)) => 15,
+        Step::Remove(Key::Range(_) | Key::Config(())) => 16,
     };
     let steps = round(&node.desired, &mut node.current, &node.capacity).steps;
     // A range, addresses of node, pod and VIP, a grant, a slot, the service.
