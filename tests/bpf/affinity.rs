@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 
 use aya::maps::{HashMap, Map, MapData};
-use waggle_abi::{Addr, AffinityKey, AffinityRow, ServiceKey, ServiceRow, TCP};
+use waggle_abi::{AffinityKey, AffinityRow};
 use waggle_model::network::{NetworkState, Standing};
 
 use crate::Case;
@@ -230,23 +230,17 @@ fn a_socket_sees_each_vip_that_it_talks_to() {
 
 fn a_node_port_is_called_from_pods_and_the_node() {
     let shop = Shop::open();
-    shop.world.apply(&Shop::state(None));
-    let map = MapData::from_pin(shop.world.pin("maps", "SERVICES"))
-        .and_then(Map::from_map_data)
-        .expect("the map is pinned");
-    let mut services: HashMap<_, ServiceKey, ServiceRow> = map.try_into().expect("a hash");
-    let key = |vip: Addr, port: u16| ServiceKey {
-        vip,
-        port: port.to_be(),
-        protocol: TCP,
-        ..ServiceKey::default()
-    };
-    let row = services.get(&key(ip(VIP).into(), 80), 0).expect("a row");
-    services
-        .insert(key(Addr::NONE, 30080), row, 0)
-        .expect("written");
+    let mut state = Shop::state(None);
+    for service in state.services.values_mut() {
+        for port in &mut service.ports {
+            port.node_port = Some(30_080 + u16::from(service.vips[0] != ip(VIP)));
+        }
+    }
+    shop.world.apply(&state);
     for room in [&shop.cart.room, &shop.world.host] {
-        let (_, peer) = ask_tcp(room, at(HOST, 30080)).expect("an answer");
-        assert_eq!(peer, at(HOST, 30080));
+        for port in [30_080, 30_081] {
+            let (_, peer) = ask_tcp(room, at(HOST, port)).expect("an answer");
+            assert_eq!(peer, at(HOST, port));
+        }
     }
 }

@@ -6,6 +6,7 @@ pub mod announce;
 pub mod count;
 pub mod drops;
 pub mod flow;
+pub mod forward;
 pub mod maps;
 pub mod nat;
 pub mod packet;

@@ -39,8 +39,6 @@ pub struct Enforced {
     pub generation: Generation,
     /// Connected nodes that have it in their kernels.
     pub nodes: u32,
-    /// Connected nodes.
-    pub connected: u32,
 }
 
 /// Brings the status of every Tenant up to date: its number, how many namespaces it has, and how many nodes enforce its
@@ -71,9 +69,6 @@ pub fn plan(
         if let Some(now) = id.and_then(|id| enforced.get(&id)) {
             status.generation = Some(now.generation.0);
             status.enforcing_nodes = Some(now.nodes);
-            if now.nodes < now.connected {
-                plan.again_after = Some(1);
-            }
         }
         if status != before {
             let tenant = Tenant {
@@ -123,16 +118,9 @@ mod tests {
         let enforced = Enforced {
             generation: Generation(7),
             nodes: 2,
-            connected: 3,
         };
         let enforced = BTreeMap::from([(TenantId(id), enforced)]);
-        let mut again = None;
-        world.settle(|world| {
-            let plan = plan(&world.snapshot, &registry, &enforced, world.now);
-            again = plan.again_after;
-            plan
-        });
-        assert_eq!(again, Some(1), "one node is behind");
+        world.settle(|world| plan(&world.snapshot, &registry, &enforced, world.now));
         let status = &world.get("Tenant", "", "shop").unwrap()["status"];
         assert_eq!(
             *status,

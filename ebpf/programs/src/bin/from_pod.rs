@@ -12,6 +12,7 @@ use aya_ebpf::programs::TcContext;
 use waggle_abi::{EndpointRow, Reason, hook};
 use waggle_ebpf::count::count;
 use waggle_ebpf::drops::report_drop;
+use waggle_ebpf::forward::to_node;
 use waggle_ebpf::packet::{Packet, ifindex, parse};
 use waggle_ebpf::peer::{Peer, link, peer};
 use waggle_ebpf::uplink::{NEXT, into_pod};
@@ -19,8 +20,10 @@ use waggle_ebpf::wall::{Side, decide};
 
 /// Where an allowed packet goes.
 enum Route {
-    /// The host's stack routes it: the host itself, another node, outside.
+    /// The host's stack routes it: the host itself, another node's own address, outside.
     Stack,
+    /// A pod of another node.
+    Node,
     /// Straight into a pod of this node.
     Local(&'static EndpointRow),
 }
@@ -33,6 +36,10 @@ pub fn from_pod(ctx: TcContext) -> i32 {
         Ok(Route::Stack) => {
             count(Reason::Forwarded, ctx.len());
             NEXT
+        }
+        Ok(Route::Node) => {
+            count(Reason::Forwarded, ctx.len());
+            to_node(&ctx, &packet.tuple.src, &packet.tuple.dst)
         }
         Ok(Route::Local(row)) => {
             count(Reason::Forwarded, ctx.len());
@@ -70,7 +77,7 @@ fn route(ctx: &TcContext, packet: &Packet) -> Result<Route, Reason> {
             // Here, the policy of both ends: what is delivered by redirect passes no other hook.
             decide(ctx, packet, &Side::of_link(link), &Side::of_endpoint(row))?;
             Ok(if row.ifindex == 0 {
-                Route::Stack
+                Route::Node
             } else {
                 Route::Local(row)
             })

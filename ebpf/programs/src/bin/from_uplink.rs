@@ -23,7 +23,10 @@ use waggle_ebpf::peer::peer;
 use waggle_ebpf::refuse::refuse;
 use waggle_ebpf::rewrite::translate;
 use waggle_ebpf::service::{called, choose_for};
-use waggle_ebpf::uplink::{NEXT, config, endpoint, error, node_address, open, send_on};
+use waggle_ebpf::uplink::{
+    NEXT, config, endpoint, error, into_pod, node_address, open, send_on,
+};
+use waggle_ebpf::wall::{Side, decide};
 
 /// Entry.
 #[classifier]
@@ -33,7 +36,11 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
     if parse(&ctx, &mut packet).is_err() {
         return if answer_arp(&ctx) { back(link) } else { NEXT };
     }
-    match admit(&ctx, &packet) {
+    let verdict = match between_pods(&ctx, &packet) {
+        Some(verdict) => verdict,
+        None => admit(&ctx, &packet),
+    };
+    match verdict {
         Ok(verdict) => {
             count(Reason::Forwarded, ctx.len());
             verdict
@@ -55,7 +62,7 @@ fn back(link: u32) -> i32 {
     unsafe { bpf_redirect(link, 0) as i32 }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn admit(ctx: &TcContext, packet: &Packet) -> Result<i32, Reason> {
     let (config, work) = (config()?, work()?);
     if packet.icmp_error {
@@ -105,6 +112,18 @@ fn service(config: &Config, key: &FlowKey) -> Option<(Option<ServiceRow>, bool)>
         _ => return None,
     };
     Some((called(key, scope::OUTSIDE, at_node), at_node))
+}
+
+/// What a pod of another node sends to one of this node is decided about here, as `to_pod` would, and delivered past the
+/// host's stack.
+#[inline(always)]
+fn between_pods(ctx: &TcContext, packet: &Packet) -> Option<Result<i32, Reason>> {
+    let pod = |addr| endpoint(addr).filter(|row| row.kind == endpoint_kind::POD);
+    let dst = pod(&packet.tuple.dst).filter(|row| row.ifindex != 0)?;
+    // One of this node's own does not come in by the uplink.
+    let src = pod(&packet.tuple.src).filter(|row| row.ifindex == 0)?;
+    let verdict = decide(ctx, packet, &Side::of_endpoint(src), &Side::of_endpoint(dst));
+    Some(verdict.map(|()| into_pod(ctx, dst)))
 }
 
 /// A datagram to a pod's own address from outside is remembered, so that its answer is not taken for something new that

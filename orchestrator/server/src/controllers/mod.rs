@@ -52,6 +52,7 @@ pub struct Controllers {
     pub usage: Arc<UsageRegistry>,
 }
 
+const TENANT: &str = "tenant";
 const NODE_LIFECYCLE: &str = "node-lifecycle";
 
 type Planner = fn(&mut Runner, &Snapshot, jiff::Timestamp) -> Plan;
@@ -103,7 +104,7 @@ const PLANNERS: [(&str, Planner); 17] = [
     ("pod-gc", |_, snapshot, now| {
         waggle_plan::pod_gc::plan(snapshot, now, &Default::default())
     }),
-    ("tenant", Runner::tenant),
+    (TENANT, Runner::tenant),
 ];
 
 impl Controllers {
@@ -158,7 +159,16 @@ impl Runner {
                 due.saturating_duration_since(Instant::now())
                     .min(LONGEST_REST)
             });
-            match tokio::time::timeout(rest, changes.changed()).await {
+            let woken = tokio::select! {
+                result = tokio::time::timeout(rest, changes.changed()) => result,
+                // What nodes acknowledge is in no object.
+                () = self.parts.enforcement.moved() => {
+                    self.due.insert(TENANT, Instant::now());
+                    changed = false;
+                    continue;
+                }
+            };
+            match woken {
                 Ok(Ok(())) => tokio::time::sleep(DEBOUNCE).await,
                 Ok(Err(_)) => return,
                 Err(_) => changed = false,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
 use waggle_model::network::NetworkState;
 use waggle_model::{Generation, IdentityId, TenantId};
 use waggle_plan::tenant::Enforced;
@@ -11,12 +12,18 @@ use waggle_plan::tenant::Enforced;
 #[derive(Debug, Clone, Default)]
 pub struct Enforcement {
     tenants: Arc<Mutex<BTreeMap<TenantId, Enforced>>>,
+    moved: Arc<Notify>,
 }
 
 impl Enforcement {
     /// What is known now.
     pub fn of_tenants(&self) -> BTreeMap<TenantId, Enforced> {
         self.lock().clone()
+    }
+
+    /// Waits until it is otherwise than when this was asked last. For one waiter.
+    pub async fn moved(&self) {
+        self.moved.notified().await;
     }
 
     /// Notes that `after` was published after `before`; `None` for the first of this server.
@@ -31,6 +38,7 @@ impl Enforcement {
                 let entry = tenants.entry(tenant).or_default();
                 entry.generation = after.generation;
                 entry.nodes = 0;
+                self.moved.notify_one();
             }
         }
     }
@@ -40,8 +48,11 @@ impl Enforcement {
         let count = |nodes: usize| u32::try_from(nodes).unwrap_or(u32::MAX);
         for entry in self.lock().values_mut() {
             let there = nodes.iter().filter(|node| **node >= entry.generation);
-            entry.nodes = count(there.count());
-            entry.connected = count(nodes.len());
+            let now = count(there.count());
+            if now != entry.nodes {
+                entry.nodes = now;
+                self.moved.notify_one();
+            }
         }
     }
 
@@ -105,6 +116,20 @@ mod tests {
         state
     }
 
+    #[tokio::test]
+    async fn whoever_waits_is_told_of_a_change_that_came_before() {
+        let enforcement = Enforcement::default();
+        let quiet = || tokio::time::timeout(std::time::Duration::ZERO, enforcement.moved());
+        enforcement.published(None, &state(5, false));
+        enforcement.moved().await;
+        enforcement.acknowledged(&[Generation(5)]);
+        enforcement.moved().await;
+        enforcement.acknowledged(&[Generation(5)]);
+        assert!(quiet().await.is_err(), "nothing changed");
+        enforcement.published(Some(&state(5, false)), &state(6, true));
+        enforcement.moved().await;
+    }
+
     #[test]
     fn a_tenant_is_enforced_where_its_own_newest_change_is() {
         let enforcement = Enforcement::default();
@@ -114,14 +139,14 @@ mod tests {
         let nodes = |tenant: u32| {
             let all = enforcement.of_tenants();
             let one = all[&TenantId(tenant)];
-            (one.generation.0, one.nodes, one.connected)
+            (one.generation.0, one.nodes)
         };
-        assert_eq!((nodes(2), nodes(3)), ((5, 1, 2), (5, 1, 2)));
+        assert_eq!((nodes(2), nodes(3)), ((5, 1), (5, 1)));
         enforcement.published(Some(&first), &second);
         enforcement.acknowledged(&[Generation(5), Generation(6)]);
-        assert_eq!((nodes(2), nodes(3)), ((5, 2, 2), (6, 1, 2)));
+        assert_eq!((nodes(2), nodes(3)), ((5, 2), (6, 1)));
         enforcement.published(Some(&second), &state(7, false));
         enforcement.acknowledged(&[Generation(6)]);
-        assert_eq!(nodes(3), (7, 0, 1), "a policy that went is a change too");
+        assert_eq!(nodes(3), (7, 0), "a policy that went is a change too");
     }
 }

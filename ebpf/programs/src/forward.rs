@@ -1,0 +1,63 @@
+//! From one node to the next past the host's stack: the route and the neighbour are the kernel's own, looked up by the
+//! program; the packet goes straight to the interface. The hop is not counted (TTL), as with delivery on one node.
+
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Lookup, bpf_fib_lookup__bindgen_ty_1 as Length,
+    bpf_fib_lookup__bindgen_ty_2 as Service, bpf_fib_lookup__bindgen_ty_3 as Source,
+    bpf_fib_lookup__bindgen_ty_4 as Destination, bpf_fib_lookup__bindgen_ty_5 as Vlan,
+};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_skb_store_bytes};
+use aya_ebpf::programs::TcContext;
+use waggle_abi::Addr;
+
+use crate::packet::ifindex;
+use crate::uplink::NEXT;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Sends a packet on to the node that its route names. Left to the host's stack when something has to be done first: a
+/// neighbour to be asked for, a packet that is too big to be told so.
+#[inline(never)]
+pub fn to_node(ctx: &TcContext, src: &Addr, dst: &Addr) -> i32 {
+    let v4 = dst.is_v4();
+    let mut lookup = Lookup {
+        family: if v4 { AF_INET } else { AF_INET6 },
+        l4_protocol: 0,
+        sport: 0,
+        dport: 0,
+        // 0: by the packet's own length, segments that are still to be cut included.
+        __bindgen_anon_1: Length { tot_len: 0 },
+        ifindex: ifindex(ctx),
+        __bindgen_anon_2: Service { flowinfo: 0 },
+        __bindgen_anon_3: Source {
+            ipv6_src: src.words,
+        },
+        __bindgen_anon_4: Destination {
+            ipv6_dst: dst.words,
+        },
+        __bindgen_anon_5: Vlan { tbid: 0 },
+        smac: [0; 6],
+        dmac: [0; 6],
+    };
+    if v4 {
+        lookup.__bindgen_anon_3.ipv4_src = src.words[3];
+        lookup.__bindgen_anon_4.ipv4_dst = dst.words[3];
+    }
+    let skb = ctx.skb.skb.cast();
+    // SAFETY: the context is the kernel's, the parameters are of this stack; the frame was parsed beyond its addresses.
+    unsafe {
+        let size = size_of::<Lookup>() as i32;
+        let found = bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut lookup, size, 0);
+        if found != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+            return NEXT;
+        }
+        let mut macs = [0u8; 12];
+        macs[..6].copy_from_slice(&lookup.dmac);
+        macs[6..].copy_from_slice(&lookup.smac);
+        if bpf_skb_store_bytes(skb, 0, macs.as_ptr().cast(), 12, 0) != 0 {
+            return NEXT;
+        }
+        bpf_redirect(lookup.ifindex, 0) as i32
+    }
+}
