@@ -6,6 +6,7 @@ mod faults;
 mod policies;
 mod registry;
 mod serving;
+mod sight;
 mod survival;
 mod tenants;
 
@@ -76,6 +77,18 @@ fn suite(cluster: Cluster) -> Suite<Cluster> {
         .test(
             "a_spoofed_source_is_dropped_and_counted",
             tenants::spoofed_source_is_dropped,
+        )
+        .test(
+            "a_denied_call_is_in_the_flow_log",
+            sight::denied_call_is_in_the_flow_log,
+        )
+        .test(
+            "counters_grow_by_what_was_denied",
+            sight::counters_grow_by_what_was_denied,
+        )
+        .test(
+            "metrics_are_told_to_those_who_may",
+            sight::metrics_are_told_to_those_who_may,
         )
         .test(
             "an_image_is_pulled_from_a_registry",

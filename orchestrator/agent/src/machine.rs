@@ -15,6 +15,7 @@ use waggle_wire::v1;
 use crate::clock;
 use crate::node::Node;
 use crate::pods::table::Table;
+use crate::refused;
 
 /// Pods that one node takes.
 const PODS: u32 = 110;
@@ -143,6 +144,15 @@ pub(crate) fn status(
         .into_iter()
         .map(|(kind, holds, reason, message)| condition(kind, holds, reason, message))
         .collect();
+    conditions.push(match refused::condition(&node.refused.borrow()) {
+        Some(full) => condition("DatapathFull", true, "CapacityExceeded", &full),
+        None => condition(
+            "DatapathFull",
+            false,
+            "TablesHaveRoom",
+            "everything is in the datapath's tables",
+        ),
+    });
     conditions.push(match fault {
         None => condition(
             "Ready",
@@ -210,7 +220,9 @@ fn system_info(version: &str) -> NodeSystemInfo {
 /// Reports the node's status, as its heartbeat, for as long as it runs.
 pub(crate) async fn report(node: Arc<Node>, table: Table, data: std::path::PathBuf) {
     let mut clusters = node.cluster.subscribe();
+    let mut refused = node.refused.subscribe();
     loop {
+        refused.mark_unchanged();
         let seconds = clusters.borrow_and_update().heartbeat_seconds.clamp(1, 60);
         let machine = Machine::read(&data);
         if machine
@@ -239,6 +251,7 @@ pub(crate) async fn report(node: Arc<Node>, table: Table, data: std::path::PathB
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             changed = clusters.changed() => if changed.is_err() { return },
+            changed = refused.changed() => if changed.is_err() { return },
         }
     }
 }

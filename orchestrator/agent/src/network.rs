@@ -2,6 +2,7 @@
 //! Which rows that are is `waggle-policy`'s and `waggle-datapath`'s business.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use waggle_datapath::{DatapathError, DnsRedirect};
 use waggle_dns::{Zone, ZoneOptions};
 use waggle_model::Generation;
 use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState};
+use waggle_wire::v1;
 
 use crate::node::{Cluster, Node};
+use crate::refused;
 
 /// After a state that could not be applied.
 const RETRY: Duration = Duration::from_secs(2);
@@ -225,6 +228,12 @@ async fn carry_out(node: &Node) -> Result<(), DatapathError> {
     let applied = node.datapath.carry_out().await.inspect_err(|error| {
         tracing::error!(%generation, %error, "network state not applied");
         node.outbox.ack(|ack| ack.network_fault = error.to_string());
+        if let DatapathError::Capacity(_) = error {
+            let refused = node
+                .network
+                .read(|state| refused::kept_out(error, state, &node.name));
+            tell_refused(node, refused);
+        }
     })?;
     tracing::debug!(
         %generation,
@@ -237,10 +246,31 @@ async fn carry_out(node: &Node) -> Result<(), DatapathError> {
     node.applied.send_replace(generation);
     node.outbox.ack(|ack| {
         ack.network_generation = generation.0;
-        let first = applied.refused.first();
-        ack.network_fault = first.map_or_else(String::new, |one| one.fault.to_string());
+        ack.network_fault.clear();
     });
+    let refused = node
+        .network
+        .read(|state| refused::left_out(&applied.refused, state));
+    tell_refused(node, refused);
     Ok(())
+}
+
+/// Says what has no room, once until it changes; the first time that everything has.
+fn tell_refused(node: &Node, refused: v1::Refusals) {
+    let first = !node.refused_told.swap(true, Ordering::Relaxed);
+    let news = node.refused.send_if_modified(|told| {
+        let changed = *told != refused;
+        if changed {
+            told.clone_from(&refused);
+        }
+        changed
+    });
+    if let (true, Some(full)) = (news, refused::condition(&refused)) {
+        tracing::error!(full, "the datapath's tables have no room");
+    }
+    if news || first {
+        node.outbox.refusals(refused);
+    }
 }
 
 fn zone_options(cluster: &Cluster) -> ZoneOptions {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -38,6 +39,12 @@ pub(crate) struct Node {
     pub(crate) cluster: watch::Sender<Cluster>,
     /// The newest network state.
     pub(crate) network: Arc<Network>,
+    /// What the datapath reported lately.
+    pub(crate) flows: crate::flows::Flows,
+    /// What the datapath has no room for.
+    pub(crate) refused: watch::Sender<v1::Refusals>,
+    /// Whether a server will hear of it.
+    pub(crate) refused_told: AtomicBool,
     /// Generation that is in the kernel.
     pub(crate) applied: watch::Sender<Generation>,
     /// CPUs of the node, milli-cores.

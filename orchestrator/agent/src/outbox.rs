@@ -25,6 +25,7 @@ struct Waiting {
     gone: BTreeMap<String, (v1::PodGone, bool)>,
     node: Option<(v1::NodeStatus, bool)>,
     ack: Option<(v1::Ack, bool)>,
+    refusals: Option<(v1::Refusals, bool)>,
     usage: Option<v1::Usage>,
     events: VecDeque<v1::Event>,
 }
@@ -76,6 +77,11 @@ impl Outbox {
         });
     }
 
+    /// What the datapath has no room for, now.
+    pub(crate) fn refusals(&self, refusals: v1::Refusals) {
+        self.change(|w| w.refusals = Some((refusals, false)));
+    }
+
     /// The newest figures.
     pub(crate) fn usage(&self, usage: v1::Usage) {
         self.change(|w| w.usage = Some(usage));
@@ -99,6 +105,7 @@ impl Outbox {
             for told in [
                 w.node.as_mut().map(|n| &mut n.1),
                 w.ack.as_mut().map(|a| &mut a.1),
+                w.refusals.as_mut().map(|r| &mut r.1),
             ] {
                 told.into_iter().for_each(|told| *told = false);
             }
@@ -129,6 +136,10 @@ impl Outbox {
         if let Some((ack, told @ false)) = &mut waiting.ack {
             *told = true;
             messages.push(Message::Ack(ack.clone()));
+        }
+        if let Some((refusals, told @ false)) = &mut waiting.refusals {
+            *told = true;
+            messages.push(Message::Refusals(refusals.clone()));
         }
         for (status, told) in waiting.statuses.values_mut().filter(|(_, told)| !told) {
             *told = true;

@@ -24,7 +24,7 @@ use crate::outbox::Outbox;
 use crate::persist::{Keeper, Known};
 use crate::pods::table::Table;
 use crate::session::{Session, decode, join};
-use crate::{AgentError, AgentOptions, admin, clock, network};
+use crate::{AgentError, AgentOptions, admin, clock, flows, network};
 
 /// Where the node's own name servers are.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -106,6 +106,7 @@ pub(crate) async fn run(
     tasks.spawn(forever(machine::measure(Arc::clone(&node), table.clone())));
     tasks.spawn(forever(admin::serve(socket, Arc::clone(&node), table)));
     tasks.spawn(forever(Arc::clone(&keeper).run()));
+    tasks.spawn(forever(flows::read(Arc::clone(&node))));
     let datapath = Arc::clone(&node.datapath);
     tasks.spawn(forever(async move {
         let error = datapath.forward_logs().await;
@@ -240,6 +241,9 @@ fn node(
         outbox,
         cluster: watch::Sender::new(known.cluster.clone()),
         network: Arc::new(Network::new(std::mem::take(&mut known.network))),
+        flows: flows::Flows::default(),
+        refused: watch::Sender::default(),
+        refused_told: false.into(),
         applied: watch::Sender::default(),
         cpu_milli: machine.cpus * 1000,
         memory: machine.memory,

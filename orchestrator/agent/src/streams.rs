@@ -1,4 +1,4 @@
-//! Logs, exec and port-forward: the server asks, the agent opens a stream of its own and serves it there.
+//! Logs, exec, port-forward, the flow log and metrics: the server asks, the agent opens a stream of its own and serves it there.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use nix::sched::{CloneFlags, setns};
+use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -20,6 +21,7 @@ use waggle_wire::v1;
 use waggle_wire::v1::open_stream::Request;
 use waggle_wire::v1::stream_frame::Frame;
 
+use crate::metrics;
 use crate::node::Node;
 use crate::pods::observed::last_ended;
 use crate::pods::table::Table;
@@ -32,7 +34,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const CHUNK: usize = 32 << 10;
 
 /// The way up of one stream.
-type Up = mpsc::Sender<v1::StreamFrame>;
+pub(crate) type Up = mpsc::Sender<v1::StreamFrame>;
 
 /// What a user should read, and what kind of failure it is.
 struct Fault {
@@ -97,6 +99,22 @@ pub(crate) fn open(node: &Arc<Node>, table: &Table, channel: Channel, request: v
             Some(Request::PortForward(request)) => {
                 server.port_forward(request, &up, &mut down).await
             }
+            Some(Request::Flows(request)) => {
+                let hung_up = async { while let Ok(Some(_)) = down.message().await {} };
+                tokio::select! {
+                    () = server.node.flows.tell(request, &up) => {}
+                    () = hung_up => {}
+                }
+                Ok(0)
+            }
+            Some(Request::Metrics(_)) => {
+                let metrics = metrics::gather(&server.node, &server.table).await;
+                drop(
+                    up.send(frame(Frame::Stdout(metrics.encode_to_vec().into())))
+                        .await,
+                );
+                Ok(0)
+            }
             None => Err(Fault::bad(
                 "the agent of this node does not know this kind of stream",
             )),
@@ -120,7 +138,7 @@ pub(crate) fn open(node: &Arc<Node>, table: &Table, channel: Channel, request: v
     });
 }
 
-fn frame(frame: Frame) -> v1::StreamFrame {
+pub(crate) fn frame(frame: Frame) -> v1::StreamFrame {
     v1::StreamFrame { frame: Some(frame) }
 }
 

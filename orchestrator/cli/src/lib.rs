@@ -13,6 +13,7 @@ mod describe;
 pub mod dev;
 mod drain;
 mod exec;
+mod flows;
 mod get;
 mod image;
 mod kinds;
@@ -47,6 +48,8 @@ pub enum Verb {
     Delete(delete::DeleteArgs),
     /// Print the log of a container
     Logs(logs::LogsArgs),
+    /// Show what the nodes' datapaths decide and why
+    Flows(flows::FlowsArgs),
     /// Run a command in a container
     Exec(exec::ExecArgs),
     /// Set the number of replicas
@@ -94,6 +97,7 @@ pub async fn run(
         Verb::Apply(args) => apply::run(args, &globals).await,
         Verb::Delete(args) => delete::run(args, &globals).await,
         Verb::Logs(args) => logs::run(args, &globals).await,
+        Verb::Flows(args) => flows::run(args, &globals).await,
         Verb::Exec(args) => exec::run(args, &globals).await,
         Verb::Scale(args) => scale::run(args, &globals).await,
         Verb::Rollout(args) => rollout::run(args, &globals).await,

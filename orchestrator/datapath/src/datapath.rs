@@ -1,5 +1,9 @@
 //! The datapath of one node: opened once by each agent, adopting what the last one left.
 
+mod pressure;
+
+pub use pressure::Occupancy;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;

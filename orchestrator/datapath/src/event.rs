@@ -36,6 +36,51 @@ pub struct Drop {
     pub ifindex: u32,
 }
 
+/// What became of a packet or call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// Not let through.
+    Drop,
+    /// Let through as it was.
+    Forward,
+    /// Sent on to another address.
+    Translate,
+}
+
+impl Verdict {
+    /// What a reason stands for.
+    pub fn of(reason: Reason) -> Option<Self> {
+        match reason {
+            Reason::Forwarded => Some(Self::Forward),
+            Reason::Translated => Some(Self::Translate),
+            // It is about a report, not about a packet.
+            Reason::EventLost => None,
+            _ => Some(Self::Drop),
+        }
+    }
+
+    /// As it is spelled in logs and metrics.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Forward => "forward",
+            Self::Translate => "translate",
+        }
+    }
+}
+
+/// The clock that [`Drop::time`] is of, now.
+pub fn since_boot() -> Duration {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` is a timespec that outlives the call; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    let whole = |number: i64| u64::try_from(number).unwrap_or(0);
+    Duration::from_secs(whole(now.tv_sec)) + Duration::from_nanos(whole(now.tv_nsec))
+}
+
 impl Drop {
     fn of(event: &Event) -> Option<Self> {
         let end = |addr: Addr, port: u16| {
@@ -119,14 +164,19 @@ impl Drops {
 
     /// The next drop, if one is there already.
     pub fn take(&mut self) -> Option<Drop> {
-        let item = self.ring.get_mut().next()?;
-        let bytes: &[u8] = &item;
-        if bytes.len() < size_of::<Event>() {
-            return None;
+        loop {
+            let item = self.ring.get_mut().next()?;
+            let bytes: &[u8] = &item;
+            if bytes.len() < size_of::<Event>() {
+                continue;
+            }
+            // SAFETY: long enough, every bit pattern is an Event, and read_unaligned asks for no alignment.
+            let event = unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() };
+            // One of a reason that this build doesn't know must not hide those behind it.
+            if let Some(drop) = Drop::of(&event) {
+                return Some(drop);
+            }
         }
-        // SAFETY: long enough, every bit pattern is an Event, and read_unaligned asks for no alignment.
-        let event = unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() };
-        Drop::of(&event)
     }
 }
 

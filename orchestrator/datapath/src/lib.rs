@@ -19,11 +19,11 @@ mod sys;
 mod tables;
 
 pub use config::{Applied, Attachment, Config, PodLink, Tally};
-pub use datapath::Datapath;
+pub use datapath::{Datapath, Occupancy};
 pub use error::DatapathError;
-pub use event::{Drop, Drops};
+pub use event::{Drop, Drops, Verdict, since_boot};
 pub use waggle_abi::{ABI_HASH, Capacity, Reason};
-pub use waggle_policy::{CapacityFault, Claimant, DnsRedirect, Refusal};
+pub use waggle_policy::{CapacityFault, Claimant, DnsRedirect, Refusal, Table};
 
 /// Cookie of the calling thread's network namespace (SO_NETNS_COOKIE).
 ///

@@ -204,6 +204,10 @@ impl Tables {
         links.map(|(ifindex, row)| (*ifindex, *row)).collect()
     }
 
+    pub(crate) fn current(&self) -> &Current {
+        &self.current
+    }
+
     pub(crate) fn wanted_routes(&self) -> Routes {
         route::wanted(self.desired.state(), &self.node)
     }

@@ -95,6 +95,11 @@ impl Registry {
         self.tenants.get(name).copied()
     }
 
+    /// Every tenant with its number.
+    pub fn tenants(&self) -> impl Iterator<Item = (&str, TenantId)> {
+        self.tenants.iter().map(|(name, id)| (name.as_str(), *id))
+    }
+
     /// Number of an identity.
     pub fn identity(&self, key: &IdentityKey) -> Option<IdentityId> {
         self.identities.get(key).copied()

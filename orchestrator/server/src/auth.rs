@@ -162,10 +162,11 @@ pub(crate) fn decide(objects: &Objects, user: &User, action: &Action) -> Option<
     access::allowed(user, action, &Stored(objects))
 }
 
-/// Nodes get what they need through their session; beside that they may look, but not at secrets.
+/// Nodes get what they need through their session; beside that they may look, but not at secrets, nor at
+/// other nodes' flows.
 fn node_may(action: &Action) -> bool {
     matches!(action.verb.as_str(), "get" | "list" | "watch")
-        && !matches!(action.resource.as_str(), "" | "secrets")
+        && !matches!(action.resource.as_str(), "" | "secrets" | "flows")
         && action.subresource.is_empty()
 }
 

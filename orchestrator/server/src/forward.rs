@@ -62,13 +62,15 @@ pub(crate) fn is_leaders(request: &Request) -> bool {
     !reads || request.headers().contains_key(UPGRADE) || needs_nodes(path)
 }
 
-/// Logs, proxies and usage come from nodes, and nodes speak with the leader.
+/// Logs, flows, proxies and usage come from nodes, and nodes speak with the leader.
 fn needs_nodes(path: &str) -> bool {
     if path.starts_with("/apis/metrics.k8s.io/") {
         return true;
     }
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let below = match parts.as_slice() {
+        ["apis", "waggle.dev", "v1", "flows"]
+        | ["apis", "waggle.dev", "v1", "namespaces", _, "flows"] => return true,
         ["api", "v1", "nodes", _, below, ..] => below,
         [
             "api",
@@ -82,7 +84,7 @@ fn needs_nodes(path: &str) -> bool {
         ] => below,
         _ => return false,
     };
-    ["log", "exec", "attach", "portforward", "proxy"].contains(below)
+    ["log", "exec", "attach", "portforward", "proxy", "metrics"].contains(below)
 }
 
 impl Forwarder {
@@ -314,6 +316,11 @@ mod tests {
         check("GET", "/apis/apps/v1/deployments", false);
         check("POST", "/api/v1/namespaces/shop/pods", true);
         check("DELETE", "/api/v1/namespaces/shop/pods/web", true);
+        check("GET", "/apis/waggle.dev/v1/flows?watch=true", true);
+        check("GET", "/apis/waggle.dev/v1/namespaces/shop/flows", true);
+        check("GET", "/apis/waggle.dev/v1/tenants", false);
+        check("GET", "/api/v1/nodes/node1/proxy/metrics", true);
+        check("GET", "/metrics", false);
         check(
             "GET",
             "/api/v1/namespaces/shop/pods/web/log?follow=true",

@@ -21,6 +21,7 @@ mod watch;
 mod write;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -32,6 +33,7 @@ use waggle_api::Status;
 
 use crate::auth::{self, PeerCertificate};
 use crate::forward::{self, Forwarder};
+use crate::metrics::Call;
 use crate::run::ServerState;
 use crate::streams::Streams;
 use answer::refusal;
@@ -93,7 +95,8 @@ pub fn router(state: ServerState) -> Router {
         )
         .fallback(objects)
         .with_state(state.clone());
-    let metrics = crate::usage::router(Arc::clone(&state.usage));
+    let metrics =
+        crate::usage::router(Arc::clone(&state.usage)).merge(crate::metrics::router(state.clone()));
     let streams = crate::streams::router(Streams {
         objects: Arc::clone(&state.objects),
         leading: state.leading.clone(),
@@ -119,10 +122,14 @@ async fn guard(State(state): State<ServerState>, mut request: Request, next: Nex
             Err(ours) => request = ours,
         }
     }
-    match admit(&state, &mut request) {
+    let watch = Query::parse(request.uri()).is_ok_and(|query| query.watch);
+    let (call, started) = (Call::of(&request, watch), Instant::now());
+    let response = match admit(&state, &mut request) {
         Ok(()) => next.run(request).await,
         Err(status) => refusal(&status),
-    }
+    };
+    let took = started.elapsed();
+    state.metrics.calls.answered(call, took, response)
 }
 
 /// On a server that follows: hands on what is the leader's to answer, and gives back what is answered here.

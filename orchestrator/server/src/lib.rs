@@ -8,6 +8,7 @@ pub mod http;
 mod keys;
 pub mod leading;
 pub mod listen;
+pub mod metrics;
 pub mod objects;
 mod options;
 pub mod pki;

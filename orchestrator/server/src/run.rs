@@ -17,6 +17,7 @@ use crate::http;
 use crate::keys;
 use crate::leading::{Leader, Leading};
 use crate::listen::{ListenAddress, ListenError};
+use crate::metrics::Metrics;
 use crate::objects::{Objects, ServiceNetwork};
 use crate::options::{ServerOptions, StoreOptions};
 use crate::pki::{Pki, PkiError};
@@ -88,6 +89,8 @@ pub enum ServerError {
 pub struct ServerState {
     /// The cluster's objects.
     pub objects: Arc<Objects>,
+    /// What this server counts.
+    pub metrics: Arc<Metrics>,
     /// What nodes and pods use.
     pub usage: Arc<UsageRegistry>,
     /// Who leads, and what the leader alone has.
@@ -150,6 +153,7 @@ async fn once(options: &ServerOptions, stop: &CancellationToken) -> Result<(), S
     let server = Arc::new(Server {
         state: ServerState {
             objects,
+            metrics: Arc::new(Metrics::new(store_file(options))),
             usage: Arc::new(UsageRegistry::default()),
             leading: Leading::elected(forwarder),
             pki: Arc::new(pki),
@@ -241,6 +245,7 @@ impl Server {
             enforcement: sessions.enforcement(),
             recorder,
             usage: Arc::clone(&state.usage),
+            metrics: Arc::clone(&state.metrics),
         };
         let end = state.stop.clone();
         parts.spawn(async move {
@@ -365,13 +370,19 @@ async fn forget_history(objects: Arc<Objects>, stop: CancellationToken) -> Resul
     }
 }
 
+/// The embedded store's file.
+fn store_file(options: &ServerOptions) -> Option<PathBuf> {
+    matches!(options.store, StoreOptions::Embedded).then(|| options.data.join("store.redb"))
+}
+
 /// The store, and the same once more when it is one with elections.
 async fn open_store(
     options: &ServerOptions,
 ) -> Result<(Arc<dyn Store>, Option<EtcdStore>), ServerError> {
     match &options.store {
         StoreOptions::Embedded => {
-            let store = EmbeddedStore::open(&options.data.join("store.redb"))?;
+            let file = store_file(options).unwrap_or_default();
+            let store = EmbeddedStore::open(&file)?;
             Ok((Arc::new(store), None))
         }
         StoreOptions::Etcd(etcd) => {

@@ -81,6 +81,7 @@ const LOOK: &[(&str, &[&str])] = &[
     ),
     ("discovery.k8s.io", &["endpointslices"]),
     ("metrics.k8s.io", &["nodes", "pods"]),
+    ("waggle.dev", &["flows"]),
 ];
 
 fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
@@ -236,13 +237,10 @@ pub fn defaults() -> Vec<Value> {
         role("system:public-info-viewer", &[urls(&health)]),
         role(
             "system:monitoring",
-            &[urls(&[
-                "/metrics",
-                "/metrics/*",
-                "/healthz",
-                "/livez",
-                "/readyz",
-            ])],
+            &[
+                urls(&["/metrics", "/metrics/*", "/healthz", "/livez", "/readyz"]),
+                rule("", &["nodes/metrics"], &["get"]),
+            ],
         ),
         role("system:auth-delegator", &delegate),
         binding("cluster-admin", &["system:masters"]),

@@ -100,6 +100,16 @@ mod tests {
                 "patch apps deployments/scale shop web",
             ),
             (
+                "GET",
+                "/apis/waggle.dev/v1/namespaces/shop/flows",
+                "list waggle.dev flows/ shop ",
+            ),
+            (
+                "GET",
+                "/api/v1/nodes/node1/proxy/metrics",
+                "get  nodes/proxy  node1",
+            ),
+            (
                 "POST",
                 "/apis/example.com/v1/hives",
                 "create example.com hives/  ",

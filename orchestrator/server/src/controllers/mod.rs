@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use waggle_plan::{Ids, Plan, Snapshot};
+use waggle_plan::{Ids, Plan, Snapshot, Write};
 
+use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::sessions::{Enforcement, Numbers};
 use crate::usage::UsageRegistry;
@@ -50,6 +51,8 @@ pub struct Controllers {
     pub recorder: Recorder,
     /// What pods use, for autoscalers.
     pub usage: Arc<UsageRegistry>,
+    /// Where bound pods are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 const TENANT: &str = "tenant";
@@ -206,7 +209,12 @@ impl Runner {
         let purposes: Vec<Purpose> = plan.writes.iter().map(Purpose::of).collect();
         let wanted = purposes.len();
         let mut failed = 0;
+        let binds = |write: &Write| matches!(write, Write::Bind { .. });
+        let binds: Vec<bool> = plan.writes.iter().map(binds).collect();
         let outcomes = self.parts.objects.apply_plan(plan.writes).await;
+        let bound = outcomes.iter().zip(binds);
+        let bound = bound.filter(|(outcome, binds)| *binds && outcome.is_ok());
+        self.parts.metrics.bound(bound.count() as u64);
         for (outcome, purpose) in outcomes.into_iter().zip(purposes) {
             let Err(status) = outcome else { continue };
             failed += 1;

@@ -20,6 +20,7 @@ fn run(cluster: &Cluster) -> CancellationToken {
         enforcement: crate::sessions::Enforcement::default(),
         recorder: cluster.recorder.clone(),
         usage: std::sync::Arc::default(),
+        metrics: std::sync::Arc::default(),
     };
     let stop = CancellationToken::new();
     tokio::spawn(controllers.run(stop.clone()));

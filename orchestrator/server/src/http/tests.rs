@@ -63,6 +63,7 @@ async fn api_in(folder: tempfile::TempDir) -> Api {
     let stop = CancellationToken::new();
     let state = ServerState {
         objects,
+        metrics: Arc::default(),
         usage,
         leading: crate::leading::Leading::alone(sessions),
         pki,

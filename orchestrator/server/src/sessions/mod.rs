@@ -4,6 +4,7 @@
 
 mod addresses;
 mod assignments;
+mod capacity;
 mod enforcement;
 mod enrol;
 mod farewell;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use waggle_api::{Resource, Status};
 use waggle_model::Generation;
 use waggle_model::network::{Cidr, PerFamily};
+use waggle_plan::identity::Registry;
 use waggle_wire::v1;
 
 use crate::controllers::{Recorder, View};
@@ -116,6 +118,7 @@ pub(crate) struct Inner {
     /// Names this server's history of generations; another start is another history.
     epoch: String,
     links: links::Links,
+    capacity: capacity::Capacity,
     enforcement: Enforcement,
     hub: hub::Hub,
     rendezvous: rendezvous::Rendezvous,
@@ -150,6 +153,7 @@ impl Sessions {
             pki,
             epoch: uuid::Uuid::new_v4().to_string(),
             links: links::Links::default(),
+            capacity: capacity::Capacity::default(),
             enforcement: Enforcement::default(),
             rendezvous: rendezvous::Rendezvous::default(),
             registering: tokio::sync::Mutex::new(()),
@@ -171,7 +175,8 @@ impl Sessions {
         let inner = Arc::clone(&self.inner);
         tokio::select! {
             served = service::serve(Arc::clone(&inner), listeners, stop.clone()) => served,
-            () = hub::keep(inner) => Ok(()),
+            () = hub::keep(Arc::clone(&inner)) => Ok(()),
+            () = capacity::keep(&inner) => Ok(()),
         }
     }
 
@@ -187,6 +192,16 @@ impl Sessions {
             lowest.map(|generation| generation.0),
             self.inner.hub.generation().0,
         )
+    }
+
+    /// Numbers of tenants and the like, now.
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        self.inner.numbers.registry()
+    }
+
+    /// The time.
+    pub(crate) fn now(&self) -> jiff::Timestamp {
+        self.inner.objects.now()
     }
 
     /// Asks `node` for a stream and waits until its agent has opened it.

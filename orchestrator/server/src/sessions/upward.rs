@@ -66,6 +66,7 @@ struct Batch {
     pods: HashMap<String, AboutPod>,
     events: Vec<v1::Event>,
     usage: Option<v1::Usage>,
+    refusals: Option<v1::Refusals>,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +91,7 @@ impl Batch {
             }
             Some(Message::Event(event)) => self.events.push(event),
             Some(Message::Usage(usage)) => self.usage = Some(usage),
+            Some(Message::Refusals(refusals)) => self.refusals = Some(refusals),
             Some(Message::Hello(_)) | None => {}
         }
     }
@@ -98,6 +100,9 @@ impl Batch {
 async fn take_in(inner: &Inner, link: &Arc<Link>, batch: Batch) {
     if let Some(ack) = batch.acknowledged {
         acknowledge(inner, link, &ack);
+    }
+    if let Some(refusals) = batch.refusals {
+        inner.capacity.hear(&link.node, refusals);
     }
     if let Some(usage) = batch.usage {
         inner.usage.record(&link.node, usage);

@@ -1,8 +1,9 @@
-//! What streams between a user and a container: logs, exec, port-forward; and binding, the one other subresource of a
+//! What streams between a user and a node: logs, exec, port-forward, flows; and binding, the one other subresource of a
 //! pod that is not plain data. The node's agent does the work; here its frames become HTTP and WebSocket messages.
 
 mod channel;
 mod exec;
+mod flows;
 mod forward;
 mod logs;
 mod target;
@@ -32,11 +33,16 @@ pub struct Streams {
     pub leading: Leading,
 }
 
-/// Serves `/api/v1/namespaces/{namespace}/pods/{name}/` log, exec, portforward, attach and binding. Callers are
+/// Serves `flows` of waggle.dev/v1, and `/api/v1/namespaces/{namespace}/pods/{name}/` log, exec, portforward, attach and binding. Callers are
 /// authenticated and authorized before they come here.
 pub fn router(streams: Streams) -> Router {
     const POD: &str = "/api/v1/namespaces/{namespace}/pods/{name}";
     Router::new()
+        .route("/apis/waggle.dev/v1/flows", get(flows::of_cluster))
+        .route(
+            "/apis/waggle.dev/v1/namespaces/{namespace}/flows",
+            get(flows::of_namespace),
+        )
         .route(&format!("{POD}/log"), get(logs::serve))
         .route(&format!("{POD}/exec"), get(exec::serve).post(spdy))
         .route(

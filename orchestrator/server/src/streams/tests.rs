@@ -36,7 +36,7 @@ async fn serve(cluster: &Cluster) -> SocketAddr {
 }
 
 /// Sends a request; the answer's body has not been read.
-async fn ask(
+pub(super) async fn ask(
     address: SocketAddr,
     method: &str,
     path: &str,
@@ -79,15 +79,15 @@ async fn status(response: http::Response<hyper::body::Incoming>) -> (u16, String
 }
 
 /// The agent's end of a stream.
-struct Served {
-    request: Request,
+pub(super) struct Served {
+    pub(super) request: Request,
     to_server: mpsc::Sender<v1::StreamFrame>,
     from_server: Streaming<v1::StreamFrame>,
 }
 
 impl Served {
     /// Answers the next request for a stream.
-    async fn next(agent: &mut Agent) -> Self {
+    pub(super) async fn next(agent: &mut Agent) -> Self {
         let asked = agent
             .until("a request for a stream", |agent| {
                 agent.requests.first().cloned()
@@ -113,14 +113,14 @@ impl Served {
         }
     }
 
-    async fn say(&self, frame: Frame) {
+    pub(super) async fn say(&self, frame: Frame) {
         self.to_server
             .send(v1::StreamFrame { frame: Some(frame) })
             .await
             .unwrap();
     }
 
-    async fn end(&self, exit_code: i32, fault: &str, reason: &str) {
+    pub(super) async fn end(&self, exit_code: i32, fault: &str, reason: &str) {
         self.say(Frame::End(v1::StreamEnd {
             exit_code,
             fault: fault.into(),
@@ -130,7 +130,7 @@ impl Served {
     }
 
     /// The next frame; `None` when the server has ended the stream.
-    async fn hear(&mut self) -> Option<Frame> {
+    pub(super) async fn hear(&mut self) -> Option<Frame> {
         soon("a frame", self.from_server.message())
             .await
             .ok()
