@@ -79,15 +79,15 @@ fn suite(cluster: Cluster) -> Suite<Cluster> {
             tenants::spoofed_source_is_dropped,
         )
         .test(
-            "a_denied_call_is_in_the_flow_log",
+            "sight_shows_a_denied_call_in_the_flow_log",
             sight::denied_call_is_in_the_flow_log,
         )
         .test(
-            "counters_grow_by_what_was_denied",
+            "sight_counts_what_was_denied",
             sight::counters_grow_by_what_was_denied,
         )
         .test(
-            "metrics_are_told_to_those_who_may",
+            "sight_tells_metrics_to_those_who_may",
             sight::metrics_are_told_to_those_who_may,
         )
         .test(

@@ -2,7 +2,9 @@
 //! in Prometheus' format, and nothing of it for those who may not.
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,24 +13,15 @@ use serde_json::Value;
 
 use crate::serving::{client, vip};
 
-const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const NODE: &str = "node2";
 
 /// A call over the tenant wall is in the flow log within two seconds, with its reason and the names of both ends.
 pub(crate) fn denied_call_is_in_the_flow_log(cluster: &Cluster) -> Result<()> {
     let shop = format!("{}:80", vip(cluster, "shop", "user-center")?);
-    let follower = cluster.background(&[
-        "flows",
-        "-f",
-        "-o",
-        "json",
-        "--verdict",
-        "drop",
-        "--tenant",
-        "billing",
-        "--node",
-        NODE,
-    ])?;
+    let follower = Follower::start(
+        cluster,
+        &["--verdict", "drop", "--tenant", "billing", "--node", NODE],
+    )?;
     let pod = format!("client-{NODE}");
     let report = client(
         cluster,
@@ -82,14 +75,44 @@ pub(crate) fn denied_call_is_in_the_flow_log(cluster: &Cluster) -> Result<()> {
         .ok()?;
     let line = format!("billing/{pod}");
     ensure!(text.contains(&line), "for people: {text}");
-    follower_heard(follower, &pod)
+    eventually(
+        "the call told to who follows",
+        Duration::from_secs(5),
+        || {
+            let heard = follower.heard()?;
+            ensure!(heard.contains(&pod), "heard: {heard}");
+            Ok(())
+        },
+    )
 }
 
-fn follower_heard(follower: harness::Background, pod: &str) -> Result<()> {
-    let output = follower.stop()?;
-    let heard = output.lines().any(|line| line.contains(pod));
-    ensure!(heard, "the follower did not hear of it: {output}");
-    Ok(())
+/// `waggle flows -f` that writes to a file; ended when dropped.
+struct Follower {
+    process: Child,
+    output: PathBuf,
+}
+
+impl Follower {
+    fn start(cluster: &Cluster, arguments: &[&str]) -> Result<Self> {
+        let output = cluster.folder().join("flows.out");
+        let all = [&["flows", "-f", "-o", "json"], arguments].concat();
+        let process = cluster
+            .command(&all)
+            .stdout(File::create(&output)?)
+            .spawn()?;
+        Ok(Self { process, output })
+    }
+
+    fn heard(&self) -> Result<String> {
+        std::fs::read_to_string(&self.output).context("what the follower heard")
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 fn flows(cluster: &Cluster, arguments: &[&str]) -> Result<Vec<Value>> {
@@ -137,7 +160,7 @@ fn denied(cluster: &Cluster) -> Result<u64> {
     count["packets"].as_u64().context("packets")
 }
 
-/// Of the server and of a node, for whoever may.
+/// Of the server and of a node, for whoever may. A tenant's user sees flows of the namespaces that their roles name.
 pub(crate) fn metrics_are_told_to_those_who_may(cluster: &Cluster) -> Result<()> {
     let admin = std::fs::read_to_string(cluster.folder().join("server/admin-token"));
     let admin = admin.context("the administrator's token")?;
@@ -175,9 +198,7 @@ pub(crate) fn metrics_are_told_to_those_who_may(cluster: &Cluster) -> Result<()>
     }
     let nodes = format!("waggle_nodes_connected {}", cluster.nodes().len());
     ensure!(text.lines().any(|line| line == nodes), "{nodes} is missing");
-    let pod = cluster
-        .exec("shop", "client-node1", &["cat", TOKEN])?
-        .ok()?;
+    let pod = token(cluster, "shop", "default", &admin)?;
     for path in [
         "/metrics",
         &of_node,
@@ -189,14 +210,58 @@ pub(crate) fn metrics_are_told_to_those_who_may(cluster: &Cluster) -> Result<()>
         let (code, text) = ask(cluster, "", path)?;
         ensure!(code == 401, "nobody was told {path}: {code} {text}");
     }
-    Ok(())
+    tenants_user_sees_their_own(cluster, &pod)
+}
+
+fn tenants_user_sees_their_own(cluster: &Cluster, token: &str) -> Result<()> {
+    let binding = r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: viewers, namespace: shop}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}
+subjects: [{kind: ServiceAccount, name: default, namespace: shop}]
+"#;
+    cluster.apply(binding)?.ok()?;
+    let (code, text) = ask(cluster, token, "/apis/waggle.dev/v1/flows")?;
+    ensure!(code == 403, "the whole cluster's: {code} {text}");
+    let own = "/apis/waggle.dev/v1/namespaces/shop/flows?reason=tenant_wall";
+    let (code, text) = ask(cluster, token, own)?;
+    ensure!(code == 200 && text.contains("user-center"), "{code} {text}");
+    ensure!(
+        text.contains(r#""tenant":"billing""#) && !text.contains("client-"),
+        "names of another tenant's pods are shown: {text}"
+    );
+    let delete = ["delete", "rolebinding/viewers", "-n", "shop"];
+    cluster.waggle(&delete)?.ok().map(drop)
+}
+
+/// A token of a ServiceAccount.
+fn token(cluster: &Cluster, namespace: &str, account: &str, admin: &str) -> Result<String> {
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+    let body = r#"{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}"#;
+    let post = ["-H", "Content-Type: application/json", "-d", body];
+    let (code, text) = request(cluster, admin, &path, &post)?;
+    ensure!(code == 201, "{code}: {text}");
+    let answer: Value = serde_json::from_str(&text)?;
+    let token = answer["status"]["token"].as_str();
+    Ok(token.context("no token")?.to_owned())
 }
 
 /// GET with a bearer token; its code and body.
 fn ask(cluster: &Cluster, token: &str, path: &str) -> Result<(u16, String)> {
+    request(cluster, token, path, &[])
+}
+
+fn request(
+    cluster: &Cluster,
+    token: &str,
+    path: &str,
+    arguments: &[&str],
+) -> Result<(u16, String)> {
     let url = format!("https://127.0.0.1:{}{path}", cluster.api_port());
     let mut curl = Command::new("curl");
     curl.args(["-sk", "--max-time", "10", "-w", "\n%{http_code}", &url]);
+    curl.args(arguments);
     if !token.is_empty() {
         let header = format!("Authorization: Bearer {}", token.trim());
         curl.args(["-H", &header]);

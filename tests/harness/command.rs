@@ -124,17 +124,6 @@ impl Background {
         })
     }
 
-    /// Ends it now, and gives back what it has written.
-    ///
-    /// # Errors
-    /// It can't be ended.
-    pub fn stop(mut self) -> Result<String> {
-        self.child.kill()?;
-        self.child.wait()?;
-        let [stdout, _] = self.collected();
-        Ok(stdout)
-    }
-
     /// Still running.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

@@ -64,6 +64,7 @@ pub(super) fn service(service: &Value, slices: &[Value]) -> String {
         "Session Affinity:\t{}\n",
         spec["sessionAffinity"].as_str().unwrap_or("None")
     ));
+    text.push_str(&conditions(service, true));
     text
 }
 
@@ -206,7 +207,8 @@ mod tests {
 
     #[test]
     fn a_service_lists_ready_endpoints() {
-        let object = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"clusterIP": "10.96.0.5", "ports": [{"port": 80, "targetPort": "http"}]}});
+        let object = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"clusterIP": "10.96.0.5", "ports": [{"port": 80, "targetPort": "http"}]},
+            "status": {"conditions": [{"type": "waggle.dev/Programmed", "status": "False", "reason": "CapacityExceeded", "message": "no room"}]}});
         let endpoint = |address: &str, ready: bool| json!({"addresses": [address], "conditions": {"ready": ready}});
         let slice = json!({"ports": [{"port": 8080}], "endpoints": [endpoint("10.244.1.2", true), endpoint("10.244.1.3", false),
             endpoint("10.244.2.2", true), endpoint("10.244.2.3", true), endpoint("10.244.3.3", true)]});
@@ -218,6 +220,10 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("TargetPort:\thttp/TCP\n"), "{text}");
+        assert!(
+            text.contains("waggle.dev/Programmed\tFalse\tCapacityExceeded\tno room\n"),
+            "{text}"
+        );
     }
 
     #[test]

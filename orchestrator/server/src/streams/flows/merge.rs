@@ -45,6 +45,10 @@ pub(super) struct Merge {
 
 /// What a node's log says.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "all but the last of a log are items"
+)]
 enum Said {
     Item(Item),
     /// It ended, and why, unless it was to.
@@ -120,7 +124,7 @@ impl Merge {
         let mut sources = Vec::new();
         for node in self.nodes.clone() {
             if connected.contains(&node) {
-                sources.push((node.clone(), self.read(&mut tasks, &node)));
+                sources.push((node.clone(), self.read(&mut tasks, &node, 0)));
                 known.read.insert(node);
             } else {
                 self.warn(&mut known, &node, "it is not connected to the server")
@@ -205,6 +209,7 @@ impl Merge {
                     Said::Item(Item::PastTold(_)) => self.welcome(&mut known, &node).await?,
                     Said::Item(item) => {
                         self.welcome(&mut known, &node).await?;
+                        known.after.insert(node.clone(), time(&item) + 1);
                         held.add(Instant::now(), node, item);
                     }
                     Said::Ended(why) => {
@@ -221,7 +226,8 @@ impl Merge {
                 _ = look.tick() => {
                     while tasks.try_join_next().is_some() {}
                     for node in self.missing(&mut known) {
-                        sources.push(self.read(&mut tasks, &node));
+                        let after = known.after.get(&node).copied().unwrap_or(0);
+                        sources.push(self.read(&mut tasks, &node, after));
                         known.read.insert(node);
                     }
                 }
@@ -272,10 +278,11 @@ impl Merge {
         self.out.send(line).await.ok()
     }
 
-    /// Opens a node's log and reads it in the background.
-    fn read(&self, tasks: &mut JoinSet<()>, node: &str) -> Source {
+    /// Opens a node's log and reads it in the background, what is not before `after` (nanoseconds since the epoch).
+    fn read(&self, tasks: &mut JoinSet<()>, node: &str, after: u64) -> Source {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let (sessions, request) = (self.sessions.clone(), self.request.clone());
+        let (sessions, mut request) = (self.sessions.clone(), self.request.clone());
+        request.since_ns = request.since_ns.max(after);
         let (node, patience) = (node.to_owned(), self.patience);
         tasks.spawn(async move {
             let why = read(&sessions, &node, request, patience, &sender).await;
@@ -292,6 +299,8 @@ struct Known {
     read: BTreeSet<String>,
     /// The reader was told that they are missing; looks until they are tried again.
     warned: BTreeMap<String, u32>,
+    /// From when on a node that comes back has something to tell, nanoseconds since the epoch.
+    after: BTreeMap<String, u64>,
 }
 
 /// Reads one node's log to its end; says why it ended early.

@@ -185,7 +185,8 @@ async fn a_follower_hears_what_comes_and_of_a_node_that_is_lost_and_comes_back()
     served.say(items([flow(1_000), Item::PastTold(true)])).await;
     let mut reader = reader(answer);
     assert_eq!(reader.next().await.unwrap()["type"], "flow");
-    served.say(items([flow(2_000)])).await;
+    let later = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap() + (1 << 40);
+    served.say(items([flow(later)])).await;
     assert_eq!(reader.next().await.unwrap()["type"], "flow");
     served.end(0, "the ring is gone", "InternalError").await;
     let lost = reader.next().await.unwrap();
@@ -198,6 +199,10 @@ async fn a_follower_hears_what_comes_and_of_a_node_that_is_lost_and_comes_back()
         "{lost}"
     );
     let mut again = Served::next(&mut agent).await;
+    let Request::Flows(request) = &again.request else {
+        panic!("{:?}", again.request)
+    };
+    assert_eq!(request.since_ns, later + 1, "nothing is told twice");
     again.say(items([Item::PastTold(true)])).await;
     assert_eq!(reader.next().await.unwrap()["type"], "note");
     drop(reader);
