@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod faults;
+mod outside;
 mod policies;
 mod registry;
 mod serving;
@@ -74,6 +75,12 @@ fn suite(cluster: Cluster) -> Suite<Cluster> {
             "tenants_know_which_nodes_enforce_their_policies",
             policies::tenants_know_who_enforces,
         )
+        .test("node_ports_answer_on_every_node", outside::node_ports)
+        .test(
+            "callers_from_outside_are_kept_where_it_is_asked_for",
+            outside::callers_are_kept,
+        )
+        .test("load_balancers_addresses_answer", outside::load_balancers)
         .test(
             "a_spoofed_source_is_dropped_and_counted",
             tenants::spoofed_source_is_dropped,
@@ -116,6 +123,10 @@ fn suite(cluster: Cluster) -> Suite<Cluster> {
             survival::upgrade_in_place,
         )
         .test("a_lost_node_is_replaced", survival::lost_node_is_replaced)
+        .test(
+            "load_balancers_addresses_move_from_a_lost_node",
+            outside::load_balancers_outlive_a_node,
+        )
         .test("dev_down_leaves_no_trace", survival::down_leaves_no_trace)
 }
 

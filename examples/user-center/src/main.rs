@@ -2,11 +2,12 @@
 //! redis, which it finds by its DNS name.
 #![forbid(unsafe_code)]
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -69,7 +70,8 @@ async fn serve() -> Result<()> {
         .route("/healthz", get(healthz))
         .with_state(front.clone());
     tokio::spawn(echo(datagrams, front));
-    axum::serve(listener, router)
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service)
         .with_graceful_shutdown(async move {
             terminate.recv().await;
             println!("terminating: finishing what is under way");
@@ -78,7 +80,10 @@ async fn serve() -> Result<()> {
     Ok(())
 }
 
-async fn front_page(State(front): State<Arc<Front>>) -> Json<Value> {
+async fn front_page(
+    State(front): State<Arc<Front>>,
+    ConnectInfo(caller): ConnectInfo<SocketAddr>,
+) -> Json<Value> {
     let visits = match &front.redis {
         None => Value::Null,
         Some(redis) => match redis.count_visit().await {
@@ -86,9 +91,13 @@ async fn front_page(State(front): State<Arc<Front>>) -> Json<Value> {
             Err(error) => json!(format!("redis: {error:#}")),
         },
     };
-    Json(
-        json!({"app": "user-center", "version": front.version, "pod": front.pod, "visits": visits}),
-    )
+    Json(json!({
+        "app": "user-center",
+        "version": front.version,
+        "pod": front.pod,
+        "caller": caller.ip(),
+        "visits": visits,
+    }))
 }
 
 async fn healthz(State(front): State<Arc<Front>>) -> (StatusCode, String) {
@@ -152,7 +161,13 @@ async fn echo(socket: UdpSocket, front: Arc<Front>) {
     let mut buffer = [0; 1500];
     while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
         let text = String::from_utf8_lossy(&buffer[..length]);
-        let answer = json!({"version": front.version, "pod": front.pod, "echo": text}).to_string();
+        let answer = json!({
+            "version": front.version,
+            "pod": front.pod,
+            "caller": from.ip(),
+            "echo": text,
+        });
+        let answer = answer.to_string();
         if let Err(error) = socket.send_to(answer.as_bytes(), from).await {
             eprintln!("answer to {from}: {error}");
         }

@@ -114,6 +114,7 @@ struct Tally {
     errors: BTreeMap<String, u64>,
     pods: BTreeMap<String, u64>,
     versions: BTreeMap<String, u64>,
+    callers: BTreeMap<String, u64>,
     slowest: Duration,
     peer: Option<String>,
 }
@@ -127,6 +128,7 @@ impl Tally {
                 let text = |field: &str| answer[field].as_str().unwrap_or("?").to_owned();
                 *self.pods.entry(text("pod")).or_default() += 1;
                 *self.versions.entry(text("version")).or_default() += 1;
+                *self.callers.entry(text("caller")).or_default() += 1;
                 self.peer = Some(peer.to_string());
             }
             Err(error) => {
@@ -136,7 +138,7 @@ impl Tally {
         }
     }
     fn json(&self) -> Value {
-        json!({"ok": self.ok, "failed": self.failed, "errors": self.errors, "pods": self.pods, "versions": self.versions,
+        json!({"ok": self.ok, "failed": self.failed, "errors": self.errors, "pods": self.pods, "versions": self.versions, "callers": self.callers,
             "slowest_ms": self.slowest.as_secs_f64() * 1e3, "peer": self.peer})
     }
 }

@@ -1,0 +1,195 @@
+//! Callers outside of the cluster: node ports, load balancers' addresses, host ports. The namespace that joins the nodes
+//! plays the outside: it has an address on their link and belongs to none of them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::{Cluster, Node, eventually, run};
+use serde_json::Value;
+
+use crate::serving::{client, pod_is_ready};
+
+const OUTSIDE: &str = "172.30.0.1";
+const SETTLE: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
+/// Enough for one of them to be announced by each node, but for once in a thousand runs.
+const BALANCERS: usize = 6;
+
+fn address(node: &Node) -> String {
+    let number: u32 = node.name.trim_start_matches("node").parse().unwrap_or(0);
+    format!("172.30.0.{}", 10 + number)
+}
+
+/// Runs the sample client outside and decodes its report.
+fn ask(cluster: &Cluster, arguments: &[&str]) -> Result<Value> {
+    let binary = std::env::var_os("WAGGLE_BIN").context("WAGGLE_BIN")?;
+    let program = PathBuf::from(binary).with_file_name("shop-client");
+    let program = program.to_string_lossy();
+    let output = run(&mut cluster.fabric().command(&program, arguments), LIMIT)?;
+    serde_json::from_str(&output.stdout).with_context(|| format!("no report: {output:?}"))
+}
+
+fn names(report: &Value, field: &str) -> Vec<String> {
+    let found = report[field].as_object();
+    found
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+/// Every one of 60 calls was answered.
+fn answered(report: &Value, what: &str) -> Result<()> {
+    ensure!(
+        report["ok"] == 60 && report["failed"] == 0,
+        "{what}: {report}"
+    );
+    Ok(())
+}
+
+fn service(name: &str, app: &str, fields: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, spec: {{selector: {{app: {app}}}, {fields}, \
+         ports: [{{name: http, port: 80, targetPort: 8080}}, {{name: udp, port: 80, targetPort: 8080, protocol: UDP}}]}}}}\n"
+    )
+}
+
+/// The number of a Service's node port.
+fn node_port(cluster: &Cluster, name: &str, port: &str) -> Result<u64> {
+    let found = cluster.json(&["service", name, "-n", "shop"])?;
+    let ports = found["spec"]["ports"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let port = ports.iter().find(|one| one["name"] == port);
+    let port = port.with_context(|| format!("no port {port:?}: {found}"))?;
+    port["nodePort"]
+        .as_u64()
+        .with_context(|| format!("no number: {port}"))
+}
+
+pub(crate) fn node_ports(cluster: &Cluster) -> Result<()> {
+    cluster
+        .apply(&service("at-nodes", "user-center", "type: NodePort"))?
+        .ok()?;
+    for (protocol, port) in [("http", "http"), ("udp", "udp")] {
+        let number = node_port(cluster, "at-nodes", port)?;
+        for node in cluster.nodes() {
+            let target = format!("{}:{number}", address(&node));
+            let what = format!("{protocol} {target}");
+            eventually(&what, SETTLE, || {
+                let report = ask(cluster, &[protocol, &target, "--count", "60"])?;
+                answered(&report, &what)?;
+                ensure!(names(&report, "pods").len() == 3, "not spread: {report}");
+                // Who answers on another node sees the node that was called.
+                let callers = names(&report, "callers");
+                let known = [OUTSIDE.to_owned(), address(&node)];
+                ensure!(callers.iter().all(|one| known.contains(one)), "{report}");
+                Ok(())
+            })?;
+            let report = client(
+                cluster,
+                "shop",
+                "client-node1",
+                &[protocol, &target, "--count", "60"],
+            )?;
+            answered(&report, &format!("{what} from a pod"))?;
+        }
+    }
+    Ok(())
+}
+
+/// One pod on the first node, reached by a node port that keeps callers' addresses, and by a port of its host.
+pub(crate) fn callers_are_kept(cluster: &Cluster) -> Result<()> {
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: lone, namespace: shop, labels: {app: lone}}, spec: {nodeName: node1, \
+               containers: [{name: front, image: \"shop/user-center:2.0\", ports: [{containerPort: 8080, hostPort: 8088}]}]}}";
+    let lone = service(
+        "lone",
+        "lone",
+        "type: NodePort, externalTrafficPolicy: Local",
+    );
+    cluster.apply(&format!("{pod}\n---\n{lone}"))?.ok()?;
+    pod_is_ready(cluster, "shop", "lone")?;
+    let number = node_port(cluster, "lone", "http")?;
+    for (index, node) in cluster.nodes().iter().enumerate() {
+        for port in [number, 8088] {
+            let target = format!("{}:{port}", address(node));
+            eventually(&format!("callers of {target} are kept"), SETTLE, || {
+                let report = ask(
+                    cluster,
+                    &["http", &target, "--count", "60", "--timeout", "2000"],
+                )?;
+                if index == 0 {
+                    answered(&report, &target)?;
+                    ensure!(names(&report, "callers") == [OUTSIDE], "{report}");
+                } else {
+                    // Nobody serves there, and that is said at once.
+                    ensure!(report["ok"] == 0, "{report}");
+                    let refused = report["errors"].to_string().contains("[ECONNREFUSED]");
+                    ensure!(
+                        refused && report["slowest_ms"].as_f64() < Some(1000.0),
+                        "{report}"
+                    );
+                }
+                Ok(())
+            })?;
+        }
+    }
+    cluster
+        .waggle(&["delete", "pod/lone", "service/lone", "-n", "shop"])?
+        .ok()?;
+    Ok(())
+}
+
+pub(crate) fn load_balancers(cluster: &Cluster) -> Result<()> {
+    let manifests: Vec<String> = (0..BALANCERS)
+        .map(|number| {
+            service(
+                &format!("balancer-{number}"),
+                "user-center",
+                "type: LoadBalancer",
+            )
+        })
+        .collect();
+    cluster.apply(&manifests.join("---\n"))?.ok()?;
+    every_balancer_answers(cluster, 3)?;
+    let found = cluster.json(&["service", "balancer-0", "-n", "shop"])?;
+    let address = balanced(&found)?;
+    let report = client(
+        cluster,
+        "shop",
+        "client-node2",
+        &["http", &format!("{address}:80"), "--count", "60"],
+    )?;
+    answered(&report, "from a pod")
+}
+
+fn balanced(service: &Value) -> Result<String> {
+    let address = service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str();
+    let address = address.with_context(|| format!("pending: {}", service["status"]))?;
+    Ok(address.to_owned())
+}
+
+fn every_balancer_answers(cluster: &Cluster, pods: usize) -> Result<()> {
+    for number in 0..BALANCERS {
+        let name = format!("balancer-{number}");
+        eventually(&format!("{name} answers"), LIMIT, || {
+            let found = cluster.json(&["service", &name, "-n", "shop"])?;
+            let target = format!("{}:80", balanced(&found)?);
+            let report = ask(
+                cluster,
+                &["http", &target, "--count", "60", "--timeout", "1000"],
+            )?;
+            answered(&report, &target)?;
+            ensure!(names(&report, "pods").len() == pods, "not spread: {report}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// After a node was lost: what it announced is announced by another one.
+pub(crate) fn load_balancers_outlive_a_node(cluster: &Cluster) -> Result<()> {
+    every_balancer_answers(cluster, 3)
+}
