@@ -18,6 +18,7 @@ use waggle_policy::{
     CapacityFault, Claimant, DnsRedirect, Governed, LocalNode, LocalPod, Table, Uplink,
 };
 
+use crate::announce::announce;
 use crate::config::{Applied, Attachment, Config, PodLink, Tally};
 use crate::error::{DatapathError, file_error};
 use crate::event::{Drops, forward_logs};
@@ -172,6 +173,9 @@ impl Datapath {
         if self.takeover_pending.load(Ordering::Acquire) {
             self.take_over()?;
             self.takeover_pending.store(false, Ordering::Release);
+        }
+        if let Err(error) = announce(self.uplink, &programmed.announced) {
+            tracing::warn!(%error, "neighbours were not told of new addresses");
         }
         self.stale.close_soon();
         let mut applied = Applied {

@@ -3,6 +3,7 @@
 //! No decisions: which rows belong into the tables and in which order they change is `waggle-policy`'s. Everything is
 //! pinned, so that an agent's death changes nothing; the next agent opens the same [`Datapath`] and goes on.
 
+mod announce;
 mod config;
 mod datapath;
 mod diag;

@@ -1,6 +1,8 @@
 //! The kernel's rows, their mirror and what they should be: the one place that writes tables.
 
-use waggle_abi::{Capacity, Config, LinkRow, Reason};
+use std::net::IpAddr;
+
+use waggle_abi::{Capacity, Config, LinkRow, Reason, endpoint_flag};
 use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState};
 use waggle_policy::{
     Current, Desired, DnsRedirect, LocalNode, LocalPod, Refusal, Row, Step, enforce, round,
@@ -18,6 +20,8 @@ pub(crate) struct Programmed {
     pub(crate) rows: usize,
     /// Rows that found their table full.
     pub(crate) refused: Vec<Refusal>,
+    /// Addresses that this node announces from now on.
+    pub(crate) announced: Vec<IpAddr>,
 }
 
 /// The tables of a node.
@@ -31,6 +35,16 @@ pub(crate) struct Tables {
     compared: bool,
     /// Rows until a fault that a test asked for.
     fault_after: Option<usize>,
+}
+
+/// Addresses that this node answers for from now on.
+fn announced(steps: &[Step]) -> impl Iterator<Item = IpAddr> {
+    steps.iter().filter_map(|step| match step {
+        Step::Put(Row::Endpoint(addr, row)) if row.flags & endpoint_flag::ANNOUNCED != 0 => {
+            Some((*addr).into())
+        }
+        _ => None,
+    })
 }
 
 fn injected() -> DatapathError {
@@ -133,6 +147,7 @@ impl Tables {
             let round = round(&self.desired, &mut self.current, &self.capacity);
             self.carry_out(&round.steps)?;
             programmed.rows += round.steps.len();
+            programmed.announced.extend(announced(&round.steps));
             let left_out = round.refused.iter().map(|(key, _)| *key);
             self.desired.settle(left_out);
             if round.refused.is_empty() || !round.frees {
