@@ -11,6 +11,7 @@ use waggle_api::{Part, Status};
 use waggle_plan::{EventDraft, ObjectRef, Snapshot, tenant};
 use waggle_wire::v1;
 
+use super::hub::is_ready;
 use super::{Inner, kind};
 use crate::objects::{Object, WriteOptions};
 
@@ -52,17 +53,26 @@ pub(super) async fn keep(inner: &Inner) {
     let mut marked = marked(inner);
     let mut told = BTreeMap::new();
     loop {
-        let nodes: BTreeSet<String> = inner.view.read(|snapshot| {
-            let nodes = snapshot.nodes.iter();
-            nodes
-                .filter_map(|node| node.metadata.name.clone())
+        let nodes: BTreeMap<String, bool> = inner.view.read(|snapshot| {
+            let names = snapshot.nodes.iter();
+            let names = names.filter_map(|node| node.metadata.name.clone());
+            names
+                .map(|name| {
+                    let ready = is_ready(snapshot, &name);
+                    (name, ready)
+                })
                 .collect()
         });
         let (wanted, all_said) = {
             let mut said = inner.capacity.lock();
-            said.retain(|node, _| nodes.contains(node));
+            said.retain(|node, _| nodes.contains_key(node));
             let wanted = inner.view.read(|snapshot| wanted(&said, snapshot));
-            (wanted, nodes.iter().all(|node| said.contains_key(node)))
+            (
+                wanted,
+                nodes
+                    .iter()
+                    .all(|(node, ready)| !ready || said.contains_key(node)),
+            )
         };
         let mut failed = false;
         for (name, message) in &wanted {
@@ -72,7 +82,7 @@ pub(super) async fn keep(inner: &Inner) {
             failed |= put(inner, name, Some(message)).await.is_err();
             marked.insert(name.clone());
         }
-        // A node that has not said anything yet may be the one that has no room.
+        // A node that is up and has not said anything yet may be the one that has no room.
         let clear: Vec<Name> = marked
             .iter()
             .filter(|name| !wanted.contains_key(*name))

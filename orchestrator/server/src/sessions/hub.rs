@@ -251,7 +251,7 @@ fn release(inner: &Inner) {
     }
 }
 
-fn is_ready(snapshot: &Snapshot, node: &str) -> bool {
+pub(super) fn is_ready(snapshot: &Snapshot, node: &str) -> bool {
     let node = snapshot.nodes.get("", node);
     let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());
     conditions
