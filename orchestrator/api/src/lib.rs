@@ -24,6 +24,7 @@ mod resource;
 pub mod scale;
 pub mod schedule;
 pub mod selector;
+pub mod service;
 mod status;
 pub mod table;
 pub mod tenant;

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::walk::{at, carry, has, list, number, remove, set, text};
+use crate::walk::{carry, has, list, number, remove, set, text};
 use crate::{Fault, Resource, Status};
 
 mod delete;
@@ -244,21 +244,9 @@ fn main_part(resource: &Resource, old: &Value, wanted: Value) -> Value {
         carry(old, &mut value, &[], "status");
     }
     if resource.kind == "Service" {
-        keep_addresses(old, &mut value);
+        crate::service::carry_over(old, &mut value);
     }
     value
-}
-
-/// A Service that is replaced without saying its addresses keeps them.
-fn keep_addresses(old: &Value, value: &mut Value) {
-    if text(value, &["spec", "type"]) == "ExternalName" {
-        return;
-    }
-    for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-        if at(value, &["spec"])[key].is_null() {
-            carry(old, value, &["spec"], key);
-        }
-    }
 }
 
 fn status_part(old: &Value, wanted: &Value) -> Value {

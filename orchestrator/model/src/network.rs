@@ -4,6 +4,7 @@
 mod cidr;
 mod family;
 mod policy;
+mod pool;
 mod service;
 mod state;
 
@@ -12,6 +13,7 @@ use std::net::IpAddr;
 pub use cidr::{Cidr, InvalidCidr};
 pub use family::{InvalidFamilies, OfFamily, PerFamily};
 pub use policy::{Identity, IpBlock, NamedPort, Peers, Policy, PolicyPort, PolicyRule, PortMatch};
+pub use pool::{AddressPool, InvalidPool};
 pub use service::{Backend, Export, External, Protocol, Scope, Service, ServicePort, Standing};
 pub use state::{GenerationGap, NetworkDelta, NetworkState};
 

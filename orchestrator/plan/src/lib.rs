@@ -15,6 +15,7 @@ pub mod identity;
 mod ids;
 pub mod ipam;
 pub mod job;
+pub mod load_balancer;
 pub mod namespace;
 pub mod network;
 pub mod node_lifecycle;

@@ -1,26 +1,27 @@
 //! The network state that every node's datapath and DNS are made from: Services with the backends to use now, the
-//! owner of every pod address, and the nodes.
+//! owner of every pod address, and the nodes. What a Service comes to is in `service`, which node answers for its load
+//! balancer's addresses in `announce`.
 //!
 //! A pod that is being deleted stops being a backend in the very snapshot that shows its deletion, whether or not its
 //! EndpointSlice was rewritten yet: the server waits for that state before the pod is told to end.
 
+mod announce;
 mod policy;
+mod service;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Service as ServiceObject, ServicePort as PortObject};
-use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use waggle_model::network::{
-    Backend, Cidr, Endpoint, Export, HostPort, NetworkState, NodeNetwork, PerFamily, Protocol,
-    Service, ServicePort, Standing,
+    Cidr, Endpoint, HostPort, NetworkState, NodeNetwork, PerFamily, Protocol,
 };
-use waggle_model::{EXPORT_ANNOTATION, Generation, IdentityId, TenantId};
+use waggle_model::{Generation, IdentityId, TenantId};
 
 use crate::identity::{Naming, Registry};
-use crate::{Snapshot, pod, tenant};
+use crate::{Snapshot, pod};
 
 /// Addresses that were reserved for pods, by pod uid; they may not be in the pods' status yet.
 pub type Reserved = BTreeMap<String, PerFamily<IpAddr>>;
@@ -34,81 +35,25 @@ pub fn network_state(
     reserved: &Reserved,
     generation: Generation,
 ) -> NetworkState {
+    let nodes: BTreeMap<String, NodeNetwork> = snapshot
+        .nodes
+        .iter()
+        .filter_map(|one| node(one))
+        .map(|node| (node.name.clone(), node))
+        .collect();
+    let announcers = announce::Announcers::of(snapshot, &nodes);
     let services = snapshot
         .services
         .iter()
-        .filter_map(|one| service(snapshot, registry, one));
+        .filter_map(|one| service::service(snapshot, registry, &announcers, one));
     NetworkState {
         generation,
         services: services.map(|service| (service.id, service)).collect(),
         endpoints: endpoints(snapshot, registry, reserved),
-        nodes: snapshot
-            .nodes
-            .iter()
-            .filter_map(|one| node(one))
-            .map(|node| (node.name.clone(), node))
-            .collect(),
+        nodes,
         identities: policy::identities(registry),
         policies: policy::policies(snapshot, registry),
     }
-}
-
-/// A Service; `None` for one that is an alias (ExternalName) or has no number yet.
-fn service(snapshot: &Snapshot, registry: &Registry, object: &ServiceObject) -> Option<Service> {
-    let spec = object.spec.as_ref()?;
-    if spec.type_.as_deref() == Some("ExternalName") {
-        return None;
-    }
-    let id = registry.service(object.metadata.uid.as_deref()?)?;
-    let namespace = object.metadata.namespace.clone().unwrap_or_default();
-    let name = object.metadata.name.clone().unwrap_or_default();
-    let owner = tenant::of_namespace(
-        &namespace,
-        snapshot.namespaces.get("", &namespace).map(AsRef::as_ref),
-    );
-    let owner = tenant::of_service(&namespace, &name, owner);
-    let slices: Vec<&EndpointSlice> = snapshot
-        .slices_of(&namespace, &name)
-        .map(AsRef::as_ref)
-        .collect();
-    let vips = vips(object);
-    let ports = match spec.ports.as_deref().unwrap_or_default() {
-        // DNS names the pods of a headless Service even if it has no ports.
-        [] if vips.is_empty() => vec![service_port(
-            snapshot,
-            &slices,
-            &PortObject::default(),
-            Protocol::Tcp,
-        )],
-        ports => ports
-            .iter()
-            .filter_map(|port| Some(service_port(snapshot, &slices, port, translated(port)?)))
-            .collect(),
-    };
-    Some(Service {
-        id,
-        tenant: registry.tenant(owner).unwrap_or(TenantId(0)),
-        namespace,
-        name,
-        vips,
-        ports,
-        export: export(registry, object),
-        ..Service::default()
-    })
-}
-
-fn vips(object: &ServiceObject) -> Vec<IpAddr> {
-    let Some(spec) = &object.spec else {
-        return Vec::new();
-    };
-    let all = spec
-        .cluster_ip
-        .iter()
-        .chain(spec.cluster_ips.iter().flatten());
-    let mut vips: Vec<IpAddr> = all.filter_map(|text| text.parse().ok()).collect();
-    vips.sort_unstable();
-    vips.dedup();
-    vips
 }
 
 pub(crate) fn protocol(text: Option<&str>) -> Option<Protocol> {
@@ -118,124 +63,6 @@ pub(crate) fn protocol(text: Option<&str>) -> Option<Protocol> {
         "SCTP" => Some(Protocol::Sctp),
         _ => None,
     }
-}
-
-/// Protocol of a Service port that the datapath translates: not SCTP, whose checksum covers its ports.
-fn translated(port: &PortObject) -> Option<Protocol> {
-    protocol(port.protocol.as_deref()).filter(|one| *one != Protocol::Sctp)
-}
-
-fn export(registry: &Registry, object: &ServiceObject) -> Export {
-    let annotations = object.metadata.annotations.as_ref();
-    let text = annotations
-        .and_then(|all| all.get(EXPORT_ANNOTATION))
-        .map(String::as_str)
-        .unwrap_or_default();
-    let names = || {
-        text.split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-    };
-    if names().any(|name| name == "*") {
-        return Export::Everyone;
-    }
-    Export::To(names().filter_map(|name| registry.tenant(name)).collect())
-}
-
-fn service_port(
-    snapshot: &Snapshot,
-    slices: &[&EndpointSlice],
-    port: &PortObject,
-    protocol: Protocol,
-) -> ServicePort {
-    let name = port.name.clone().unwrap_or_default();
-    let mut backends = BTreeSet::new();
-    for slice in slices {
-        let Some(number) = slice_port(slice, &name, protocol, port.port) else {
-            continue;
-        };
-        for endpoint in slice.endpoints.iter().flatten() {
-            if let Some(standing) = standing(snapshot, endpoint) {
-                backends.extend(backend(endpoint, number, standing));
-            }
-        }
-    }
-    ServicePort {
-        name,
-        protocol,
-        port: u16::try_from(port.port).unwrap_or(0),
-        node_port: port
-            .node_port
-            .and_then(|number| u16::try_from(number).ok())
-            .filter(|number| *number != 0),
-        backends: backends.into_iter().collect(),
-    }
-}
-
-/// The number at which a slice's endpoints serve a Service port; `None` when they don't.
-fn slice_port(slice: &EndpointSlice, name: &str, wanted: Protocol, default: i32) -> Option<u16> {
-    let ports = slice.ports.as_deref().unwrap_or_default();
-    if ports.is_empty() && default == 0 {
-        return Some(0);
-    }
-    let found = ports.iter().find(|port| {
-        port.name.as_deref().unwrap_or_default() == name
-            && protocol(port.protocol.as_deref()) == Some(wanted)
-    })?;
-    u16::try_from(found.port.unwrap_or(default)).ok()
-}
-
-/// How an endpoint may be used; `None` for one that is gone.
-fn standing(snapshot: &Snapshot, endpoint: &SliceEndpoint) -> Option<Standing> {
-    let conditions = endpoint.conditions.as_ref();
-    let ready = conditions.and_then(|one| one.ready).unwrap_or(true);
-    let serving = conditions.and_then(|one| one.serving).unwrap_or(ready);
-    let mut terminating = conditions.and_then(|one| one.terminating).unwrap_or(false);
-    let target = endpoint
-        .target_ref
-        .as_ref()
-        .filter(|target| target.kind.as_deref() == Some("Pod"));
-    if let Some(target) = target {
-        let namespace = target.namespace.as_deref().unwrap_or_default();
-        let found = snapshot
-            .pods
-            .get(namespace, target.name.as_deref().unwrap_or_default());
-        match found.filter(|pod| target.uid.is_none() || pod.metadata.uid == target.uid) {
-            Some(pod) if pod::is_terminated(pod) => return None,
-            Some(pod) => terminating |= pod::is_deleted(pod),
-            None => return None,
-        }
-    }
-    match (terminating, ready, serving) {
-        (false, true, _) => Some(Standing::Ready),
-        (true, _, true) => Some(Standing::Terminating),
-        // Connections that it has are not for us to cut.
-        _ => Some(Standing::Unready),
-    }
-}
-
-fn backend(endpoint: &SliceEndpoint, port: u16, standing: Standing) -> Option<Backend> {
-    // Only the first address means anything: KEP-752.
-    let address = endpoint.addresses.first()?.parse().ok()?;
-    let hints = endpoint.hints.clone().unwrap_or_default();
-    Some(Backend {
-        node: endpoint.node_name.clone().unwrap_or_default(),
-        hostname: endpoint.hostname.clone().unwrap_or_default(),
-        standing,
-        for_zones: hints
-            .for_zones
-            .into_iter()
-            .flatten()
-            .map(|zone| zone.name)
-            .collect(),
-        for_nodes: hints
-            .for_nodes
-            .into_iter()
-            .flatten()
-            .map(|node| node.name)
-            .collect(),
-        ..Backend::at(address, port)
-    })
 }
 
 /// Every address of a pod that is bound, has not ended and does not use its node's network.

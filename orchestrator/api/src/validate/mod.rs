@@ -18,6 +18,7 @@ mod pod;
 mod probe;
 mod quota;
 mod resources;
+mod service;
 mod storage;
 mod volume;
 mod workload;
@@ -34,10 +35,11 @@ pub(crate) use extension::{custom_resource_definition, signing_request, webhooks
 pub(crate) use ingress::{endpoints, ingress, ingress_class};
 pub(crate) use limits::{horizontal_pod_autoscaler, pod_disruption_budget, priority_class};
 pub(crate) use names::{label_value, qualified_name};
-pub(crate) use network::{endpoint_slice, service};
+pub(crate) use network::endpoint_slice;
 pub(crate) use network_policy::network_policy;
 pub(crate) use pod::pod;
 pub(crate) use quota::{limit_range, pod_template, resource_quota, runtime_class};
+pub(crate) use service::service;
 pub(crate) use storage::{persistent_volume, persistent_volume_claim, storage_class};
 pub(crate) use workload::{
     controller_revision, daemon_set, deployment, replica_set, replication_controller, stateful_set,
@@ -85,5 +87,7 @@ fn port_number(value: &Value, path: &str, out: &mut Vec<Fault>) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_service;
 #[cfg(test)]
 mod tests_stored;

@@ -414,7 +414,8 @@ fn services_are_checked() {
             "/spec/ports",
             json!([{"port": 1, "protocol": "SCTP"}]),
             &[
-                "spec.ports[0].protocol: Unsupported value: \"SCTP\": supported values: \"TCP\", \"UDP\"",
+                "spec.ports[0].protocol: Invalid value: \"SCTP\": Services carry TCP and UDP only: reach SCTP servers by \
+            their pods' addresses, where NetworkPolicies govern it",
             ],
         ),
         (
@@ -426,8 +427,11 @@ fn services_are_checked() {
         ),
         (
             "/spec/type",
-            json!("NodePort"),
-            &["spec.type: Unsupported value: \"NodePort\": supported values: \"ClusterIP\""],
+            json!("NodePorts"),
+            &[
+                "spec.type: Unsupported value: \"NodePorts\": supported values: \"ClusterIP\", \"ExternalName\", \
+            \"LoadBalancer\", \"NodePort\"",
+            ],
         ),
         (
             "/metadata/annotations/waggle.dev~1export-to",

@@ -63,6 +63,20 @@ impl Cidr {
                 || bits(address) >> (self.width() - self.prefix)
                     == bits(self.address) >> (self.width() - self.prefix))
     }
+    /// Last address.
+    pub fn last(self) -> IpAddr {
+        let rest = u32::from(self.width() - self.prefix);
+        match self.address {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(rest).map_or(u32::MAX, |mask| !mask);
+                IpAddr::V4((v4.to_bits() | mask).into())
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(rest).map_or(u128::MAX, |mask| !mask);
+                IpAddr::V6((v6.to_bits() | mask).into())
+            }
+        }
+    }
     /// How many addresses it holds, at most `u64::MAX`.
     pub fn size(self) -> u64 {
         1u64.checked_shl(u32::from(self.width() - self.prefix))

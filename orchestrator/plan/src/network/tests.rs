@@ -1,7 +1,10 @@
 //! Objects in, network state out.
 
 use serde_json::{Value, json};
-use waggle_model::network::{Peers, Policy, PolicyPort, PolicyRule, PortMatch};
+use waggle_model::EXPORT_ANNOTATION;
+use waggle_model::network::{
+    Export, External, Peers, Policy, PolicyPort, PolicyRule, PortMatch, Scope, Service,
+};
 
 use super::*;
 use crate::identity::{Wanted, assign};
@@ -257,13 +260,155 @@ fn the_cluster_api_belongs_to_the_system_and_has_a_hand_made_slice() {
     assert_eq!(service.ports[0].backends[0].port, 6443);
 }
 
-#[test]
-fn aliases_have_no_network() {
-    let mut world = shop();
+/// The only Service, with `spec` over its own.
+fn service_with(world: &mut World, spec: Value) -> Service {
     world.edit("Service", "shop", "web", |one| {
-        one["spec"]["type"] = json!("ExternalName")
+        for (key, value) in spec.as_object().into_iter().flatten() {
+            one["spec"][key] = value.clone();
+        }
     });
-    assert!(state(&world).services.is_empty());
+    slices(world);
+    let state = state(world);
+    let service = state.services.values().find(|one| one.name == "web");
+    service.unwrap().clone()
+}
+
+#[test]
+fn an_alias_has_its_name_and_nothing_else() {
+    let spec = json!({"type": "ExternalName", "externalName": "DB.example.com."});
+    let service = service_with(&mut shop(), spec);
+    assert_eq!(service.external_name, "db.example.com");
+    assert!(service.vips.is_empty() && service.ports.is_empty());
+}
+
+#[test]
+fn rules_of_choosing_are_carried() {
+    let mut world = shop();
+    let plain = service_with(&mut world, json!({}));
+    assert_eq!(plain.affinity_seconds, None);
+    assert_eq!(plain.internal_scope, Scope::Cluster);
+    let service = service_with(
+        &mut world,
+        json!({"type": "LoadBalancer", "sessionAffinity": "ClientIP", "internalTrafficPolicy": "Local",
+            "externalTrafficPolicy": "Local", "healthCheckNodePort": 30999,
+            "loadBalancerSourceRanges": [" 192.0.2.7/24", "2001:db8::/32"],
+            "ports": [{"name": "http", "port": 80, "nodePort": 30080}]}),
+    );
+    assert_eq!(service.affinity_seconds, Some(10_800));
+    assert_eq!(service.internal_scope, Scope::Local);
+    assert_eq!(service.external_scope, Scope::Local);
+    assert_eq!(service.health_check_port, Some(30_999));
+    assert_eq!(service.ports[0].node_port, Some(30_080));
+    let ranges: Vec<String> = service
+        .source_ranges
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(ranges, ["192.0.2.0/24", "2001:db8::/32"]);
+    assert!(!service.direct_return);
+    world.edit("Service", "shop", "web", |one| {
+        one["metadata"]["annotations"] = json!({"waggle.dev/direct-return": "true"});
+        one["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 60}});
+    });
+    let service = service_with(&mut world, json!({"type": "NodePort"}));
+    assert!(service.direct_return);
+    assert_eq!(service.affinity_seconds, Some(60));
+    // A NodePort Service has neither.
+    assert_eq!(service.health_check_port, None);
+    assert!(service.source_ranges.is_empty());
+}
+
+fn ready_node(name: &str, address: &str, range: &str) -> Value {
+    let mut node = crate::world::node(name, "4", "4Gi");
+    node["spec"]["podCIDR"] = json!(range);
+    node["status"]["addresses"] = json!([{"type": "InternalIP", "address": address}]);
+    node["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}]);
+    node
+}
+
+#[test]
+fn one_ready_node_announces_a_load_balancers_address() {
+    let mut world = shop();
+    world.put(ready_node("node1", "172.30.0.11", "10.244.0.0/24"));
+    world.put(ready_node("node2", "172.30.0.12", "10.244.1.0/24"));
+    let pool = "172.30.0.220-172.30.0.229".parse().unwrap();
+    let balance = |world: &mut World| {
+        world.settle(|world| crate::load_balancer::plan(&world.snapshot, Some(&pool), world.now))
+    };
+    service_with(
+        &mut world,
+        json!({"type": "LoadBalancer", "externalIPs": ["198.51.100.7"]}),
+    );
+    balance(&mut world);
+    let found = service_with(&mut world, json!({})).external;
+    let row = |text: &str, node: &str| External {
+        address: text.parse().unwrap(),
+        announced_by: node.to_owned(),
+    };
+    let node = found[0].announced_by.clone();
+    assert!(node.starts_with("node"), "{found:?}");
+    assert_eq!(found, [row("172.30.0.220", &node), row("198.51.100.7", "")]);
+    // Its node goes away: the other one takes over, and nobody when there is none.
+    let other = if node == "node1" { "node2" } else { "node1" };
+    let unready = |one: &mut Value| one["status"]["conditions"][0]["status"] = json!("Unknown");
+    world.edit("Node", "", &node, unready);
+    assert_eq!(
+        service_with(&mut world, json!({})).external[0].announced_by,
+        other
+    );
+    world.edit("Node", "", other, unready);
+    assert_eq!(
+        service_with(&mut world, json!({})).external[0].announced_by,
+        ""
+    );
+    for name in ["node1", "node2"] {
+        world.edit("Node", "", name, |one| {
+            one["status"]["conditions"][0]["status"] = json!("True");
+        });
+    }
+    // Local: where the backends are.
+    let local = json!({"externalTrafficPolicy": "Local"});
+    for node in ["node1", "node2"] {
+        for pod in ["a", "b"] {
+            world.edit("Pod", "shop", pod, |one| {
+                one["spec"]["nodeName"] = json!(node)
+            });
+        }
+        let service = service_with(&mut world, local.clone());
+        assert_eq!(service.external[0].announced_by, node);
+    }
+    // Another type has no such address, before its status is written too.
+    let service = service_with(&mut world, json!({"type": "NodePort"}));
+    assert_eq!(service.external, [row("198.51.100.7", "")]);
+}
+
+#[test]
+fn addresses_of_another_load_balancer_are_served_and_not_announced() {
+    let mut world = shop();
+    world.put(ready_node("node1", "172.30.0.11", "10.244.0.0/24"));
+    world.edit("Service", "shop", "web", |one| {
+        one["status"] = json!({"loadBalancer": {"ingress": [
+            {"ip": "203.0.113.1"}, {"ip": "203.0.113.2", "ipMode": "Proxy"}, {"hostname": "lb.example.com"}]}});
+    });
+    let spec = json!({"type": "LoadBalancer", "loadBalancerClass": "example.com/lb"});
+    let found = service_with(&mut world, spec).external;
+    let expect = External {
+        address: "203.0.113.1".parse().unwrap(),
+        announced_by: String::new(),
+    };
+    assert_eq!(found, [expect]);
+}
+
+#[test]
+fn unready_pods_serve_where_they_are_published() {
+    let mut world = shop();
+    world.edit("Pod", "shop", "a", |pod| {
+        pod["status"]["conditions"] = json!([])
+    });
+    service_with(&mut world, json!({}));
+    assert_eq!(backends(&world, 0), ["10.244.0.3:8080"]);
+    service_with(&mut world, json!({"publishNotReadyAddresses": true}));
+    assert_eq!(backends(&world, 0), ["10.244.0.2:8080", "10.244.0.3:8080"]);
 }
 
 fn policy(name: &str, spec: Value) -> Value {
