@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode};
-use hickory_proto::rr::{DNSClass, Record};
+use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use hickory_server::net::runtime::Time;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -22,6 +22,8 @@ const TCP_IDLE: Duration = Duration::from_secs(10);
 const TCP_PENDING: usize = 32;
 /// Largest UDP answer: what passes every link unfragmented (DNS flag day 2020).
 const UDP_PAYLOAD: u16 = 1232;
+/// Aliases that are followed one after another.
+const LONGEST_CHAIN: usize = 8;
 
 /// Where to listen and whom to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,6 +168,22 @@ impl Reply {
             ..Self::code(code)
         }
     }
+
+    /// The same with the aliases that led to it in front. Whose target nobody can be asked for gets the aliases alone.
+    fn behind(mut self, mut chain: Vec<Record>) -> Self {
+        if chain.is_empty() {
+            return self;
+        }
+        if self.code == ResponseCode::Refused {
+            self.code = ResponseCode::NoError;
+        }
+        chain.append(&mut self.answers);
+        Self {
+            authoritative: true,
+            answers: chain,
+            ..self
+        }
+    }
 }
 
 impl Handler {
@@ -184,36 +202,52 @@ impl Handler {
         }
         let question = info.query.original();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let answer = |zone: &Zone| zone.answer(question.name(), question.query_type(), turn);
-        let Some(answer) = self.zone.borrow().as_ref().map(answer) else {
-            return Reply::code(ResponseCode::ServFail);
-        };
-        match answer {
-            Answer::Records {
-                answers,
-                additionals,
-            } => Reply {
-                authoritative: true,
-                answers,
-                additionals,
-                ..Reply::code(ResponseCode::NoError)
-            },
-            Answer::NoData(soa) => Reply::negative(ResponseCode::NoError, *soa),
-            Answer::NoSuchName(soa) => Reply::negative(ResponseCode::NXDomain, *soa),
-            Answer::NotOurs if !request.metadata.recursion_desired => {
-                Reply::code(ResponseCode::Refused)
-            }
-            Answer::NotOurs => {
-                let found = self
-                    .forwarder
-                    .ask(question.name(), question.query_type())
-                    .await;
-                Reply {
-                    answers: found.answers,
-                    soa: found.soa,
-                    ..Reply::code(found.code)
+        let recursion = request.metadata.recursion_desired;
+        let (name, kind) = (question.name(), question.query_type());
+        self.follow(name, kind, turn, recursion).await
+    }
+
+    /// The answer to a question, through the aliases that lead to it.
+    async fn follow(&self, name: &Name, kind: RecordType, turn: usize, recursion: bool) -> Reply {
+        let (mut name, mut chain) = (name.clone(), Vec::new());
+        loop {
+            let answer = |zone: &Zone| zone.answer(&name, kind, turn);
+            let Some(answer) = self.zone.borrow().as_ref().map(answer) else {
+                return Reply::code(ResponseCode::ServFail);
+            };
+            let reply = match answer {
+                Answer::Alias { record, target } => {
+                    chain.push(*record);
+                    if chain.len() > LONGEST_CHAIN {
+                        return Reply::code(ResponseCode::ServFail);
+                    }
+                    name = target;
+                    continue;
                 }
-            }
+                Answer::Records {
+                    answers,
+                    additionals,
+                } => Reply {
+                    authoritative: true,
+                    answers,
+                    additionals,
+                    ..Reply::code(ResponseCode::NoError)
+                },
+                Answer::NoData(soa) => Reply::negative(ResponseCode::NoError, *soa),
+                Answer::NoSuchName(soa) => Reply::negative(ResponseCode::NXDomain, *soa),
+                Answer::NotOurs if !recursion => Reply::code(ResponseCode::Refused),
+                Answer::NotOurs => self.elsewhere(&name, kind).await,
+            };
+            return reply.behind(chain);
+        }
+    }
+
+    async fn elsewhere(&self, name: &Name, kind: RecordType) -> Reply {
+        let found = self.forwarder.ask(name, kind).await;
+        Reply {
+            answers: found.answers,
+            soa: found.soa,
+            ..Reply::code(found.code)
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA, SRV, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use waggle_model::network::{Cidr, Endpoint, NetworkDelta, NetworkState, Protocol, Service};
 use waggle_model::{Generation, ServiceId};
@@ -33,6 +33,13 @@ pub enum Answer {
         answers: Vec<Record>,
         /// Additional section: the addresses of `SRV` targets.
         additionals: Vec<Record>,
+    },
+    /// The name is another's (ExternalName), of this zone or not: who asks for more than the alias asks on there.
+    Alias {
+        /// The `CNAME` record.
+        record: Box<Record>,
+        /// Canonical name.
+        target: Name,
     },
     /// The name exists, but not with this type. Goes out with the SOA.
     NoData(Box<Record>),
@@ -68,6 +75,8 @@ pub struct Zone {
 struct ServiceNames {
     id: ServiceId,
     name: Name,
+    /// Canonical name, of an ExternalName Service.
+    alias: Option<Name>,
     vips: Vec<IpAddr>,
     ports: Vec<PortNames>,
     /// Every backend once, with its label below the Service's name.
@@ -102,8 +111,7 @@ impl Zone {
         state: &NetworkState,
         options: &ZoneOptions,
     ) -> Result<Self, hickory_proto::ProtoError> {
-        let mut domain = Name::from_ascii(&options.domain)?.to_lowercase();
-        domain.set_fqdn(true);
+        let domain = absolute(&options.domain)?.to_lowercase();
         let mut zone = Self {
             labels: domain.iter().count(),
             nameserver: child(&["ns", "dns"], &domain)?,
@@ -244,6 +252,13 @@ impl Zone {
         let Some(node) = self.find(below) else {
             return Answer::NoSuchName(Box::new(self.soa(&self.domain)));
         };
+        if let Node::Service(ServiceNames {
+            alias: Some(target),
+            ..
+        }) = node
+        {
+            return alias_answer(question, kind, target);
+        }
         let (mut answers, additionals) = self.records(&node, question, kind);
         if answers.is_empty() {
             return Answer::NoData(Box::new(self.soa(&self.domain)));
@@ -371,6 +386,10 @@ impl Zone {
 impl ServiceNames {
     fn build(service: &Service, domain: &Name) -> Result<Self, hickory_proto::ProtoError> {
         let name = child(&[&service.name, &service.namespace, "svc"], domain)?;
+        let alias = match service.external_name.as_str() {
+            "" => None,
+            text => Some(absolute(text)?),
+        };
         let mut seen = BTreeSet::new();
         let mut hosts = Vec::new();
         let mut ports = Vec::with_capacity(service.ports.len());
@@ -393,6 +412,7 @@ impl ServiceNames {
         Ok(Self {
             id: service.id,
             name,
+            alias,
             vips: service.vips.clone(),
             ports,
             hosts,
@@ -492,6 +512,26 @@ impl ServiceNames {
         }
         (answers, additionals)
     }
+}
+
+fn alias_answer(question: &Name, kind: RecordType, target: &Name) -> Answer {
+    let alias = record(question, RData::CNAME(CNAME(target.clone())));
+    match kind {
+        RecordType::CNAME | RecordType::ANY => Answer::Records {
+            answers: vec![alias],
+            additionals: Vec::new(),
+        },
+        _ => Answer::Alias {
+            record: Box::new(alias),
+            target: target.clone(),
+        },
+    }
+}
+
+fn absolute(text: &str) -> Result<Name, hickory_proto::ProtoError> {
+    let mut name = Name::from_ascii(text)?;
+    name.set_fqdn(true);
+    Ok(name)
 }
 
 fn serial(generation: Generation) -> u32 {

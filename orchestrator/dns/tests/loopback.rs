@@ -43,6 +43,37 @@ fn zone(domain: &str, count: u8) -> Zone {
     Zone::build(&state, &options).unwrap()
 }
 
+/// A zone of aliases in Namespace shop: name and target.
+fn aliases(rows: &[(&str, &str)]) -> Zone {
+    let alias = |(index, (name, target)): (usize, &(&str, &str))| Service {
+        id: ServiceId(u32::try_from(index).unwrap() + 2),
+        namespace: "shop".into(),
+        name: (*name).into(),
+        tenant: TenantId(2),
+        external_name: (*target).into(),
+        ..Service::default()
+    };
+    let web = Service {
+        id: ServiceId(1),
+        namespace: "shop".into(),
+        name: "web".into(),
+        tenant: TenantId(2),
+        vips: vec![[10, 96, 0, 7].into()],
+        ..Service::default()
+    };
+    let all = rows.iter().enumerate().map(alias).chain([web]);
+    let state = NetworkState {
+        services: all.map(|service| (service.id, service)).collect(),
+        ..NetworkState::default()
+    };
+    let options = ZoneOptions {
+        domain: "cluster.local".into(),
+        ranges: vec![],
+        dns_vip: None,
+    };
+    Zone::build(&state, &options).unwrap()
+}
+
 async fn start(zone: Option<Zone>, upstream: Vec<SocketAddr>) -> SocketAddr {
     let options = DnsOptions {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
@@ -135,6 +166,39 @@ async fn other_names_come_from_the_upstream() {
     assert!(!answer.metadata.authoritative);
     let none = ask_udp(server, "x.elsewhere.test.").await;
     assert_eq!(none.metadata.response_code, ResponseCode::NXDomain);
+}
+
+#[tokio::test]
+async fn aliases_are_followed_inside_and_outside() {
+    let upstream = start(Some(zone("elsewhere.test", 2)), vec![]).await;
+    let zone = || {
+        aliases(&[
+            ("out", "web.shop.svc.elsewhere.test"),
+            ("in", "web.shop.svc.cluster.local"),
+            ("twice", "in.shop.svc.cluster.local"),
+            ("gone", "x.elsewhere.test"),
+            ("loop", "loop.shop.svc.cluster.local"),
+        ])
+    };
+    let server = start(Some(zone()), vec![upstream]).await;
+    for (name, code, records) in [
+        ("out", ResponseCode::NoError, 3),
+        ("in", ResponseCode::NoError, 2),
+        ("twice", ResponseCode::NoError, 3),
+        ("gone", ResponseCode::NXDomain, 1),
+        ("loop", ResponseCode::ServFail, 0),
+    ] {
+        let answer = ask_udp(server, &format!("{name}.shop.svc.cluster.local.")).await;
+        assert_eq!(answer.metadata.response_code, code, "{name}");
+        assert_eq!(answer.answers.len(), records, "{name}");
+        let first = answer.answers.first().map(|record| record.record_type());
+        assert!(matches!(first, None | Some(RecordType::CNAME)), "{name}");
+    }
+    // Without anybody to ask, the alias alone.
+    let alone = start(Some(zone()), vec![]).await;
+    let answer = ask_udp(alone, "out.shop.svc.cluster.local.").await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+    assert_eq!(answer.answers.len(), 1);
 }
 
 #[tokio::test]

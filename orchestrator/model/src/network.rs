@@ -5,6 +5,7 @@ mod cidr;
 mod family;
 mod policy;
 mod pool;
+mod port_range;
 mod service;
 mod state;
 
@@ -14,6 +15,7 @@ pub use cidr::{Cidr, InvalidCidr};
 pub use family::{InvalidFamilies, OfFamily, PerFamily};
 pub use policy::{Identity, IpBlock, NamedPort, Peers, Policy, PolicyPort, PolicyRule, PortMatch};
 pub use pool::{AddressPool, InvalidPool};
+pub use port_range::{InvalidPortRange, PortRange};
 pub use service::{Backend, Export, External, Protocol, Scope, Service, ServicePort, Standing};
 pub use state::{GenerationGap, NetworkDelta, NetworkState};
 

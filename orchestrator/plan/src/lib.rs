@@ -19,6 +19,7 @@ pub mod load_balancer;
 pub mod namespace;
 pub mod network;
 pub mod node_lifecycle;
+pub mod node_ports;
 mod ownership;
 pub mod pod;
 pub mod pod_gc;

@@ -96,7 +96,8 @@ impl NodePorts {
         let free = |port: &u16| !self.owners.contains_key(&(protocol, *port));
         let like = like.filter(|port| self.range.contains(*port) && free(port));
         let (first, last) = (self.range.first(), self.range.last());
-        let mut candidates = (self.next..=last).chain(first..self.next.min(last));
+        let mut candidates =
+            (self.next..=last).chain((first..=last).take_while(|port| *port < self.next));
         let Some(port) = like.or_else(|| candidates.find(free)) else {
             return Err(NodePortError::Exhausted { range: self.range });
         };
@@ -137,7 +138,9 @@ mod tests {
     #[test]
     fn a_port_rests_before_it_is_given_again() {
         let mut ports = ports();
-        let given: Vec<u16> = (0..3).map(|_| ports.assign("a", TCP, None).unwrap()).collect();
+        let given: Vec<u16> = (0..3)
+            .map(|_| ports.assign("a", TCP, None).unwrap())
+            .collect();
         assert_eq!(given, [30_000, 30_001, 30_002]);
         ports.release("a", (TCP, 30_001));
         assert_eq!(ports.assign("b", TCP, None), Ok(30_003));
@@ -146,7 +149,8 @@ mod tests {
         assert_eq!(full, "range is full: every port of 30000-30003 is in use");
         // UDP has ports of its own, the same one where it is asked for.
         assert_eq!(ports.assign("c", Protocol::Udp, Some(30_002)), Ok(30_002));
-        assert_eq!(ports.assign("c", Protocol::Udp, Some(30_002)), Ok(30_000));
+        assert_eq!(ports.assign("c", Protocol::Udp, Some(30_002)), Ok(30_003));
+        assert_eq!(ports.assign("c", Protocol::Udp, None), Ok(30_000));
     }
 
     #[test]

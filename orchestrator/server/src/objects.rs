@@ -6,6 +6,7 @@ mod bootstrap;
 mod cache;
 mod commit;
 mod delete;
+mod node_port;
 mod plan;
 mod priority;
 mod registry;
@@ -24,11 +25,12 @@ use serde_json::Value;
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use waggle_api::{Cause, Details, Resource, Status};
-use waggle_model::network::{Cidr, PerFamily};
+use waggle_model::network::{Cidr, PerFamily, PortRange};
 use waggle_store::backup::{self, BackupError, Summary};
 use waggle_store::{Revision, Store};
 
 use cache::Cache;
+use node_port::NodePortAllocator;
 use service_address::ServiceAllocator;
 use store_status::refused;
 
@@ -148,22 +150,25 @@ impl Deleted {
     }
 }
 
-/// Addresses that Services get.
+/// Addresses and node ports that Services get.
 #[derive(Debug, Clone)]
 pub struct ServiceNetwork {
     /// The ranges, the one that Services get unless they ask for another family first.
     pub ranges: PerFamily<Cidr>,
     /// Addresses in them that no Service gets unless it asks for them, such as the cluster DNS's.
     pub kept: Vec<IpAddr>,
+    /// Ports of the nodes.
+    pub node_ports: PortRange,
 }
 
 impl Default for ServiceNetwork {
-    /// 10.96.0.0/16, with 10.96.0.1 kept for the API and 10.96.0.10 for DNS.
+    /// 10.96.0.0/16, with 10.96.0.1 kept for the API and 10.96.0.10 for DNS; node ports 30000-32767.
     fn default() -> Self {
         let ranges = "10.96.0.0/16".parse().expect("a literal range");
         Self {
             ranges,
             kept: vec![[10, 96, 0, 1].into(), [10, 96, 0, 10].into()],
+            node_ports: PortRange::NODE_PORTS,
         }
     }
 }
@@ -174,6 +179,7 @@ pub struct Objects {
     cache: Arc<Cache>,
     clock: Clock,
     addresses: ServiceAllocator,
+    node_ports: NodePortAllocator,
     pump: tokio::task::JoinHandle<()>,
 }
 
@@ -210,6 +216,7 @@ impl Objects {
         network: ServiceNetwork,
     ) -> Result<Arc<Self>, Status> {
         let cache = Arc::new(Cache::load(store.as_ref()).await?);
+        let node_ports = NodePortAllocator::new(network.node_ports, &cache);
         let addresses = ServiceAllocator::new(network, &cache);
         let pump = tokio::spawn(cache::follow(Arc::clone(&store), Arc::clone(&cache)));
         Ok(Arc::new(Self {
@@ -217,6 +224,7 @@ impl Objects {
             cache,
             clock,
             addresses,
+            node_ports,
             pump,
         }))
     }
@@ -387,6 +395,7 @@ impl Objects {
     pub async fn begin_to_write(&self) -> Result<(), Status> {
         self.catch_up().await?;
         self.addresses.read_anew(&self.cache);
+        self.node_ports.read_anew(&self.cache);
         Ok(())
     }
 

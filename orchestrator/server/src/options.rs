@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use waggle_model::network::{Cidr, PerFamily};
+use waggle_model::network::{AddressPool, Cidr, PerFamily, PortRange};
 use waggle_store::EtcdOptions;
 
 use crate::ServerError;
@@ -36,6 +36,10 @@ pub struct ServerOptions {
     pub service_cidr: PerFamily<Cidr>,
     /// Addresses of all pods.
     pub pod_cidr: PerFamily<Cidr>,
+    /// Ports of every node that Services get.
+    pub node_ports: PortRange,
+    /// Addresses of Services of type LoadBalancer; without any, those wait.
+    pub load_balancer_pool: Option<AddressPool>,
     /// Virtual address of the cluster's DNS.
     pub dns_vip: IpAddr,
     /// Virtual address of Service default/kubernetes.
@@ -65,6 +69,8 @@ impl ServerOptions {
             node_listen,
             service_cidr: range("10.96.0.0/16"),
             pod_cidr: range("10.244.0.0/16"),
+            node_ports: PortRange::NODE_PORTS,
+            load_balancer_pool: None,
             dns_vip: [10, 96, 0, 10].into(),
             api_vip: [10, 96, 0, 1].into(),
             cluster_domain: "cluster.local".into(),
@@ -114,6 +120,26 @@ impl ServerOptions {
         };
         (self.pod_cidr, self.service_cidr) = (pods, services);
         (self.api_vip, self.dns_vip) = (api, dns);
+        Ok(())
+    }
+
+    /// Chooses the addresses of load balancers, after [`ServerOptions::use_ranges`].
+    ///
+    /// # Errors
+    /// [`ServerError::Ranges`] when they are pods' or Services' addresses.
+    pub fn use_pool(&mut self, pool: AddressPool) -> Result<(), ServerError> {
+        let ranges = [
+            ("--pod-cidr", self.pod_cidr),
+            ("--service-cidr", self.service_cidr),
+        ];
+        for (option, ranges) in ranges {
+            if let Some(range) = ranges.iter().find(|range| pool.overlaps(*range)) {
+                return Err(ServerError::Ranges {
+                    cause: format!("--load-balancer-pool {pool} overlaps with {option} {range}"),
+                });
+            }
+        }
+        self.load_balancer_pool = Some(pool);
         Ok(())
     }
 

@@ -147,6 +147,7 @@ async fn once(options: &ServerOptions, stop: &CancellationToken) -> Result<(), S
     let network = ServiceNetwork {
         ranges: options.service_cidr,
         kept: vec![options.api_vip, options.dns_vip],
+        node_ports: options.node_ports,
     };
     let objects =
         Objects::open_with(Arc::clone(&store), Arc::new(jiff::Timestamp::now), network).await?;
@@ -246,6 +247,7 @@ impl Server {
             recorder,
             usage: Arc::clone(&state.usage),
             metrics: Arc::clone(&state.metrics),
+            pool: options.load_balancer_pool.clone(),
         };
         let end = state.stop.clone();
         parts.spawn(async move {

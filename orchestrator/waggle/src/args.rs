@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use waggle_model::network::{Cidr, PerFamily};
+use waggle_model::network::{AddressPool, Cidr, PerFamily, PortRange};
 
 use clap::{Parser, Subcommand};
 use waggle_server::listen::ListenAddress;
@@ -74,6 +74,13 @@ pub(crate) struct ServerArgs {
     /// Range of the Services' virtual addresses; the first family is the one that Services get unless they ask
     #[arg(long, value_name = "CIDR[,CIDR]", default_value = "10.96.0.0/16")]
     pub(crate) service_cidr: PerFamily<Cidr>,
+    /// Ports of every node that Services of type NodePort and LoadBalancer get
+    #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767")]
+    pub(crate) service_node_port_range: PortRange,
+    /// Addresses that Services of type LoadBalancer get; the nodes announce them on their link. Without any, those
+    /// Services wait
+    #[arg(long, value_name = "CIDR[,CIDR]|FIRST-LAST")]
+    pub(crate) load_balancer_pool: Option<AddressPool>,
 }
 
 /// Arguments of `restore`.
@@ -250,6 +257,8 @@ mod tests {
             "waggle dev up --nodes 0",
             "waggle agent --server https://a:1",
             "waggle server --data /d --listen 127.0.0.1:1 --store etcd=",
+            "waggle server --data /d --listen 127.0.0.1:1 --load-balancer-pool 10.0.0.1",
+            "waggle server --data /d --listen 127.0.0.1:1 --service-node-port-range 30000",
             "waggle server --data /d --listen 127.0.0.1:1 --store etcd=a:2379",
             "waggle server --data /d --listen 127.0.0.1:1 --store redis=https://a",
             "waggle server --data /d --listen 127.0.0.1:1 --etcd-cert c",

@@ -22,6 +22,10 @@ pub(crate) async fn server(args: ServerArgs) -> Result<ExitCode> {
     options.advertise = args.advertise;
     options.extra_names = args.name;
     options.use_ranges(args.pod_cidr, args.service_cidr)?;
+    options.node_ports = args.service_node_port_range;
+    if let Some(pool) = args.load_balancer_pool {
+        options.use_pool(pool)?;
+    }
     if let Some(name) = args.cluster_name {
         options.cluster_name = name;
     }

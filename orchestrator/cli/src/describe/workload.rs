@@ -27,44 +27,99 @@ pub(super) fn service(service: &Value, slices: &[Value]) -> String {
         }
     ));
     text.push_str(&format!("Type:\t{}\n", show(&spec["type"])));
-    text.push_str(&format!("IP:\t{}\n", show(&spec["clusterIP"])));
-    let addresses: Vec<String> = list(&spec["clusterIPs"]).iter().map(show).collect();
-    text.push_str(&format!(
-        "IPs:\t{}\n",
-        if addresses.is_empty() {
-            "<none>".to_owned()
-        } else {
-            addresses.join(",")
+    if let Some(policy) = spec["ipFamilyPolicy"].as_str() {
+        text.push_str(&format!("IP Family Policy:\t{policy}\n"));
+    }
+    text.push_str(&format!("IP Families:\t{}\n", joined(&spec["ipFamilies"])));
+    let address = spec["clusterIP"].as_str().unwrap_or_default();
+    text.push_str(&format!("IP:\t{address}\n"));
+    text.push_str(&format!("IPs:\t{}\n", joined(&spec["clusterIPs"])));
+    if !list(&spec["externalIPs"]).is_empty() {
+        text.push_str(&format!(
+            "External IPs:\t{}\n",
+            joined(&spec["externalIPs"])
+        ));
+    }
+    for (title, field) in [
+        ("Desired LoadBalancer IP", "loadBalancerIP"),
+        ("External Name", "externalName"),
+    ] {
+        if let Some(given) = spec[field].as_str().filter(|text| !text.is_empty()) {
+            text.push_str(&format!("{title}:\t{given}\n"));
         }
-    ));
-    if let Some(name) = spec["externalName"].as_str() {
-        text.push_str(&format!("External Name:\t{name}\n"));
+    }
+    let ingress = list(&service["status"]["loadBalancer"]["ingress"]);
+    if !ingress.is_empty() {
+        let shown: Vec<String> = ingress.iter().map(balancer).collect();
+        text.push_str(&format!("LoadBalancer Ingress:\t{}\n", shown.join(", ")));
     }
     for port in list(&spec["ports"]) {
-        let (name, protocol) = (
-            port["name"].as_str().unwrap_or("<unset>"),
-            port["protocol"].as_str().unwrap_or("TCP"),
-        );
-        text.push_str(&format!(
-            "Port:\t{name}  {}/{protocol}\n",
-            show(&port["port"])
-        ));
-        let target = if port["targetPort"].is_null() {
-            &port["port"]
-        } else {
-            &port["targetPort"]
-        };
-        text.push_str(&format!("TargetPort:\t{}/{protocol}\n", show(target)));
-        if let Some(node_port) = port["nodePort"].as_i64() {
-            text.push_str(&format!("NodePort:\t{name}  {node_port}/{protocol}\n"));
-        }
-        text.push_str(&format!("Endpoints:\t{}\n", endpoints(slices, port)));
+        text.push_str(&service_port(port, slices));
     }
     text.push_str(&format!(
         "Session Affinity:\t{}\n",
         spec["sessionAffinity"].as_str().unwrap_or("None")
     ));
+    for (title, field) in [
+        ("External Traffic Policy", "externalTrafficPolicy"),
+        ("Internal Traffic Policy", "internalTrafficPolicy"),
+        ("Traffic Distribution", "trafficDistribution"),
+        ("HealthCheck NodePort", "healthCheckNodePort"),
+    ] {
+        let given = &spec[field];
+        if !given.is_null() && *given != 0 && *given != "" {
+            text.push_str(&format!("{title}:\t{}\n", show(given)));
+        }
+    }
+    let ranges = &spec["loadBalancerSourceRanges"];
+    if !list(ranges).is_empty() {
+        text.push_str(&format!(
+            "LoadBalancer Source Ranges:\t{}\n",
+            joined(ranges)
+        ));
+    }
+    if spec["publishNotReadyAddresses"] == true {
+        text.push_str("Publish Not Ready Addresses:\ttrue\n");
+    }
     text.push_str(&conditions(service, true));
+    text
+}
+
+fn joined(values: &Value) -> String {
+    let texts: Vec<String> = list(values).iter().map(show).collect();
+    if texts.is_empty() {
+        "<none>".to_owned()
+    } else {
+        texts.join(",")
+    }
+}
+
+/// One address of a load balancer, `192.0.2.1 (VIP)`.
+fn balancer(ingress: &Value) -> String {
+    let text = |field: &str| ingress[field].as_str().unwrap_or_default();
+    match (text("ip"), text("ipMode")) {
+        ("", _) => text("hostname").to_owned(),
+        (address, "") => address.to_owned(),
+        (address, mode) => format!("{address} ({mode})"),
+    }
+}
+
+fn service_port(port: &Value, slices: &[Value]) -> String {
+    let (name, protocol) = (
+        port["name"].as_str().unwrap_or("<unset>"),
+        port["protocol"].as_str().unwrap_or("TCP"),
+    );
+    let target = if port["targetPort"].is_null() {
+        &port["port"]
+    } else {
+        &port["targetPort"]
+    };
+    let mut text = format!("Port:\t{name}  {}/{protocol}\n", show(&port["port"]));
+    text.push_str(&format!("TargetPort:\t{}/{protocol}\n", show(target)));
+    if let Some(node_port) = port["nodePort"].as_i64().filter(|number| *number != 0) {
+        text.push_str(&format!("NodePort:\t{name}  {node_port}/{protocol}\n"));
+    }
+    text.push_str(&format!("Endpoints:\t{}\n", endpoints(slices, port)));
     text
 }
 
@@ -222,6 +277,42 @@ mod tests {
         assert!(text.contains("TargetPort:\thttp/TCP\n"), "{text}");
         assert!(
             text.contains("waggle.dev/Programmed\tFalse\tCapacityExceeded\tno room\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_service_shows_how_it_is_reached() {
+        let mut object = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"type": "LoadBalancer",
+            "clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5"], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "ports": [{"name": "http", "port": 80, "nodePort": 30080}], "sessionAffinity": "ClientIP",
+            "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Cluster", "healthCheckNodePort": 30100,
+            "externalIPs": ["192.0.2.7"], "loadBalancerSourceRanges": ["10.0.0.0/8", "192.0.2.0/24"]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "172.30.0.220", "ipMode": "VIP"}, {"hostname": "lb.example.com"}]}}});
+        let text = service(&object, &[]);
+        for line in [
+            "IP Family Policy:\tSingleStack",
+            "IP Families:\tIPv4",
+            "IP:\t10.96.0.5",
+            "External IPs:\t192.0.2.7",
+            "LoadBalancer Ingress:\t172.30.0.220 (VIP), lb.example.com",
+            "NodePort:\thttp  30080/TCP",
+            "Session Affinity:\tClientIP",
+            "External Traffic Policy:\tLocal",
+            "Internal Traffic Policy:\tCluster",
+            "HealthCheck NodePort:\t30100",
+            "LoadBalancer Source Ranges:\t10.0.0.0/8,192.0.2.0/24",
+        ] {
+            assert!(text.contains(&format!("{line}\n")), "{line}: {text}");
+        }
+        object["status"] = json!({"conditions": [{"type": "waggle.dev/AddressAssigned", "status": "False",
+            "message": "no free IPv4 address"}]});
+        let text = service(&object, &[]);
+        assert!(text.contains("no free IPv4 address\n"), "{text}");
+        let alias = json!({"spec": {"type": "ExternalName", "externalName": "db.example.com"}});
+        let text = service(&alias, &[]);
+        assert!(
+            text.contains("External Name:\tdb.example.com\n") && text.contains("IPs:\t<none>\n"),
             "{text}"
         );
     }

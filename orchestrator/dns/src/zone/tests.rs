@@ -131,6 +131,7 @@ fn ask(zone: &Zone, name: &str, kind: RecordType) -> String {
                 format!("{} + {}", text(&answers), text(&additionals))
             }
         }
+        Answer::Alias { target, .. } => format!("alias {target}"),
         Answer::NoData(soa) => format!("nodata {}", soa.name),
         Answer::NoSuchName(soa) => format!("nxdomain {}", soa.name),
         Answer::NotOurs => "not ours".into(),
@@ -364,4 +365,44 @@ proptest! {
             prop_assert_eq!(&zone, &Zone::build(&state, &options).unwrap());
         }
     }
+}
+
+#[test]
+fn an_alias_leads_on() {
+    let alias = |id, name: &str, target: &str| Service {
+        external_name: target.into(),
+        ..service(id, "shop", name, &[], vec![])
+    };
+    let mut zone = zone();
+    let before = zone.clone();
+    let delta = NetworkDelta {
+        to: Generation(7),
+        service_upserts: vec![alias(9, "db", "db.example.com")],
+        ..NetworkDelta::default()
+    };
+    zone.apply(&delta);
+    let name = Name::from_ascii("db.shop.svc.cluster.local.").unwrap();
+    let target = Name::from_ascii("db.example.com.").unwrap();
+    for kind in [RecordType::A, RecordType::AAAA, RecordType::TXT] {
+        let Answer::Alias { record, target: to } = zone.answer(&name, kind, 0) else {
+            panic!("{kind}: no alias");
+        };
+        assert_eq!(to, target);
+        assert_eq!(record.name, name);
+        assert_eq!(record.data, RData::CNAME(CNAME(target.clone())));
+    }
+    let Answer::Records { answers, .. } = zone.answer(&name, RecordType::CNAME, 0) else {
+        panic!("no CNAME record");
+    };
+    assert_eq!(answers.len(), 1);
+    let below = Name::from_ascii("x.db.shop.svc.cluster.local.").unwrap();
+    let answer = zone.answer(&below, RecordType::A, 0);
+    assert!(matches!(answer, Answer::NoSuchName(_)), "{answer:?}");
+    let delta = NetworkDelta {
+        to: Generation(7),
+        service_removals: vec![ServiceId(9)],
+        ..NetworkDelta::default()
+    };
+    zone.apply(&delta);
+    assert_eq!(zone, before);
 }

@@ -10,7 +10,9 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::{Plan, Snapshot, pod, selector};
@@ -67,7 +69,7 @@ fn endpoints(snapshot: &Snapshot, service: &Service) -> Option<BTreeMap<GroupKey
             }
             let uid = pod.metadata.uid.clone().unwrap_or_default();
             let group = groups.entry((family, ports.clone())).or_default();
-            group.insert(uid, endpoint(service, pod, address));
+            group.insert(uid, endpoint(snapshot, service, pod, address));
         }
     }
     Some(groups)
@@ -89,7 +91,7 @@ fn addresses(pod: &Pod) -> Vec<IpAddr> {
     found
 }
 
-fn endpoint(service: &Service, pod: &Pod, address: IpAddr) -> Endpoint {
+fn endpoint(snapshot: &Snapshot, service: &Service, pod: &Pod, address: IpAddr) -> Endpoint {
     let spec = service.spec.as_ref();
     let unready_too = spec
         .and_then(|spec| spec.publish_not_ready_addresses)
@@ -101,16 +103,24 @@ fn endpoint(service: &Service, pod: &Pod, address: IpAddr) -> Endpoint {
     let hostname = pod_spec
         .and_then(|spec| spec.hostname.clone())
         .filter(|name| !name.is_empty());
+    let ready = unready_too || (serving && !terminating);
+    let node = pod::node_name(pod);
+    let zone = node.and_then(|node| zone(snapshot, node));
+    let distribution = spec.and_then(|spec| spec.traffic_distribution.as_deref());
     Endpoint {
         addresses: vec![address.to_string()],
+        hints: distribution
+            .filter(|_| ready)
+            .and_then(|distribution| hints(distribution, zone, node)),
+        zone: zone.map(str::to_owned),
         conditions: Some(EndpointConditions {
-            ready: Some(unready_too || (serving && !terminating)),
+            ready: Some(ready),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
         hostname: hostname
             .filter(|_| subdomain.is_some() && subdomain == service.metadata.name.as_ref()),
-        node_name: pod::node_name(pod).map(str::to_owned),
+        node_name: node.map(str::to_owned),
         target_ref: Some(ObjectReference {
             kind: Some("Pod".to_owned()),
             namespace: Some(object.namespace),
@@ -120,6 +130,35 @@ fn endpoint(service: &Service, pod: &Pod, address: IpAddr) -> Endpoint {
         }),
         ..Endpoint::default()
     }
+}
+
+/// The failure zone of a node, if it says one.
+fn zone<'a>(snapshot: &'a Snapshot, node: &str) -> Option<&'a str> {
+    let labels = snapshot.nodes.get("", node)?.metadata.labels.as_ref()?;
+    let zone = labels.get("topology.kubernetes.io/zone")?;
+    (!zone.is_empty()).then_some(zone)
+}
+
+/// Whose callers should prefer an endpoint, by spec.trafficDistribution (KEP-2433, KEP-3015).
+fn hints(distribution: &str, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    let by_node = distribution == "PreferSameNode";
+    if !by_node && !matches!(distribution, "PreferClose" | "PreferSameZone") {
+        return None;
+    }
+    let for_zones = zone.map(|name| {
+        vec![ForZone {
+            name: name.to_owned(),
+        }]
+    });
+    let for_nodes = node.filter(|_| by_node).map(|name| {
+        vec![ForNode {
+            name: name.to_owned(),
+        }]
+    });
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints {
+        for_nodes,
+        for_zones,
+    })
 }
 
 /// A Service's ports as this pod has them. A named port that the pod lacks is left out.

@@ -225,3 +225,57 @@ fn many_endpoints_are_cut_into_slices_and_one_change_is_one_write() {
     settle(&mut world);
     assert_eq!(rows(&world).len(), 84);
 }
+
+#[test]
+fn hints_follow_the_traffic_distribution() {
+    let mut world = World::new();
+    let mut node = crate::world::node("node1", "4", "4Gi");
+    node["metadata"]["labels"] = json!({"topology.kubernetes.io/zone": "z1"});
+    world.put(node);
+    world.put(service(|_| ()));
+    world.put(pod("a", "10.244.0.2"));
+    world.put(pod("unready", "10.244.0.3"));
+    world.edit("Pod", "shop", "unready", |pod| {
+        pod["status"]["conditions"] = json!([])
+    });
+    // On a node that says no zone.
+    let mut stray = pod("stray", "10.244.1.2");
+    stray["spec"]["nodeName"] = json!("node2");
+    world.put(stray);
+    let zones = json!([{"name": "z1"}]);
+    let nodes = json!([{"name": "node1"}]);
+    for (distribution, own, stray) in [
+        (Value::Null, Value::Null, Value::Null),
+        (
+            json!("PreferClose"),
+            json!({ "forZones": zones }),
+            Value::Null,
+        ),
+        (
+            json!("PreferSameZone"),
+            json!({ "forZones": zones }),
+            Value::Null,
+        ),
+        (
+            json!("PreferSameNode"),
+            json!({ "forZones": zones, "forNodes": nodes }),
+            json!({"forNodes": [{"name": "node2"}]}),
+        ),
+        (Value::Null, Value::Null, Value::Null),
+    ] {
+        world.edit("Service", "shop", "web", |one| {
+            one["spec"]["trafficDistribution"] = distribution.clone();
+        });
+        settle(&mut world);
+        let slice = world.all("EndpointSlice")[0].clone();
+        let of = |address: &str| {
+            let all = slice["endpoints"].as_array().unwrap();
+            let found = all.iter().find(|one| one["addresses"][0] == address);
+            found.unwrap().clone()
+        };
+        assert_eq!(of("10.244.0.2")["hints"], own, "{distribution}");
+        assert_eq!(of("10.244.0.2")["zone"], "z1");
+        assert_eq!(of("10.244.0.3")["hints"], Value::Null, "{distribution}");
+        assert_eq!(of("10.244.1.2")["hints"], stray, "{distribution}");
+    }
+}

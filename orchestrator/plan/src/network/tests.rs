@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use waggle_model::EXPORT_ANNOTATION;
 use waggle_model::network::{
-    Export, External, Peers, Policy, PolicyPort, PolicyRule, PortMatch, Scope, Service,
+    Export, External, Peers, Policy, PolicyPort, PolicyRule, PortMatch, Scope, Service, Standing,
 };
 
 use super::*;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use waggle_model::network::AddressPool;
 use waggle_plan::{Ids, Plan, Snapshot, Write};
 
 use crate::metrics::Metrics;
@@ -53,6 +54,8 @@ pub struct Controllers {
     pub usage: Arc<UsageRegistry>,
     /// Where bound pods are counted.
     pub metrics: Arc<Metrics>,
+    /// Addresses of load balancers, if the cluster has any.
+    pub pool: Option<AddressPool>,
 }
 
 const TENANT: &str = "tenant";
@@ -62,7 +65,7 @@ type Planner = fn(&mut Runner, &Snapshot, jiff::Timestamp) -> Plan;
 
 /// In the order in which they are asked after a change, so that one pass carries a Deployment's change to its pods'
 /// nodes.
-const PLANNERS: [(&str, Planner); 17] = [
+const PLANNERS: [(&str, Planner); 18] = [
     ("namespace", |_, snapshot, now| {
         waggle_plan::namespace::plan(snapshot, now)
     }),
@@ -102,6 +105,9 @@ const PLANNERS: [(&str, Planner); 17] = [
     }),
     ("endpoint-slice", |_, snapshot, now| {
         waggle_plan::endpoint_slice::plan(snapshot, now)
+    }),
+    ("load-balancer", |runner, snapshot, now| {
+        waggle_plan::load_balancer::plan(snapshot, runner.parts.pool.as_ref(), now)
     }),
     (NODE_LIFECYCLE, Runner::node_lifecycle),
     ("pod-gc", |_, snapshot, now| {

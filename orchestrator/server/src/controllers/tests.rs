@@ -21,6 +21,7 @@ fn run(cluster: &Cluster) -> CancellationToken {
         recorder: cluster.recorder.clone(),
         usage: std::sync::Arc::default(),
         metrics: std::sync::Arc::default(),
+        pool: None,
     };
     let stop = CancellationToken::new();
     tokio::spawn(controllers.run(stop.clone()));

@@ -79,7 +79,8 @@ impl Objects {
         if self.get(resource, &namespace, &name).is_some() {
             return Err(Status::already_exists(resource, &name));
         }
-        let reservation = self.addresses.settle(resource, &mut value)?;
+        let addresses = self.addresses.settle(resource, &mut value)?;
+        let ports = self.node_ports.settle(resource, &mut value)?;
         if options.dry_run {
             return Ok(Arc::new(unstored(resource, value)));
         }
@@ -93,8 +94,11 @@ impl Objects {
             Error::Conflict { .. } => Status::already_exists(resource, &name),
             other => refused(other),
         })?;
-        if let Some(reservation) = reservation {
-            reservation.keep();
+        if let Some(addresses) = addresses {
+            addresses.keep();
+        }
+        if let Some(ports) = ports {
+            ports.keep();
         }
         self.own_write(resource, &value, revision).await
     }
@@ -187,7 +191,8 @@ impl Objects {
         if may_go(resource, &new) {
             return self.remove(old, options).await;
         }
-        let reservation = self.addresses.settle(resource, &mut new)?;
+        let addresses = self.addresses.settle(resource, &mut new)?;
+        let ports = self.node_ports.settle(resource, &mut new)?;
         if new == old.value {
             return Ok(Some(Arc::clone(old)));
         }
@@ -197,8 +202,11 @@ impl Objects {
         let Some(revision) = self.commit_over(old, Some(encoded(&new))).await? else {
             return Ok(None);
         };
-        if let Some(reservation) = reservation {
-            reservation.keep();
+        if let Some(addresses) = addresses {
+            addresses.keep();
+        }
+        if let Some(ports) = ports {
+            ports.keep();
         }
         let kept_address =
             new["spec"]["type"] != "ExternalName" && new["spec"]["clusterIP"] != "None";
@@ -222,6 +230,7 @@ impl Objects {
         };
         if old.resource.kind == "Service" {
             self.addresses.release(&old.uid);
+            self.node_ports.release(&old.uid);
         }
         self.reached(revision.0).await?;
         Ok(Some(Arc::new(old.at_revision(revision.0))))

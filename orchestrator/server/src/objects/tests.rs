@@ -11,6 +11,8 @@ use waggle_store::EmbeddedStore;
 
 use super::*;
 
+mod node_ports;
+
 const STORED: WriteOptions = WriteOptions::STORED;
 const DRY: WriteOptions = WriteOptions {
     dry_run: true,
