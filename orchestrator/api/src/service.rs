@@ -95,10 +95,13 @@ fn node_port(port: &Value) -> Option<i64> {
     number(port, &["nodePort"]).filter(|number| *number != 0)
 }
 
+/// Which Services have some fields, and the fields.
+type Rule = (fn(&Value) -> bool, &'static [&'static str]);
+
 /// Takes away what only the old type had, where the writer left it as it was.
 fn drop_foreign(old: &Value, value: &mut Value) {
     let same = |value: &Value, key: &str| old["spec"][key] == value["spec"][key];
-    let rules: [(fn(&Value) -> bool, &[&str]); 5] = [
+    let rules: [Rule; 5] = [
         (|one| !has_cluster_ip(one), &["externalName"]),
         (
             has_cluster_ip,
@@ -115,13 +118,10 @@ fn drop_foreign(old: &Value, value: &mut Value) {
         if !has(old) || has(value) {
             continue;
         }
-        for key in keys
-            .iter()
-            .filter(|key| same(value, key))
-            .copied()
-            .collect::<Vec<_>>()
-        {
-            remove(value, &["spec"], key);
+        for key in keys {
+            if same(value, key) {
+                remove(value, &["spec"], key);
+            }
         }
     }
     if has_node_ports(old) && !has_node_ports(value) {
