@@ -10,6 +10,7 @@ mod enrol;
 mod events;
 mod flows;
 mod folder;
+mod health_check;
 mod machine;
 mod metrics;
 mod network;

@@ -24,7 +24,7 @@ use crate::outbox::Outbox;
 use crate::persist::{Keeper, Known};
 use crate::pods::table::Table;
 use crate::session::{Session, decode, join};
-use crate::{AgentError, AgentOptions, admin, clock, flows, network};
+use crate::{AgentError, AgentOptions, admin, clock, flows, health_check, network};
 
 /// Where the node's own name servers are.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -101,6 +101,7 @@ pub(crate) async fn run(
         containers.follow(|report| hearing.hear(report)).await;
     }));
     tasks.spawn(forever(network::follow(Arc::clone(&node), listener, zone)));
+    tasks.spawn(forever(health_check::serve(Arc::clone(&node))));
     let report = machine::report(Arc::clone(&node), table.clone(), options.data.clone());
     tasks.spawn(forever(report));
     tasks.spawn(forever(machine::measure(Arc::clone(&node), table.clone())));
