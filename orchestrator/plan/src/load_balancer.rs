@@ -117,7 +117,7 @@ struct Books<'a> {
 }
 
 impl<'a> Books<'a> {
-    /// What can't be given: addresses of nodes, and those that Services name as external.
+    /// What can't be given: addresses of nodes. What Services name as external can: else anybody could use up the pool.
     fn of(snapshot: &Snapshot, pool: Option<&'a AddressPool>) -> Self {
         let mut owners = BTreeMap::new();
         for node in snapshot.nodes.iter() {
@@ -126,14 +126,6 @@ impl<'a> Books<'a> {
                 if let Ok(address) = one.address.parse() {
                     let name = node.metadata.name.as_deref().unwrap_or_default();
                     owners.insert(address, format!("Node {name}"));
-                }
-            }
-        }
-        for service in snapshot.services.iter() {
-            let spec = service.spec.iter();
-            for text in spec.flat_map(|spec| spec.external_ips.iter().flatten()) {
-                if let Ok(address) = text.parse() {
-                    owners.insert(address, format!("externalIPs of {}", name(service)));
                 }
             }
         }

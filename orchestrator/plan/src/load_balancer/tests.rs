@@ -123,18 +123,19 @@ fn what_two_have_is_the_older_ones() {
 }
 
 #[test]
-fn addresses_of_nodes_and_external_ones_are_not_given() {
+fn addresses_of_nodes_are_not_given_and_nobody_takes_the_pool_by_naming_it() {
     let mut world = World::new();
     let mut node = crate::world::node("node1", "4", "4Gi");
     node["status"]["addresses"] = json!([{"type": "InternalIP", "address": "192.0.2.1"}]);
     world.put(node);
+    let named = json!(["192.0.2.2", "192.0.2.3"]);
     world.put(service(
         "external",
-        json!({"type": "ClusterIP", "externalIPs": ["192.0.2.2"]}),
+        json!({"type": "ClusterIP", "externalIPs": named}),
     ));
     world.put(service("a", json!({})));
     settle(&mut world, Some(POOL));
-    assert_eq!(shown(&world, "a"), has(&["192.0.2.3"], "Assigned"));
+    assert_eq!(shown(&world, "a"), has(&["192.0.2.2"], "Assigned"));
 }
 
 #[test]

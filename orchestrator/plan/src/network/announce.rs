@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Node;
 use waggle_model::network::NodeNetwork;
 
 use crate::ids::fnv32;
-use crate::{Ids, Snapshot};
+use crate::{Ids, Snapshot, load_balancer};
 
 /// Label of a node that load balancers leave out.
 const EXCLUDED_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -19,6 +19,8 @@ const EXCLUDED_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-bala
 #[derive(Debug)]
 pub(super) struct Announcers<'a> {
     nodes: Vec<&'a NodeNetwork>,
+    /// Addresses that load balancers have.
+    balanced: BTreeSet<IpAddr>,
 }
 
 impl<'a> Announcers<'a> {
@@ -30,7 +32,18 @@ impl<'a> Announcers<'a> {
                 .is_some_and(|node| may_announce(node))
         };
         let nodes = networks.values().filter(|node| may(&node.name)).collect();
-        Self { nodes }
+        let balanced = snapshot.services.iter();
+        Self {
+            nodes,
+            balanced: balanced
+                .flat_map(|one| load_balancer::addresses(one))
+                .collect(),
+        }
+    }
+
+    /// Whether a load balancer has `address`: no other Service can have it by naming it.
+    pub(super) fn is_balanced(&self, address: IpAddr) -> bool {
+        self.balanced.contains(&address)
     }
 
     /// The node that announces `address` when every one of them may.
@@ -89,6 +102,7 @@ mod tests {
     fn chosen(nodes: &[&NodeNetwork]) -> Vec<String> {
         let announcers = Announcers {
             nodes: nodes.to_vec(),
+            balanced: BTreeSet::new(),
         };
         let address = |last: u8| IpAddr::from([172, 30, 1, last]);
         let of = |last| announcers.anywhere(address(last)).unwrap().to_owned();
@@ -116,6 +130,7 @@ mod tests {
         let networks = networks(2);
         let announcers = Announcers {
             nodes: networks.values().collect(),
+            balanced: BTreeSet::new(),
         };
         assert_eq!(announcers.anywhere("fd00::1".parse().unwrap()), None);
         let address = [172, 30, 1, 1].into();

@@ -97,7 +97,9 @@ fn external(
     let routed = texts.into_iter().flatten().map(String::as_str);
     let routed = routed.chain(load_balancer::foreign_addresses(object));
     let mut found: BTreeMap<IpAddr, String> = routed
-        .filter_map(|text| Some((text.parse().ok()?, String::new())))
+        .filter_map(|text| text.parse().ok())
+        .filter(|address| !announcers.is_balanced(*address))
+        .map(|address| (address, String::new()))
         .collect();
     for address in load_balancer::addresses(object) {
         let node = match scope {

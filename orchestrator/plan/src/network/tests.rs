@@ -377,6 +377,13 @@ fn one_ready_node_announces_a_load_balancers_address() {
         let service = service_with(&mut world, local.clone());
         assert_eq!(service.external[0].announced_by, node);
     }
+    // Nobody gets it by naming it.
+    let mut thief = self::service("thief", "10.96.0.21");
+    thief["spec"]["externalIPs"] = json!(["172.30.0.220", "198.51.100.8"]);
+    world.put(thief);
+    let all = state(&world);
+    let thief = all.services.values().find(|one| one.name == "thief");
+    assert_eq!(thief.unwrap().external, [row("198.51.100.8", "")]);
     // Another type has no such address, before its status is written too.
     let service = service_with(&mut world, json!({"type": "NodePort"}));
     assert_eq!(service.external, [row("198.51.100.7", "")]);
