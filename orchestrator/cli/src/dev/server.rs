@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
-use super::layout::{API_PORT, FABRIC_ADDRESS, LOAD_BALANCER_POOL, Layout, NODE_PORT, netns_path};
+use super::layout::{API_PORT, FABRIC_ADDRESS, Layout, NODE_PORT, netns_path};
 use super::process::Started;
 use crate::connect::Api;
 
@@ -27,8 +27,6 @@ pub(crate) fn arguments(layout: &Layout, api_port: u16) -> Vec<OsString> {
         inside(API_PORT),
         "--node-listen".into(),
         inside(NODE_PORT),
-        "--load-balancer-pool".into(),
-        LOAD_BALANCER_POOL.into(),
     ]
 }
 
