@@ -77,6 +77,10 @@ fn suite(cluster: Cluster) -> Suite<Cluster> {
         )
         .test("node_ports_answer_on_every_node", outside::node_ports)
         .test(
+            "both_address_families_are_served",
+            outside::both_families_are_served,
+        )
+        .test(
             "callers_from_outside_are_kept_where_it_is_asked_for",
             outside::callers_are_kept,
         )

@@ -100,6 +100,43 @@ pub(crate) fn node_ports(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// A Service of both families, by its second virtual address and by node ports at nodes' second addresses.
+pub(crate) fn both_families_are_served(cluster: &Cluster) -> Result<()> {
+    let fields = "type: NodePort, ipFamilyPolicy: RequireDualStack";
+    let manifest = service("both", "user-center", fields);
+    cluster.apply(&manifest)?.ok()?;
+    let found = cluster.json(&["service", "both", "-n", "shop"])?;
+    let vip = found["spec"]["clusterIPs"][1].as_str();
+    let vip = vip.with_context(|| format!("one address: {found}"))?;
+    for (protocol, port) in [("http", "http"), ("udp", "udp")] {
+        let number = node_port(cluster, "both", port)?;
+        let target = format!("[{vip}]:80");
+        eventually(&format!("{protocol} {target}"), SETTLE, || {
+            for node in cluster.nodes() {
+                let client_pod = format!("client-{}", node.name);
+                let arguments = [protocol, &target, "--count", "60"];
+                let report = client(cluster, "shop", &client_pod, &arguments)?;
+                answered(&report, &target)?;
+                ensure!(names(&report, "pods").len() == 3, "not spread: {report}");
+                ensure!(report["peer"] == target.as_str(), "{report}");
+            }
+            Ok(())
+        })?;
+        for node in cluster.nodes() {
+            let address = address(&node).replace("172.30.0.", "fd00:172:30::");
+            let target = format!("[{address}]:{number}");
+            let report = ask(cluster, &[protocol, &target, "--count", "60"])?;
+            answered(&report, &target)?;
+            let callers = names(&report, "callers");
+            ensure!(
+                callers.iter().all(|one| one.starts_with("fd00:172:30::")),
+                "{report}"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// One pod on the first node, reached by a node port that keeps callers' addresses, and by a port of its host.
 pub(crate) fn callers_are_kept(cluster: &Cluster) -> Result<()> {
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: lone, namespace: shop, labels: {app: lone}}, spec: {nodeName: node1, \

@@ -2,7 +2,7 @@
 //! redis, which it finds by its DNS name.
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,10 +52,15 @@ async fn serve() -> Result<()> {
         pod: nix::unistd::gethostname()?.to_string_lossy().into_owned(),
         redis: setting("REDIS").map(Redis::at),
     });
-    let listener = TcpListener::bind(("0.0.0.0", port))
+    // Callers of either family; of IPv4 alone where there is no IPv6.
+    let every = [
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
+        SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+    ];
+    let listener = TcpListener::bind(&every[..])
         .await
         .with_context(|| format!("port {port}"))?;
-    let datagrams = UdpSocket::bind(("0.0.0.0", port))
+    let datagrams = UdpSocket::bind(&every[..])
         .await
         .with_context(|| format!("UDP port {port}"))?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -95,7 +100,7 @@ async fn front_page(
         "app": "user-center",
         "version": front.version,
         "pod": front.pod,
-        "caller": caller.ip(),
+        "caller": caller.ip().to_canonical(),
         "visits": visits,
     }))
 }
@@ -164,7 +169,7 @@ async fn echo(socket: UdpSocket, front: Arc<Front>) {
         let answer = json!({
             "version": front.version,
             "pod": front.pod,
-            "caller": from.ip(),
+            "caller": from.ip().to_canonical(),
             "echo": text,
         });
         let answer = answer.to_string();

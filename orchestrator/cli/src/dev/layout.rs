@@ -1,7 +1,7 @@
 //! Names, addresses and paths of a cluster on this machine. Pure: everything follows from the cluster's name, its home
 //! folder and a node's number.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -15,6 +15,14 @@ pub(crate) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 pub(crate) const BRIDGE: &str = "fabric0";
 /// Address of the fabric namespace: API for pods and node listener.
 pub(crate) const FABRIC_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
+/// The fabric's address in the nodes' IPv6 network.
+pub(crate) const FABRIC_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x172, 0x30, 0, 0, 0, 0, 1);
+/// Prefix length of that network.
+pub(crate) const FABRIC_PREFIX_V6: u8 = 64;
+/// Range of pods' addresses, of each family.
+pub(crate) const POD_CIDR: &str = "10.244.0.0/16,fd00:10:244::/48";
+/// Range of Services' addresses, of each family.
+pub(crate) const SERVICE_CIDR: &str = "10.96.0.0/16,fd00:10:96::/112";
 /// Prefix length of the fabric's network.
 pub(crate) const FABRIC_PREFIX: u8 = 24;
 /// Port of the API inside the fabric.
@@ -155,6 +163,12 @@ fn node_number(name: &str) -> Option<u16> {
 pub(crate) fn node_address(node: u16) -> Ipv4Addr {
     let base = u32::from(Ipv4Addr::new(172, 30, 0, 10));
     Ipv4Addr::from(base + u32::from(node))
+}
+
+/// The same in the fabric's IPv6 network.
+pub(crate) fn node_address_v6(node: u16) -> Ipv6Addr {
+    let base = u128::from(FABRIC_ADDRESS_V6) + 0xf;
+    Ipv6Addr::from(base + u128::from(node))
 }
 
 /// Path of a network namespace.

@@ -14,7 +14,8 @@ use rtnetlink::{
 };
 
 use super::layout::{
-    BRIDGE, FABRIC_ADDRESS, FABRIC_PREFIX, Layout, UPLINK, netns_path, node_address,
+    BRIDGE, FABRIC_ADDRESS, FABRIC_ADDRESS_V6, FABRIC_PREFIX, FABRIC_PREFIX_V6, Layout, UPLINK,
+    netns_path, node_address, node_address_v6,
 };
 use super::netns;
 
@@ -24,6 +25,7 @@ pub(crate) fn ensure_fabric(layout: &Layout) -> Result<()> {
     netns::ensure(&name)?;
     netns::inside(&name, || {
         netns::set_sysctl("net/ipv4/ip_forward", "1")?;
+        no_duplicate_detection(&["all", "default"])?;
         with_netlink(async |handle| {
             up(&handle, "lo").await?;
             if find(&handle, BRIDGE).await?.is_none() {
@@ -34,7 +36,8 @@ pub(crate) fn ensure_fabric(layout: &Layout) -> Result<()> {
                     .await
                     .context("cannot add the bridge")?;
             }
-            address(&handle, BRIDGE, FABRIC_ADDRESS, FABRIC_PREFIX).await?;
+            address(&handle, BRIDGE, FABRIC_ADDRESS.into(), FABRIC_PREFIX).await?;
+            address(&handle, BRIDGE, FABRIC_ADDRESS_V6.into(), FABRIC_PREFIX_V6).await?;
             up(&handle, BRIDGE).await
         })
     })
@@ -56,13 +59,24 @@ pub(crate) fn ensure_node(layout: &Layout, node: u16) -> Result<()> {
         ] {
             netns::set_sysctl(key, value)?;
         }
+        no_duplicate_detection(&["all", "default", UPLINK])?;
         with_netlink(async |handle| {
             up(&handle, "lo").await?;
-            address(&handle, UPLINK, node_address(node), FABRIC_PREFIX).await?;
+            address(&handle, UPLINK, node_address(node).into(), FABRIC_PREFIX).await?;
+            let v6 = node_address_v6(node).into();
+            address(&handle, UPLINK, v6, FABRIC_PREFIX_V6).await?;
             up(&handle, UPLINK).await
         })
     })
     .with_context(|| format!("cannot set up the network namespace {name}"))
+}
+
+/// IPv6 addresses are usable at once: nobody else can have them here.
+fn no_duplicate_detection(scopes: &[&str]) -> Result<()> {
+    for scope in scopes {
+        netns::set_sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
+    }
+    Ok(())
 }
 
 /// Name of a node's port on the bridge.
@@ -196,11 +210,11 @@ async fn up(handle: &Handle, name: &str) -> Result<()> {
         .with_context(|| format!("cannot bring {name} up"))
 }
 
-async fn address(handle: &Handle, name: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
+async fn address(handle: &Handle, name: &str, address: IpAddr, prefix: u8) -> Result<()> {
     let index = index(handle, name).await?;
     handle
         .address()
-        .add(index, IpAddr::V4(address), prefix)
+        .add(index, address, prefix)
         .replace()
         .execute()
         .await

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
-use super::layout::{API_PORT, FABRIC_ADDRESS, Layout, NODE_PORT, netns_path};
+use super::layout::{
+    API_PORT, FABRIC_ADDRESS, Layout, NODE_PORT, POD_CIDR, SERVICE_CIDR, netns_path,
+};
 use super::process::Started;
 use crate::connect::Api;
 
@@ -27,6 +29,10 @@ pub(crate) fn arguments(layout: &Layout, api_port: u16) -> Vec<OsString> {
         inside(API_PORT),
         "--node-listen".into(),
         inside(NODE_PORT),
+        "--pod-cidr".into(),
+        POD_CIDR.into(),
+        "--service-cidr".into(),
+        SERVICE_CIDR.into(),
     ]
 }
 

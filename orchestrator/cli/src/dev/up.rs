@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use super::door::{self, Publish};
 use super::layout::{
-    FABRIC_ADDRESS, Layout, MAX_NODES, NODE_PORT, UPLINK, netns_path, node_address, node_name,
+    FABRIC_ADDRESS, Layout, MAX_NODES, NODE_PORT, UPLINK, netns_path, node_address,
+    node_address_v6, node_name,
 };
 use super::process::{Launch, Process, Started};
 use super::progress::Progress;
@@ -366,7 +367,8 @@ impl Up {
         option("--data", self.layout.node_dir(node).into());
         option("--cgroup", cgroup.clone().into());
         option("--bpf", self.layout.bpf_dir(node).into());
-        option("--address", node_address(node).to_string().into());
+        let addresses = format!("{},{}", node_address(node), node_address_v6(node));
+        option("--address", addresses.into());
         option("--uplink", UPLINK.into());
         for registry in &self.insecure_registries {
             option("--insecure-registry", registry.into());
