@@ -1,6 +1,7 @@
 //! Real kubectl, an old one and a current one, against a cluster of one node: what people type every day.
 #![forbid(unsafe_code)]
 
+mod services;
 mod writers;
 
 use std::path::PathBuf;
@@ -51,6 +52,12 @@ fn main() -> ExitCode {
             })
             .test("kubectl_1_37_creates_and_applies", |cluster| {
                 writers::creates(cluster, "WAGGLE_KUBECTL")
+            })
+            .test("kubectl_1_20_services_of_every_type", |cluster| {
+                services::every_type(cluster, "WAGGLE_KUBECTL_OLD")
+            })
+            .test("kubectl_1_37_services_of_every_type", |cluster| {
+                services::every_type(cluster, "WAGGLE_KUBECTL")
             })
             .test("kubectl_1_37_asks_and_drains", writers::asks_and_drains)
             .test("kubectl_1_37_exec_logs_and_top", streams)

@@ -31,6 +31,8 @@ pub(crate) const API_PORT: u16 = 6443;
 pub(crate) const NODE_PORT: u16 = 6444;
 /// Uplink of a node.
 pub(crate) const UPLINK: &str = "eth0";
+/// Addresses of the fabric's network that load balancers get: after those of nodes.
+pub(crate) const LOAD_BALANCER_POOL: &str = "172.30.0.220-172.30.0.250";
 /// Most nodes that the fabric's network has addresses for.
 pub(crate) const MAX_NODES: u16 = 200;
 
@@ -192,6 +194,20 @@ mod tests {
         assert_eq!(local.bpf_dir(2), Path::new("/h/local/node2/bpf"));
         assert_eq!(node_address(2), Ipv4Addr::new(172, 30, 0, 12));
         assert_eq!(node_address(MAX_NODES), Ipv4Addr::new(172, 30, 0, 210));
+    }
+
+    #[test]
+    fn load_balancers_have_addresses_that_no_node_has() {
+        let pool: waggle_model::network::AddressPool = LOAD_BALANCER_POOL.parse().unwrap();
+        let fabric: waggle_model::network::Cidr = "172.30.0.0/24".parse().unwrap();
+        assert!(
+            pool.addresses(true)
+                .all(|one| fabric.contains(one) && one != fabric.last())
+        );
+        let nodes = (1..=MAX_NODES).map(node_address).chain([FABRIC_ADDRESS]);
+        for address in nodes {
+            assert!(!pool.contains(address.into()), "{address}");
+        }
     }
 
     #[test]

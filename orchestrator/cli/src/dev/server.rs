@@ -10,7 +10,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
 use super::layout::{
-    API_PORT, FABRIC_ADDRESS, Layout, NODE_PORT, POD_CIDR, SERVICE_CIDR, netns_path,
+    API_PORT, FABRIC_ADDRESS, LOAD_BALANCER_POOL, Layout, NODE_PORT, POD_CIDR, SERVICE_CIDR,
+    netns_path,
 };
 use super::process::Started;
 use crate::connect::Api;
@@ -33,6 +34,8 @@ pub(crate) fn arguments(layout: &Layout, api_port: u16) -> Vec<OsString> {
         POD_CIDR.into(),
         "--service-cidr".into(),
         SERVICE_CIDR.into(),
+        "--load-balancer-pool".into(),
+        LOAD_BALANCER_POOL.into(),
     ]
 }
 
