@@ -3,19 +3,24 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use aya::programs::SchedClassifier;
 use waggle_datapath::{Applied, Capacity, Claimant, Reason};
 
 use crate::Case;
 use crate::sockets::serve_tcp;
-use crate::state::{BILLING, SHOP, With, ip, nodes};
+use crate::state::{BILLING, OTHER_HOST, SHOP, With, ip, nodes};
 use crate::world::{PATIENCE, World};
 
 pub(crate) const CASES: &[Case] = &[
     (
         "an_agents_death_changes_nothing_and_the_next_adopts",
         an_agents_death_changes_nothing_and_the_next_adopts,
+    ),
+    (
+        "routes_come_back_with_the_uplink",
+        routes_come_back_with_the_uplink,
     ),
     (
         "a_new_agents_programs_take_over",
@@ -314,4 +319,37 @@ fn identity_follows_the_state() {
             .and_then(|error| error.raw_os_error())
     });
     assert_eq!(fault, Some(13), "its namespace was moved to another tenant");
+}
+
+fn routes_come_back_with_the_uplink() {
+    let world = World::new();
+    world.apply(&nodes());
+    world.with(async |datapath| {
+        let ip = |arguments: &str| {
+            let output = std::process::Command::new("ip")
+                .args(arguments.split(' '))
+                .output();
+            let output = output.expect("iproute2 is installed");
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).expect("text")
+        };
+        let there = || ip("route show proto 119").contains(&format!("via {OTHER_HOST}"));
+        assert!(there());
+        let flip = async {
+            ip("link set eth0 down");
+            assert!(!there(), "the kernel drops them with the link");
+            ip("link set eth0 up");
+            let deadline = Instant::now() + PATIENCE;
+            while !there() {
+                assert!(Instant::now() < deadline, "they are missing");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            // The first to be asked, so that it listens before the link goes.
+            biased;
+            ended = datapath.keep_routes() => panic!("{ended:?}"),
+            () = flip => {}
+        }
+    });
 }

@@ -110,6 +110,15 @@ pub(crate) async fn run(
     tasks.spawn(forever(flows::read(Arc::clone(&node))));
     let datapath = Arc::clone(&node.datapath);
     tasks.spawn(forever(async move {
+        let ended = datapath.keep_routes().await;
+        tracing::warn!(
+            ?ended,
+            "routes are no longer put back when the uplink comes up"
+        );
+        std::future::pending().await
+    }));
+    let datapath = Arc::clone(&node.datapath);
+    tasks.spawn(forever(async move {
         let error = datapath.forward_logs().await;
         tracing::warn!(%error, "the programs' log can't be read");
         std::future::pending().await

@@ -387,6 +387,33 @@ impl Datapath {
         Drops::new(maps::events(&self.pins)?)
     }
 
+    /// Puts back the routes to other nodes whenever the uplink comes up: the kernel drops them when it goes down. Runs until
+    /// the kernel's messages end.
+    ///
+    /// # Errors
+    /// They can't be listened to.
+    pub async fn keep_routes(&self) -> Result<(), DatapathError> {
+        let mut changes = link::changes_of(self.uplink.ifindex)?;
+        let mut last = None;
+        while changes.next().await {
+            let mut routes = self.routes.lock().await;
+            last = routes.take().or(last);
+            // Nothing is known yet: what an earlier agent left stays.
+            let Some(wanted) = &last else { continue };
+            match route::synchronise(&self.handle, wanted).await {
+                Ok(restored) => {
+                    if restored > 0 {
+                        tracing::info!(restored, "routes to other nodes are back");
+                    }
+                    *routes = Some(wanted.clone());
+                }
+                // It is down; it will tell when it is up.
+                Err(error) => tracing::warn!(%error, "routes to other nodes are missing"),
+            }
+        }
+        Ok(())
+    }
+
     /// Hands what the programs log to the `log` facade (and so to tracing) until reading fails. Call it once; later
     /// calls have nothing to read and wait for ever.
     pub async fn forward_logs(&self) -> DatapathError {

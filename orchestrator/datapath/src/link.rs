@@ -7,19 +7,25 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::channel::mpsc::UnboundedReceiver;
+use futures::{StreamExt, TryStreamExt};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute, LinkFlags,
     LinkMessage, State,
 };
 use netlink_packet_route::route::{RouteProtocol, RouteScope};
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::sys::SocketAddr;
+use rtnetlink::{Handle, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder};
 use waggle_model::network::PerFamily;
 
 use crate::error::{DatapathError, file_error, link_error};
 use crate::{netns, sys};
 
+/// Changes of an interface that come within this time are one.
+const SETTLING: Duration = Duration::from_millis(20);
 /// Name of a pod's interface inside its namespace.
 const INSIDE: &str = "eth0";
 /// Gateway of every pod; no interface has this address, the pods know its hardware address.
@@ -88,6 +94,46 @@ pub(crate) fn netlink() -> Result<Handle, DatapathError> {
         })?;
     tokio::spawn(connection);
     Ok(handle)
+}
+
+/// What the kernel tells about one interface.
+pub(crate) struct Changes {
+    ifindex: u32,
+    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+}
+
+impl Changes {
+    /// Waits for the next change; false when there will be none. Those that come close together are one.
+    pub(crate) async fn next(&mut self) -> bool {
+        while let Some((message, _)) = self.messages.next().await {
+            if self.is_of_it(&message) {
+                tokio::time::sleep(SETTLING).await;
+                while self.messages.try_recv().is_ok() {}
+                return true;
+            }
+        }
+        false
+    }
+
+    fn is_of_it(&self, message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+        matches!(
+            &message.payload,
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))
+                if link.header.index == self.ifindex
+        )
+    }
+}
+
+/// Listens to what becomes of the interface at `ifindex`.
+pub(crate) fn changes_of(ifindex: u32) -> Result<Changes, DatapathError> {
+    let opened = rtnetlink::new_multicast_connection(&[MulticastGroup::Link]);
+    let (connection, _, messages) = opened.map_err(|error| DatapathError::Link {
+        action: "listen to",
+        object: "interfaces".into(),
+        reason: error.to_string(),
+    })?;
+    tokio::spawn(connection);
+    Ok(Changes { ifindex, messages })
 }
 
 /// The interface called `name`.

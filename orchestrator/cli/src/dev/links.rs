@@ -25,7 +25,7 @@ pub(crate) fn ensure_fabric(layout: &Layout) -> Result<()> {
     netns::ensure(&name)?;
     netns::inside(&name, || {
         netns::set_sysctl("net/ipv4/ip_forward", "1")?;
-        no_duplicate_detection(&["all", "default"])?;
+        steady_addresses(&["all", "default"])?;
         with_netlink(async |handle| {
             up(&handle, "lo").await?;
             if find(&handle, BRIDGE).await?.is_none() {
@@ -59,7 +59,7 @@ pub(crate) fn ensure_node(layout: &Layout, node: u16) -> Result<()> {
         ] {
             netns::set_sysctl(key, value)?;
         }
-        no_duplicate_detection(&["all", "default", UPLINK])?;
+        steady_addresses(&["all", "default", UPLINK])?;
         with_netlink(async |handle| {
             up(&handle, "lo").await?;
             address(&handle, UPLINK, node_address(node).into(), FABRIC_PREFIX).await?;
@@ -71,10 +71,12 @@ pub(crate) fn ensure_node(layout: &Layout, node: u16) -> Result<()> {
     .with_context(|| format!("cannot set up the network namespace {name}"))
 }
 
-/// IPv6 addresses are usable at once: nobody else can have them here.
-fn no_duplicate_detection(scopes: &[&str]) -> Result<()> {
+/// IPv6 addresses are usable at once, because nobody else can have them here, and stay while a link is down, as those of
+/// IPv4 do.
+fn steady_addresses(scopes: &[&str]) -> Result<()> {
     for scope in scopes {
         netns::set_sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
+        netns::set_sysctl(&format!("net/ipv6/conf/{scope}/keep_addr_on_down"), "1")?;
     }
     Ok(())
 }

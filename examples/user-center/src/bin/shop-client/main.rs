@@ -240,9 +240,14 @@ fn http(load: &Load) -> Result<(Value, SocketAddr)> {
 }
 
 fn udp(load: &Load) -> Result<(Value, SocketAddr)> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.set_read_timeout(Some(load.patience()))?;
     let target = load.address()?;
+    let own = if target.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let socket = UdpSocket::bind(own)?;
+    socket.set_read_timeout(Some(load.patience()))?;
     socket.send_to(b"hello", target).context("send")?;
     let mut buffer = [0; 1500];
     let (length, from) = socket.recv_from(&mut buffer).context("receive")?;
