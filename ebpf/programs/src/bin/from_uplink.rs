@@ -23,9 +23,7 @@ use waggle_ebpf::peer::peer;
 use waggle_ebpf::refuse::refuse;
 use waggle_ebpf::rewrite::translate;
 use waggle_ebpf::service::{called, choose_for};
-use waggle_ebpf::uplink::{
-    NEXT, config, endpoint, error, into_pod, node_address, open, send_on,
-};
+use waggle_ebpf::uplink::{NEXT, config, endpoint, error, into_pod, node_address, open, send_on};
 use waggle_ebpf::wall::{Side, decide};
 
 /// Entry.
@@ -122,7 +120,12 @@ fn between_pods(ctx: &TcContext, packet: &Packet) -> Option<Result<i32, Reason>>
     let dst = pod(&packet.tuple.dst).filter(|row| row.ifindex != 0)?;
     // One of this node's own does not come in by the uplink.
     let src = pod(&packet.tuple.src).filter(|row| row.ifindex == 0)?;
-    let verdict = decide(ctx, packet, &Side::of_endpoint(src), &Side::of_endpoint(dst));
+    let verdict = decide(
+        ctx,
+        packet,
+        &Side::of_endpoint(src),
+        &Side::of_endpoint(dst),
+    );
     Some(verdict.map(|()| into_pod(ctx, dst)))
 }
 
