@@ -12,8 +12,8 @@ use waggle_model::network::{External, NetworkState};
 use crate::Case;
 use crate::room::Room;
 use crate::sockets::{ask_tcp, ask_udp, at, serve_tcp, serve_udp};
-use crate::state::{HOST, OTHER_HOST, SHOP, With, ip, nodes};
-use crate::world::{PATIENCE, Pod, World};
+use crate::state::{BILLING, HOST, OTHER_HOST, SHOP, With, ip, nodes};
+use crate::world::{PATIENCE, Pod, World, eventually};
 
 pub(crate) const CASES: &[Case] = &[
     (
@@ -39,6 +39,10 @@ pub(crate) const CASES: &[Case] = &[
     (
         "a_node_port_reaches_a_backend_elsewhere_from_the_nodes_address",
         a_node_port_reaches_a_backend_elsewhere_from_the_nodes_address,
+    ),
+    (
+        "no_node_speaks_for_a_pod_that_calls_past_its_socket",
+        no_node_speaks_for_a_pod_that_calls_past_its_socket,
     ),
     (
         "a_service_without_backends_refuses_at_once_from_outside",
@@ -273,6 +277,24 @@ fn a_node_port_reaches_a_backend_elsewhere_from_the_nodes_address() {
         callers.recv_timeout(PATIENCE).expect("called").ip(),
         ip(HOST)
     );
+}
+
+/// Raw packets to a node port of another tenant's service, whose backend is on a third node: translated, they would come
+/// from a node, whom every tenant lets in.
+fn no_node_speaks_for_a_pod_that_calls_past_its_socket() {
+    const FAR_BILL: &str = "10.244.2.3";
+    let (world, _web) = scene();
+    world.other.ip(&format!("address add {FAR_BILL}/32 dev lo"));
+    world.apply(&exposed(&[FAR]).pod(FAR_BILL, BILLING));
+    eventually("the call is dropped", || {
+        let dropped = world.counted(Reason::Untranslated, || {
+            world.other.run(|| {
+                let socket = UdpSocket::bind(at(FAR_BILL, 0)).expect("binds");
+                socket.send_to(b"?", at(HOST, PORT)).expect("sends");
+            });
+        });
+        dropped > 0
+    });
 }
 
 /// Connects from an address of `room`; returns the answer.

@@ -11,6 +11,8 @@ use serde_json::Value;
 use crate::serving::{client, pod_is_ready};
 
 const OUTSIDE: &str = "172.30.0.1";
+/// An external address of a Service, which somebody else routes to a node.
+const ROUTED: &str = "198.51.100.9";
 const SETTLE: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(60);
 /// Enough for one of them to be announced by each node, but for once in a thousand runs.
@@ -70,9 +72,18 @@ fn node_port(cluster: &Cluster, name: &str, port: &str) -> Result<u64> {
 }
 
 pub(crate) fn node_ports(cluster: &Cluster) -> Result<()> {
+    let fields = format!("type: NodePort, externalIPs: [\"{ROUTED}\"]");
     cluster
-        .apply(&service("at-nodes", "user-center", "type: NodePort"))?
+        .apply(&service("at-nodes", "user-center", &fields))?
         .ok()?;
+    // Something else than the cluster leads that address to a node.
+    let second = address(&cluster.node(2));
+    let route = ["route", "replace", ROUTED, "via", &second];
+    run(&mut cluster.fabric().command("ip", &route), LIMIT)?.ok()?;
+    let target = format!("{ROUTED}:80");
+    eventually(&target, SETTLE, || {
+        answered(&ask(cluster, &["http", &target, "--count", "60"])?, &target)
+    })?;
     for (protocol, port) in [("http", "http"), ("udp", "udp")] {
         let number = node_port(cluster, "at-nodes", port)?;
         for node in cluster.nodes() {

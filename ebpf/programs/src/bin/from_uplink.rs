@@ -173,6 +173,11 @@ fn call(
         Some(_) => slot.addr == node,
         None => false,
     };
+    // A pod's own calls are translated at its socket. From here on, this node would speak for it, and the wall of the backend
+    // would not know whose call it is.
+    if !here && endpoint(&work.key.src).is_some_and(|row| row.kind == endpoint_kind::POD) {
+        return Err(Reason::Untranslated);
+    }
     open(ctx, packet, work, slot, (!here).then_some(&node))?;
     count(Reason::Translated, 0);
     Ok(send_on(ctx, config, &work.row.src, &work.row.dst))
