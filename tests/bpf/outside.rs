@@ -53,6 +53,10 @@ pub(crate) const CASES: &[Case] = &[
         an_announced_address_is_answered_for_and_served,
     ),
     (
+        "neighbours_of_ipv6_find_an_announced_address",
+        neighbours_of_ipv6_find_an_announced_address,
+    ),
+    (
         "tracked_flows_stay_when_backends_change",
         tracked_flows_stay_when_backends_change,
     ),
@@ -358,6 +362,33 @@ fn an_announced_address_is_answered_for_and_served() {
     world.other.ip("neighbour flush dev far");
     let error = ask_tcp(&world.other, at(ADDRESS, 80)).expect_err("nobody answers ARP");
     assert_ne!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+fn neighbours_of_ipv6_find_an_announced_address() {
+    const ADDRESS_V6: &str = "fd00:172:30::240";
+    let (world, _web) = scene();
+    world
+        .other
+        .ip("address add fd00:172:30::2/64 dev far nodad");
+    let mut state = exposed(&[WEB]);
+    for service in state.services.values_mut() {
+        service.external.push(External {
+            address: ip(ADDRESS_V6),
+            announced_by: "node1".into(),
+        });
+    }
+    world.apply(&state);
+    eventually("the neighbour is known", || {
+        world.other.run(|| {
+            let socket = UdpSocket::bind("[::]:0").expect("binds");
+            socket.send_to(b"?", at(ADDRESS_V6, 80)).expect("sends");
+            let output = std::process::Command::new("ip")
+                .args(["-6", "neighbour", "show", ADDRESS_V6])
+                .output();
+            let output = output.expect("iproute2 is installed").stdout;
+            String::from_utf8_lossy(&output).contains("lladdr")
+        })
+    });
 }
 
 fn tracked_flows_stay_when_backends_change() {

@@ -191,46 +191,51 @@ pub(crate) fn callers_are_kept(cluster: &Cluster) -> Result<()> {
 }
 
 pub(crate) fn load_balancers(cluster: &Cluster) -> Result<()> {
+    let fields = "type: LoadBalancer, ipFamilyPolicy: PreferDualStack";
     let manifests: Vec<String> = (0..BALANCERS)
-        .map(|number| {
-            service(
-                &format!("balancer-{number}"),
-                "user-center",
-                "type: LoadBalancer",
-            )
-        })
+        .map(|number| service(&format!("balancer-{number}"), "user-center", fields))
         .collect();
     cluster.apply(&manifests.join("---\n"))?.ok()?;
-    every_balancer_answers(cluster, 3)?;
+    every_balancer_answers(cluster)?;
     let found = cluster.json(&["service", "balancer-0", "-n", "shop"])?;
-    let address = balanced(&found)?;
-    let report = client(
-        cluster,
-        "shop",
-        "client-node2",
-        &["http", &format!("{address}:80"), "--count", "60"],
-    )?;
-    answered(&report, "from a pod")
+    for target in balanced(&found)? {
+        let arguments = ["http", &target, "--count", "60"];
+        let report = client(cluster, "shop", "client-node2", &arguments)?;
+        answered(&report, &format!("{target} from a pod"))?;
+    }
+    Ok(())
 }
 
-fn balanced(service: &Value) -> Result<String> {
-    let address = service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str();
-    let address = address.with_context(|| format!("pending: {}", service["status"]))?;
-    Ok(address.to_owned())
+/// The addresses that a Service has of the pool, one of each family, with its port.
+fn balanced(service: &Value) -> Result<Vec<String>> {
+    let ingress = service["status"]["loadBalancer"]["ingress"].as_array();
+    let addresses = ingress
+        .into_iter()
+        .flatten()
+        .filter_map(|one| one["ip"].as_str());
+    let targets: Vec<String> = addresses
+        .map(|address| match address.contains(':') {
+            true => format!("[{address}]:80"),
+            false => format!("{address}:80"),
+        })
+        .collect();
+    ensure!(targets.len() == 2, "pending: {}", service["status"]);
+    Ok(targets)
 }
 
-fn every_balancer_answers(cluster: &Cluster, pods: usize) -> Result<()> {
+fn every_balancer_answers(cluster: &Cluster) -> Result<()> {
     for number in 0..BALANCERS {
         let name = format!("balancer-{number}");
         eventually(&format!("{name} answers"), LIMIT, || {
             let found = cluster.json(&["service", &name, "-n", "shop"])?;
-            let target = format!("{}:80", balanced(&found)?);
-            let report = ask(
-                cluster,
-                &["http", &target, "--count", "60", "--timeout", "1000"],
-            )?;
-            answered(&report, &target)?;
-            ensure!(names(&report, "pods").len() == pods, "not spread: {report}");
+            for target in balanced(&found)? {
+                let report = ask(
+                    cluster,
+                    &["http", &target, "--count", "60", "--timeout", "500"],
+                )?;
+                answered(&report, &target)?;
+                ensure!(names(&report, "pods").len() == 3, "not spread: {report}");
+            }
             Ok(())
         })?;
     }
@@ -239,5 +244,5 @@ fn every_balancer_answers(cluster: &Cluster, pods: usize) -> Result<()> {
 
 /// After a node was lost: what it announced is announced by another one.
 pub(crate) fn load_balancers_outlive_a_node(cluster: &Cluster) -> Result<()> {
-    every_balancer_answers(cluster, 3)
+    every_balancer_answers(cluster)
 }

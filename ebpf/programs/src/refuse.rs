@@ -111,11 +111,8 @@ fn refuse_v6(ctx: &TcContext, transport: usize, key: &FlowKey) -> Result<(), Rea
     answer.addresses = [key.dst, key.src];
     answer.icmp = [0x0104_u16.to_be(), 0, 0, 0];
     fetch(ctx, &mut answer.quote)?;
-    // The pseudo header: addresses, length, next header.
-    let mut rest = [length.to_be(), u32::from(ICMP_V6).to_be()];
-    let pseudo = partial(0, (&raw mut rest).cast(), 8);
-    let pseudo = partial(pseudo, (&raw mut answer.addresses).cast(), 32);
-    answer.icmp[1] = sum(pseudo, (&raw mut answer.icmp).cast(), length);
+    let (addresses, message) = (&raw mut answer.addresses, &raw mut answer.icmp);
+    answer.icmp[1] = icmp_v6_sum(addresses.cast(), message.cast(), length);
     replace(ctx, answer)
 }
 
@@ -158,6 +155,16 @@ fn swapped(ctx: &TcContext) -> Result<[u8; 12], Reason> {
     out[..6].copy_from_slice(&macs[1]);
     out[6..].copy_from_slice(&macs[0]);
     Ok(out)
+}
+
+/// Checksum of an ICMPv6 message, as it is written: over source and destination, which lie one after the other, length,
+/// protocol, and the message of `length` bytes.
+#[inline(always)]
+pub(crate) fn icmp_v6_sum(addresses: *mut u32, message: *mut u32, length: u32) -> u16 {
+    let mut rest = [length.to_be(), u32::from(ICMP_V6).to_be()];
+    let pseudo = partial(0, (&raw mut rest).cast(), 8);
+    let pseudo = partial(pseudo, addresses, 32);
+    sum(pseudo, message, length)
 }
 
 /// Sum of `length` bytes, a multiple of 4, in memory of this program.

@@ -1,5 +1,5 @@
 //! tcx ingress on the uplink: calls from outside to services (node ports, load balancers' and external addresses, host
-//! ports), answers to what was translated on its way out, and ARP for addresses that this node announces. Whatever is
+//! ports), answers to what was translated on its way out, questions for addresses that this node announces. Whatever is
 //! none of these is the host's own and passes untouched.
 #![no_std]
 #![no_main]
@@ -14,7 +14,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Config, FlowKey, Reason, ServiceRow, TCP, endpoint_kind, hook, scope};
 use waggle_ebpf::Verdict;
-use waggle_ebpf::announce::answer_arp;
+use waggle_ebpf::announce::{answer_arp, answer_solicitation};
 use waggle_ebpf::count::count;
 use waggle_ebpf::drops::report_drop;
 use waggle_ebpf::nat::{Work, find, remember, work};
@@ -33,6 +33,9 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
     let mut packet = Packet::EMPTY;
     if parse(&ctx, &mut packet).is_err() {
         return if answer_arp(&ctx) { back(link) } else { NEXT };
+    }
+    if answer_solicitation(&ctx, &packet) {
+        return back(link);
     }
     let verdict = match between_pods(&ctx, &packet) {
         Some(verdict) => verdict,

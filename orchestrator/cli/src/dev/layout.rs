@@ -32,7 +32,8 @@ pub(crate) const NODE_PORT: u16 = 6444;
 /// Uplink of a node.
 pub(crate) const UPLINK: &str = "eth0";
 /// Addresses of the fabric's network that load balancers get: after those of nodes.
-pub(crate) const LOAD_BALANCER_POOL: &str = "172.30.0.220-172.30.0.250";
+pub(crate) const LOAD_BALANCER_POOL: &str =
+    "172.30.0.220-172.30.0.250,fd00:172:30::220-fd00:172:30::250";
 /// Most nodes that the fabric's network has addresses for.
 pub(crate) const MAX_NODES: u16 = 200;
 
