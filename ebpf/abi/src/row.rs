@@ -107,7 +107,7 @@ rows! {
     }
 
     /// Value of `SOCKET_OWNERS` (key: network namespace cookie): whose sockets are in there.
-    pub struct OwnerRow [28] {
+    pub struct OwnerRow [44] {
         /// What policy knows it by.
         pub identity: u32,
         /// Its tenant.
@@ -116,6 +116,8 @@ rows! {
         pub egress: u32,
         /// Address of the pod.
         pub addr: Addr,
+        /// Its address of the other family; [`Addr::NONE`] for none.
+        pub addr_other: Addr,
     }
 
     /// Key of `POLICY` (value: number of a policy that allows it). Prefixes end behind the peer, behind the protocol's

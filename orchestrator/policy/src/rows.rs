@@ -168,6 +168,7 @@ fn add_pod(made: &mut Made, facts: &Facts, pod: &LocalPod) {
         tenant: link.tenant,
         egress: link.egress,
         addr: link.addr,
+        addr_other: link.addr_other,
     };
     made.put(Row::Owner(link.netns, owner));
 }

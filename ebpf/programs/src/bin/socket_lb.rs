@@ -272,7 +272,7 @@ fn kept(ctx: &SockAddrContext, called: Place) -> Place {
 #[inline(always)]
 fn is_own(caller: Caller, addr: &Addr) -> bool {
     match caller.who {
-        Who::Pod(owner) => owner.addr == *addr,
+        Who::Pod(owner) => owner.addr == *addr || owner.addr_other == *addr,
         Who::Host => false,
     }
 }
@@ -291,7 +291,7 @@ fn admit(caller: Caller, target: &Peer, called: &Called) -> Result<(), Reason> {
     let Who::Pod(owner) = caller.who else {
         return Ok(());
     };
-    if owner.addr == called.addr {
+    if is_own(caller, &called.addr) {
         return Ok(());
     }
     let (identity, ingress) = match target {

@@ -191,6 +191,7 @@ fn the_dns_vip_goes_to_this_node_whatever_the_service_says() {
 fn a_local_pod_has_rows_before_the_state_knows_it_and_follows_the_state_after() {
     let link = LinkRow {
         addr: ip("10.244.1.2").into(),
+        addr_other: ip("fd00:10:244::2").into(),
         identity: 5,
         tenant: 2,
         netns: 99,
@@ -212,6 +213,11 @@ fn a_local_pod_has_rows_before_the_state_knows_it_and_follows_the_state_after() 
     );
     let owners: BTreeMap<_, _> = desired.claims.owners.rows().collect();
     assert_eq!(owners[&99].identity, 5);
+    assert_eq!(
+        [owners[&99].addr, owners[&99].addr_other],
+        [link.addr, link.addr_other],
+        "a pod's calls to itself are known in both families"
+    );
     desired.set_state(&state(vec![], vec![endpoint("10.244.1.2", 3)]));
     assert_eq!(desired.claims.links.winner(12).unwrap().1.tenant, 3);
     assert_eq!(desired.claims.owners.winner(99).unwrap().1.tenant, 3);
