@@ -48,6 +48,7 @@ const TEST: &[Package] = &[
     package("skopeo", "pushes images to it"),
     package("etcd-server", "the store of several servers"),
     package("iproute2", "looks into the nodes' namespaces"),
+    package("curl", "asks for metrics without any kubeconfig"),
     package(
         "nftables",
         "shows that no rule exists, and is a peer in benchmarks",
