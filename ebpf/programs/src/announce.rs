@@ -7,8 +7,8 @@ use aya_ebpf::programs::TcContext;
 use waggle_abi::{Addr, endpoint_flag};
 
 use crate::packet::{ETHERNET, ICMP_V6, Packet};
+use crate::peer::endpoint;
 use crate::refuse::icmp_v6_sum;
-use crate::uplink::endpoint;
 
 const ETHERTYPE_ARP: u16 = 0x0806_u16.to_be();
 

@@ -1,17 +1,17 @@
 //! Telling user space which packets were dropped, and why.
 
+use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Addr, Event, Reason, endpoint_kind, hook};
 
 use crate::count::report;
 use crate::packet::{Packet, ifindex};
-use crate::peer::link;
-use crate::uplink::endpoint;
+use crate::peer::{endpoint, link};
 
-/// Counts and reports a drop at `hook`; `packet` is empty for a frame that could not be parsed. Not inlined: the event would
-/// take up a fifth of the caller's stack.
+/// Drops a packet at `hook`: counted, reported, and the hook's answer returned. `packet` is empty for a frame that could not
+/// be parsed. Not inlined: the event would take up a fifth of the caller's stack.
 #[inline(never)]
-pub fn report_drop(ctx: &TcContext, packet: &Packet, hook: u32, reason: Reason) {
+pub fn drop_packet(ctx: &TcContext, packet: &Packet, hook: u32, reason: Reason) -> i32 {
     let mut event = Event {
         hook,
         length: ctx.len(),
@@ -33,6 +33,7 @@ pub fn report_drop(ctx: &TcContext, packet: &Packet, hook: u32, reason: Reason) 
         _ => {}
     }
     report(reason, event);
+    TC_ACT_SHOT as i32
 }
 
 /// Tenant of a pod or a service; 0 for what is neither.

@@ -1,17 +1,19 @@
-//! From one node to the next past the host's stack: the route and the neighbour are the kernel's own, looked up by the
-//! program; the packet goes straight to the interface. The hop is not counted (TTL), as with delivery on one node.
+//! Past the host's stack, into a pod of this node or out to another. There the route and the neighbour are the kernel's own,
+//! looked up by the program; the packet goes straight to the interface. The hop is not counted (TTL).
 
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Lookup, bpf_fib_lookup__bindgen_ty_1 as Length,
     bpf_fib_lookup__bindgen_ty_2 as Service, bpf_fib_lookup__bindgen_ty_3 as Source,
     bpf_fib_lookup__bindgen_ty_4 as Destination, bpf_fib_lookup__bindgen_ty_5 as Vlan,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_skb_store_bytes};
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup, bpf_redirect, bpf_redirect_peer, bpf_skb_store_bytes,
+};
 use aya_ebpf::programs::TcContext;
-use waggle_abi::Addr;
+use waggle_abi::{Addr, EndpointRow};
 
+use crate::NEXT;
 use crate::packet::ifindex;
-use crate::uplink::NEXT;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -59,5 +61,20 @@ pub fn to_node(ctx: &TcContext, src: &Addr, dst: &Addr) -> i32 {
             return NEXT;
         }
         bpf_redirect(lookup.ifindex, 0) as i32
+    }
+}
+
+/// Puts the packet into a pod's namespace with the link addresses that it would have after routing.
+#[inline(always)]
+pub fn into_pod(ctx: &TcContext, row: &EndpointRow) -> i32 {
+    let mut macs = [0u8; 12];
+    macs[..6].copy_from_slice(&row.mac);
+    macs[6..].copy_from_slice(&row.gateway_mac);
+    // SAFETY: the context is the kernel's, the buffer is 12 bytes of this stack; the frame was parsed beyond them.
+    unsafe {
+        if bpf_skb_store_bytes(ctx.skb.skb.cast(), 0, macs.as_ptr().cast(), 12, 0) != 0 {
+            return NEXT;
+        }
+        bpf_redirect_peer(row.ifindex, 0) as i32
     }
 }

@@ -20,5 +20,24 @@ pub mod wall;
 
 use waggle_abi::Reason;
 
+/// On to the next program and then to the host's stack.
+pub const NEXT: i32 = -1;
+
 /// Let through, or why not.
 pub type Verdict = Result<(), Reason>;
+
+/// What every program object needs: its licence for the kernel, and a panic handler, which is never reached.
+#[macro_export]
+macro_rules! program {
+    () => {
+        #[cfg(not(test))]
+        #[panic_handler]
+        fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+            loop {}
+        }
+
+        #[unsafe(link_section = "license")]
+        #[unsafe(no_mangle)]
+        static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+    };
+}

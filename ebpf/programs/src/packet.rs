@@ -51,14 +51,24 @@ pub struct Packet {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Quote {
-    /// The quoted packet's answer: its tuple seen from the other end.
-    pub answer: FlowKey,
+    /// What tells the quoted packet's flow from others, as [`Packet::flow`] does.
+    pub flow: FlowKey,
     /// Offset of the quoted network header.
     pub network: usize,
     /// Offset of the quoted transport header.
     pub transport: usize,
     /// The quoted packet has a transport header: 1, else 0.
     pub has_ports: u64,
+}
+
+impl Quote {
+    /// What [`quote`] fills in.
+    pub const EMPTY: Self = Self {
+        flow: Packet::EMPTY.tuple,
+        network: 0,
+        transport: 0,
+        has_ports: 0,
+    };
 }
 
 impl Packet {
@@ -182,65 +192,12 @@ fn read_frame(ctx: &TcContext) -> Result<Packet, Reason> {
     Ok(packet)
 }
 
-/// Fills in what the ICMP error `packet` quotes, with the identifiers of echoes.
-#[inline(never)]
-pub fn quote(ctx: &TcContext, packet: &Packet, out: &mut Quote) -> Result<(), Reason> {
-    let offset = packet.transport + 8;
-    let network = match packet.tuple.protocol {
-        ICMP => parse_v4(ctx, offset)?,
-        _ => parse_v6_plain(ctx, offset)?,
-    };
-    out.answer.src = network.dst;
-    out.answer.dst = network.src;
-    out.answer.src_port = 0;
-    out.answer.dst_port = 0;
-    out.answer.protocol = network.protocol;
-    out.answer.pad = [0; 3];
-    out.network = offset;
-    out.transport = network.transport;
-    out.has_ports = u64::from(!network.later_fragment);
-    if !network.later_fragment {
-        (out.answer.dst_port, out.answer.src_port) =
-            ends(ctx, network.protocol, network.transport)?;
-    }
-    Ok(())
-}
-
-/// The tuple that translation knows a packet by: an echo's identifier counts as the asking end's port.
+/// Fills in what the ICMP error `packet` quotes.
 #[inline(always)]
-pub fn flow_key(ctx: &TcContext, packet: &Packet) -> Result<FlowKey, Reason> {
-    let mut key = packet.tuple;
-    if matches!(key.protocol, ICMP | ICMP_V6) && !packet.later_fragment {
-        (key.src_port, key.dst_port) = ends(ctx, key.protocol, packet.transport)?;
-    }
-    Ok(key)
-}
-
-/// Ports, or an echo's identifier in the place of the asking end's.
-#[inline(always)]
-fn ends(ctx: &TcContext, protocol: u8, transport: usize) -> Result<(u16, u16), Reason> {
-    if has_ports(protocol) {
-        let ports: [u16; 2] = load(ctx, transport)?;
-        return Ok((ports[0], ports[1]));
-    }
-    if !matches!(protocol, ICMP | ICMP_V6) {
-        return Ok((0, 0));
-    }
-    let head: [u16; 3] = load(ctx, transport)?;
-    match (protocol, head[0].to_ne_bytes()[0]) {
-        (ICMP, 8) | (ICMP_V6, 128) => Ok((head[2], 0)),
-        (ICMP, 0) | (ICMP_V6, 129) => Ok((0, head[2])),
-        _ => Ok((0, 0)),
-    }
-}
-
-/// The tuple of the packet that an ICMP error quotes.
-#[inline(always)]
-pub fn quoted(ctx: &TcContext, packet: &Packet) -> Result<FlowKey, Reason> {
-    let mut key = Packet::EMPTY.tuple;
+pub fn quote(ctx: &TcContext, packet: &Packet, out: &mut Quote) -> Verdict {
     let v4 = u32::from(packet.tuple.protocol == ICMP);
-    match parse_quoted(ctx.skb.skb, packet.transport + 8, v4, &raw mut key) {
-        DONE => Ok(key),
+    match parse_quoted(ctx.skb.skb, packet.transport + 8, v4, out) {
+        DONE => Ok(()),
         _ => Err(Reason::Malformed),
     }
 }
@@ -248,14 +205,14 @@ pub fn quoted(ctx: &TcContext, packet: &Packet) -> Result<FlowKey, Reason> {
 /// As [`parse_frame`], of the packet at `offset`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn parse_quoted(skb: *mut __sk_buff, offset: usize, v4: u32, out: *mut FlowKey) -> u32 {
+extern "C" fn parse_quoted(skb: *mut __sk_buff, offset: usize, v4: u32, out: *mut Quote) -> u32 {
     if out.is_null() {
         return MALFORMED;
     }
     match read_quoted(&TcContext::new(skb), offset, v4 != 0) {
-        Ok(key) => {
-            // SAFETY: `quoted` gives its own; the verifier knows its size.
-            unsafe { *out = key };
+        Ok(quote) => {
+            // SAFETY: `quote` gives its caller's; the verifier knows its size.
+            unsafe { *out = quote };
             DONE
         }
         Err(_) => MALFORMED,
@@ -263,21 +220,26 @@ extern "C" fn parse_quoted(skb: *mut __sk_buff, offset: usize, v4: u32, out: *mu
 }
 
 #[inline(always)]
-fn read_quoted(ctx: &TcContext, offset: usize, v4: bool) -> Result<FlowKey, Reason> {
+fn read_quoted(ctx: &TcContext, offset: usize, v4: bool) -> Result<Quote, Reason> {
     let network = if v4 {
         parse_v4(ctx, offset)?
     } else {
         parse_v6(ctx, offset)?
     };
-    let mut key = tuple(&network);
-    if has_ports(key.protocol) && !network.later_fragment {
+    let mut flow = tuple(&network);
+    if has_ports(flow.protocol) && !network.later_fragment {
         let ports: [u16; 2] = load(ctx, network.transport)?;
-        (key.src_port, key.dst_port) = (ports[0], ports[1]);
-    } else if matches!(key.protocol, ICMP | ICMP_V6) && !network.later_fragment {
+        (flow.src_port, flow.dst_port) = (ports[0], ports[1]);
+    } else if matches!(flow.protocol, ICMP | ICMP_V6) && !network.later_fragment {
         let head: [u8; 6] = load(ctx, network.transport)?;
-        [key.src_port, key.dst_port] = echo_ports(&head);
+        [flow.src_port, flow.dst_port] = echo_ports(&head);
     }
-    Ok(key)
+    Ok(Quote {
+        flow,
+        network: offset,
+        transport: network.transport,
+        has_ports: u64::from(!network.later_fragment),
+    })
 }
 
 /// Interface that the hook is attached to. Not inlined: merged with the load of another field, it would be one at an
@@ -328,26 +290,20 @@ fn parse_v4(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
     })
 }
 
-/// Without extension headers, which translated flows' packets hardly have.
 #[inline(always)]
-fn parse_v6_plain(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
+fn parse_v6(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
     let header: V6 = load(ctx, offset)?;
     if u32::from_be(header.version) >> 28 != 6 {
         return Err(Reason::Malformed);
     }
-    Ok(Network {
+    let mut network = Network {
         src: Addr { words: header.src },
         dst: Addr { words: header.dst },
         protocol: header.next,
         transport: offset + size_of::<V6>(),
         later_fragment: false,
         fragment: false,
-    })
-}
-
-#[inline(always)]
-fn parse_v6(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
-    let mut network = parse_v6_plain(ctx, offset)?;
+    };
     for _ in 0..EXTENSIONS {
         match network.protocol {
             // Hop-by-hop, routing and destination options: next header, length in 8 bytes less one.

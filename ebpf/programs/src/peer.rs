@@ -20,11 +20,17 @@ pub enum Peer {
     Pod(&'static EndpointRow),
 }
 
+/// What the tables know about an address.
+#[inline(always)]
+pub fn endpoint(addr: &Addr) -> Option<&'static EndpointRow> {
+    // SAFETY: rows are replaced, never written in place by programs; the map outlives the program.
+    unsafe { ENDPOINTS.get(addr) }
+}
+
 /// Looks `addr` up. An address in the pods' ranges that nobody has is an error: what can't be known can't be allowed.
 #[inline(always)]
 pub fn peer(addr: &Addr) -> Result<Peer, Reason> {
-    // SAFETY: rows are replaced, never written in place by programs; the map outlives the program.
-    let Some(row) = (unsafe { ENDPOINTS.get(addr) }) else {
+    let Some(row) = endpoint(addr) else {
         return match RANGES.get(Key::new(128, *addr)) {
             Some(_) => Err(Reason::UnknownEndpoint),
             None => Ok(Peer::World),

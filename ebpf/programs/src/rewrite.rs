@@ -49,16 +49,16 @@ pub fn translate(ctx: &TcContext, packet: &Packet, key: &FlowKey, row: &NatRow) 
     )
 }
 
-/// Makes an ICMP error about a packet whose other direction is `key` one about the packet that `row` answers.
+/// Makes an ICMP error, about a packet whose answers `row` translates, one about the packet that was translated.
 #[inline(never)]
 pub fn translate_error(ctx: &TcContext, packet: &Packet, quote: &Quote, row: &NatRow) -> Verdict {
-    let key = &quote.answer;
+    let key = &quote.flow;
     let checksum = packet.transport + ICMP_CHECKSUM;
-    // The quoted packet ran the other way.
+    // The row is of the other direction.
     let inner = addresses(
         ctx,
         quote.network,
-        [&key.dst, &key.src],
+        [&key.src, &key.dst],
         [&row.dst, &row.src],
     )?;
     if !key.src.is_v4() {
@@ -70,13 +70,13 @@ pub fn translate_error(ctx: &TcContext, packet: &Packet, quote: &Quote, row: &Na
             quote.transport,
             (checksum, 0),
             key.protocol,
-            [key.dst_port, key.src_port],
+            [key.src_port, key.dst_port],
             [row.dst_port, row.src_port],
         )?;
     }
     let outer = &packet.tuple;
     // The other end itself complains; a router on the way keeps its address.
-    let src = if outer.src == key.src {
+    let src = if outer.src == key.dst {
         &row.src
     } else {
         &outer.src
@@ -141,8 +141,9 @@ fn ports(
         return Ok(());
     }
     if matches!(protocol, ICMP | ICMP_V6) {
-        // One of the two is the identifier, the other is 0.
-        let (from, to) = (old[0] | old[1], new[0] | new[1]);
+        // One of the two is the identifier; the other stands for the answering end and never changes.
+        let asker = usize::from(old[0] == new[0]);
+        let (from, to) = (old[asker], new[asker]);
         if from == to {
             return Ok(());
         }

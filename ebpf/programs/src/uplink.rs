@@ -1,20 +1,21 @@
 //! What is translated on the way between the cluster and the outside, and where it goes then. The hooks differ in what
 //! they may meet; the translations are the same.
 
-use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_store_bytes};
+use aya_ebpf::helpers::generated::bpf_redirect_neigh;
 use aya_ebpf::programs::TcContext;
-use waggle_abi::{Addr, Config, EndpointRow, Reason, Slot, endpoint_kind};
+use waggle_abi::{Addr, Config, Reason, Slot, endpoint_kind};
 
-use crate::Verdict;
-use crate::maps::{CONFIG, ENDPOINTS};
+use crate::flow::reversed;
+use crate::forward::into_pod;
+use crate::maps::CONFIG;
 use crate::nat::{Work, find, remember, remember_with_port};
 use crate::packet::{Packet, quote};
+use crate::peer::endpoint;
 use crate::rewrite::{translate, translate_error};
+use crate::{NEXT, Verdict};
 
 /// Mark of a packet that is translated already; taken off where it leaves.
 const TRANSLATED: u32 = 0x5747_0001;
-/// On to the next program and then to the host's stack.
-pub const NEXT: i32 = -1;
 
 /// What programs must know about their node.
 #[inline(always)]
@@ -32,13 +33,6 @@ pub fn node_address(config: &Config, like: &Addr) -> Addr {
     }
 }
 
-/// What the tables know about an address.
-#[inline(always)]
-pub fn endpoint(addr: &Addr) -> Option<&'static EndpointRow> {
-    // SAFETY: rows are replaced, never written in place by programs; the map outlives the program.
-    unsafe { ENDPOINTS.get(addr) }
-}
-
 /// Translates an ICMP error about a translated flow, and says whether it was one. `work.row` then has where it comes from
 /// and goes to.
 #[inline(never)]
@@ -46,12 +40,13 @@ pub fn error(ctx: &TcContext, packet: &Packet, work: &mut Work) -> Result<bool, 
     if quote(ctx, packet, &mut work.quote).is_err() {
         return Ok(false);
     }
-    let Some(row) = find(&work.quote.answer) else {
+    work.key = reversed(&work.quote.flow);
+    let Some(row) = find(&work.key) else {
         return Ok(false);
     };
     work.row.dst = row.dst;
     work.row.src = packet.tuple.src;
-    if packet.tuple.src == work.quote.answer.src {
+    if packet.tuple.src == work.key.src {
         work.row.src = row.src;
     }
     translate_error(ctx, packet, &work.quote, row)?;
@@ -128,20 +123,5 @@ pub fn is_translated(ctx: &TcContext) -> bool {
             mark.write_volatile(0);
         }
         marked
-    }
-}
-
-/// Puts the packet into a pod's namespace with the link addresses that it would have after routing.
-#[inline(always)]
-pub fn into_pod(ctx: &TcContext, row: &EndpointRow) -> i32 {
-    let mut macs = [0u8; 12];
-    macs[..6].copy_from_slice(&row.mac);
-    macs[6..].copy_from_slice(&row.gateway_mac);
-    // SAFETY: the context is the kernel's, the buffer is 12 bytes of this stack; the frame was parsed beyond them.
-    unsafe {
-        if bpf_skb_store_bytes(ctx.skb.skb.cast(), 0, macs.as_ptr().cast(), 12, 0) != 0 {
-            return NEXT;
-        }
-        bpf_redirect_peer(row.ifindex, 0) as i32
     }
 }

@@ -18,7 +18,7 @@ use waggle_abi::{
 use crate::Verdict;
 use crate::flow::{Row, Stamp, remember, row_key};
 use crate::maps::GRANTS;
-use crate::packet::{Packet, quoted};
+use crate::packet::{Packet, Quote, quote};
 use crate::policy::{Other, allows};
 
 /// First port of Linux's default range for callers (net.ipv4.ip_local_port_range).
@@ -256,7 +256,9 @@ fn sender_seems_opener(packet: &Packet) -> bool {
 /// Whether an ICMP error is about a flow that passes now.
 #[inline(never)]
 fn about_a_flow(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Result<bool, Reason> {
-    let quoted = quoted(ctx, packet)?;
+    let mut quoted = Quote::EMPTY;
+    quote(ctx, packet, &mut quoted)?;
+    let quoted = quoted.flow;
     // It is told to who sent the packet that it is about.
     if quoted.src != packet.tuple.dst {
         return Ok(false);

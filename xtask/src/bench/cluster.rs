@@ -10,6 +10,14 @@ use serde_json::Value;
 
 use crate::run::quiet;
 
+const CLIENT: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: bench}
+spec:
+  containers: [{name: c, image: "shop/client:1.0", command: [sleep, infinity]}]
+"#;
+
 /// The cluster.
 pub(crate) struct BenchCluster {
     binary: PathBuf,
@@ -45,6 +53,32 @@ impl BenchCluster {
     pub(crate) fn get(&self, arguments: &[&str]) -> Result<Value> {
         let text = quiet(&mut self.command(&[&["get"], arguments, &["-o", "json"]].concat()))?;
         serde_json::from_str(&text).context("no JSON")
+    }
+
+    /// Starts `server`, the manifest of a pod `server`, and a pod `client` beside it; returns the server's address once
+    /// both run.
+    pub(crate) fn with_client(&self, server: &str) -> Result<String> {
+        self.apply(&format!("{server}---{CLIENT}"))?;
+        self.address("client")?;
+        self.address("server")
+    }
+
+    fn address(&self, pod: &str) -> Result<String> {
+        wait(&format!("pod {pod} runs"), Duration::from_secs(60), || {
+            let status = self.get(&["pod", pod, "-n", "bench"])?["status"].clone();
+            let address = status["podIP"]
+                .as_str()
+                .filter(|_| status["phase"] == "Running");
+            address
+                .map(str::to_owned)
+                .with_context(|| status.to_string())
+        })
+    }
+
+    /// Runs the sample application's client in the pod `client`; returns what it prints.
+    pub(crate) fn run_client(&self, arguments: &[&str]) -> Result<String> {
+        let exec = ["exec", "-n", "bench", "client", "--", "shop-client"];
+        quiet(self.command(&exec).args(arguments))
     }
 
     /// Applies manifests given as text.

@@ -13,7 +13,6 @@ use super::pairs::{Joint, Pair};
 use super::statistics::Spread;
 use crate::build::{self, Profile};
 use crate::images;
-use crate::run::quiet;
 
 /// How much to measure.
 #[derive(Args)]
@@ -109,37 +108,18 @@ struct WagglePair {
     target: String,
 }
 
-const PODS: &str = r#"
+const SERVER: &str = r#"
 apiVersion: v1
 kind: Pod
-metadata: {name: echo, namespace: bench}
+metadata: {name: server, namespace: bench}
 spec:
   containers: [{name: c, image: "shop/client:1.0", command: [shop-client, echo, --port, "7001"]}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client, namespace: bench}
-spec:
-  containers: [{name: c, image: "shop/client:1.0", command: [sleep, infinity]}]
 "#;
 
 impl WagglePair {
     fn create(binary: PathBuf, layout: &Path) -> Result<Self> {
         let cluster = BenchCluster::up(binary, layout)?;
-        cluster.apply(PODS)?;
-        let address = |pod: &str| {
-            wait(&format!("pod {pod} runs"), Duration::from_secs(60), || {
-                let status = cluster.get(&["pod", pod, "-n", "bench"])?["status"].clone();
-                let address = status["podIP"]
-                    .as_str()
-                    .filter(|_| status["phase"] == "Running");
-                address
-                    .map(str::to_owned)
-                    .with_context(|| status.to_string())
-            })
-        };
-        address("client")?;
-        let target = format!("{}:7001", address("echo")?);
+        let target = format!("{}:7001", cluster.with_client(SERVER)?);
         let pair = Self { cluster, target };
         wait("the echo answers", Duration::from_secs(10), || {
             pair.pingpong(10, 1)
@@ -148,13 +128,7 @@ impl WagglePair {
     }
 
     fn pingpong(&self, rounds: u32, megabytes: u32) -> Result<String> {
-        let exec = [
-            "exec",
-            "-n",
-            "bench",
-            "client",
-            "--",
-            "shop-client",
+        self.cluster.run_client(&[
             "pingpong",
             "--target",
             &self.target,
@@ -162,7 +136,6 @@ impl WagglePair {
             &rounds.to_string(),
             "--megabytes",
             &megabytes.to_string(),
-        ];
-        quiet(&mut self.cluster.command(&exec))
+        ])
     }
 }

@@ -13,7 +13,6 @@ use super::peers::{PlainNode, Rules, vip};
 use super::statistics::Spread;
 use crate::build::{self, Profile};
 use crate::images;
-use crate::run::quiet;
 
 /// How much to measure.
 #[derive(Args)]
@@ -120,37 +119,18 @@ struct WaggleNode {
     server: String,
 }
 
-const PODS: &str = r#"
+const SERVER: &str = r#"
 apiVersion: v1
 kind: Pod
 metadata: {name: server, namespace: bench, labels: {app: server}}
 spec:
   containers: [{name: c, image: "shop/client:1.0", command: [shop-client, answer, --port, "7000"]}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client, namespace: bench}
-spec:
-  containers: [{name: c, image: "shop/client:1.0", command: [sleep, infinity]}]
 "#;
 
 impl WaggleNode {
     fn create(binary: PathBuf, layout: &Path) -> Result<Self> {
         let cluster = BenchCluster::up(binary, layout)?;
-        cluster.apply(PODS)?;
-        let address = |pod: &str| {
-            wait(&format!("pod {pod} runs"), Duration::from_secs(60), || {
-                let status = cluster.get(&["pod", pod, "-n", "bench"])?["status"].clone();
-                let address = status["podIP"]
-                    .as_str()
-                    .filter(|_| status["phase"] == "Running");
-                address
-                    .map(str::to_owned)
-                    .with_context(|| status.to_string())
-            })
-        };
-        address("client")?;
-        let server = format!("{}:7000", address("server")?);
+        let server = format!("{}:7000", cluster.with_client(SERVER)?);
         Ok(Self { cluster, server })
     }
 
@@ -173,20 +153,15 @@ impl WaggleNode {
 
     fn race(&self, count: u32, connections: u32) -> Result<String> {
         let vip = format!("{}:80", vip(count - 1));
-        let race = [
-            "exec",
-            "-n",
-            "bench",
-            "client",
-            "--",
-            "shop-client",
+        let connections = connections.to_string();
+        self.cluster.run_client(&[
             "race",
             "--direct",
             &self.server,
             "--vip",
             &vip,
             "--rounds",
-        ];
-        quiet(self.cluster.command(&race).arg(connections.to_string()))
+            &connections,
+        ])
     }
 }

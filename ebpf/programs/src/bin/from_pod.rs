@@ -6,16 +6,15 @@
     reason = "the hook macros drop the documentation of entries"
 )]
 
-use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{EndpointRow, Reason, hook};
+use waggle_ebpf::NEXT;
 use waggle_ebpf::count::count;
-use waggle_ebpf::drops::report_drop;
-use waggle_ebpf::forward::to_node;
+use waggle_ebpf::drops::drop_packet;
+use waggle_ebpf::forward::{into_pod, to_node};
 use waggle_ebpf::packet::{Packet, ifindex, parse};
 use waggle_ebpf::peer::{Peer, link, peer};
-use waggle_ebpf::uplink::{NEXT, into_pod};
 use waggle_ebpf::wall::{Side, decide};
 
 /// Where an allowed packet goes.
@@ -45,10 +44,7 @@ pub fn from_pod(ctx: TcContext) -> i32 {
             count(Reason::Forwarded, ctx.len());
             into_pod(&ctx, row)
         }
-        Err(reason) => {
-            report_drop(&ctx, &packet, hook::FROM_POD, reason);
-            TC_ACT_SHOT as i32
-        }
+        Err(reason) => drop_packet(&ctx, &packet, hook::FROM_POD, reason),
     }
 }
 
@@ -85,12 +81,4 @@ fn route(ctx: &TcContext, packet: &Packet) -> Result<Route, Reason> {
     }
 }
 
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+waggle_ebpf::program!();

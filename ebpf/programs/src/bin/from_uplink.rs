@@ -8,23 +8,23 @@
     reason = "the hook macros drop the documentation of entries"
 )]
 
-use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Config, FlowKey, Reason, ServiceRow, TCP, endpoint_kind, hook, scope};
-use waggle_ebpf::Verdict;
 use waggle_ebpf::announce::{answer_arp, answer_solicitation};
 use waggle_ebpf::count::count;
-use waggle_ebpf::drops::report_drop;
+use waggle_ebpf::drops::drop_packet;
+use waggle_ebpf::forward::into_pod;
 use waggle_ebpf::nat::{Work, find, remember, work};
-use waggle_ebpf::packet::{Packet, flow_key, ifindex, parse};
-use waggle_ebpf::peer::peer;
+use waggle_ebpf::packet::{Packet, ifindex, parse};
+use waggle_ebpf::peer::{endpoint, peer};
 use waggle_ebpf::refuse::refuse;
 use waggle_ebpf::rewrite::translate;
 use waggle_ebpf::service::{called, choose_for};
-use waggle_ebpf::uplink::{NEXT, config, endpoint, error, into_pod, node_address, open, send_on};
+use waggle_ebpf::uplink::{config, error, node_address, open, send_on};
 use waggle_ebpf::wall::{Side, decide};
+use waggle_ebpf::{NEXT, Verdict};
 
 /// Entry.
 #[classifier]
@@ -47,11 +47,12 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
             verdict
         }
         Err(reason) => {
-            report_drop(&ctx, &packet, hook::FROM_UPLINK, reason);
+            let dropped = drop_packet(&ctx, &packet, hook::FROM_UPLINK, reason);
             if reason == Reason::NoBackend && refuse(&ctx, &packet).is_ok() {
-                return back(link);
+                back(link)
+            } else {
+                dropped
             }
-            TC_ACT_SHOT as i32
         }
     }
 }
@@ -73,10 +74,7 @@ fn admit(ctx: &TcContext, packet: &Packet) -> Result<i32, Reason> {
             NEXT
         });
     }
-    match flow_key(ctx, packet) {
-        Ok(key) => work.key = key,
-        Err(_) => return Ok(NEXT),
-    }
+    work.key = packet.flow();
     // A flow that is known stays where it is; a call that begins anew may choose anew.
     if !packet.opening
         && let Some(row) = find(&work.key)
@@ -186,12 +184,4 @@ fn call(
     Ok(send_on(ctx, config, &work.row.src, &work.row.dst))
 }
 
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+waggle_ebpf::program!();

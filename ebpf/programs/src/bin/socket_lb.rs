@@ -532,12 +532,4 @@ fn rewrite(ctx: &SockAddrContext, family: Family, (addr, port): Place) {
     }
 }
 
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+waggle_ebpf::program!();

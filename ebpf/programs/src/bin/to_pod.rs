@@ -7,19 +7,15 @@
     reason = "the hook macros drop the documentation of entries"
 )]
 
-use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Reason, hook};
-use waggle_ebpf::Verdict;
 use waggle_ebpf::count::count;
-use waggle_ebpf::drops::report_drop;
+use waggle_ebpf::drops::drop_packet;
 use waggle_ebpf::packet::{Packet, ifindex, parse};
 use waggle_ebpf::peer::{Peer, link, peer};
 use waggle_ebpf::wall::{Side, decide};
-
-/// On to the next program and then to the pod.
-const NEXT: i32 = -1;
+use waggle_ebpf::{NEXT, Verdict};
 
 /// Entry.
 #[classifier]
@@ -36,15 +32,12 @@ pub fn to_pod(ctx: TcContext) -> i32 {
             count(Reason::Forwarded, ctx.len());
             NEXT
         }
-        Err(reason) => {
-            report_drop(&ctx, &packet, hook::TO_POD, reason);
-            TC_ACT_SHOT as i32
-        }
+        Err(reason) => drop_packet(&ctx, &packet, hook::TO_POD, reason),
     }
 }
 
-/// The pod's own node passes; the outside and other nodes are asked for by policy; pods of other nodes stand before the wall once more, here with the rows of the
-/// receiving node. Who sends is told by the source address: every node drops what its pods do not own.
+/// The pod's own node passes; the outside and other nodes are asked for by policy; pods of other nodes stand before the wall
+/// once more, here with the rows of the receiving node. Who sends is told by the source address: every node drops what its pods do not own.
 #[inline(always)]
 fn admit(ctx: &TcContext, packet: &Packet) -> Verdict {
     let link = link(ifindex(ctx))?;
@@ -57,12 +50,4 @@ fn admit(ctx: &TcContext, packet: &Packet) -> Verdict {
     }
 }
 
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+waggle_ebpf::program!();

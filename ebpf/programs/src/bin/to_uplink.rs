@@ -7,18 +7,17 @@
     reason = "the hook macros drop the documentation of entries"
 )]
 
-use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Reason, TCP, endpoint_kind, hook};
-use waggle_ebpf::Verdict;
 use waggle_ebpf::count::count;
-use waggle_ebpf::drops::report_drop;
+use waggle_ebpf::drops::drop_packet;
 use waggle_ebpf::nat::{Work, collides, find, work};
-use waggle_ebpf::packet::{Packet, flow_key, parse};
-use waggle_ebpf::peer::{Peer, peer};
+use waggle_ebpf::packet::{Packet, parse};
+use waggle_ebpf::peer::{Peer, endpoint, peer};
 use waggle_ebpf::rewrite::translate;
-use waggle_ebpf::uplink::{NEXT, endpoint, error, is_translated, masquerade};
+use waggle_ebpf::uplink::{error, is_translated, masquerade};
+use waggle_ebpf::{NEXT, Verdict};
 
 /// Entry.
 #[classifier]
@@ -35,10 +34,7 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
             count(Reason::Forwarded, ctx.len());
             NEXT
         }
-        Err(reason) => {
-            report_drop(&ctx, &packet, hook::TO_UPLINK, reason);
-            TC_ACT_SHOT as i32
-        }
+        Err(reason) => drop_packet(&ctx, &packet, hook::TO_UPLINK, reason),
     }
 }
 
@@ -51,10 +47,7 @@ fn leave(ctx: &TcContext, packet: &Packet) -> Verdict {
     let Some(sender) = endpoint(&packet.tuple.src) else {
         return Ok(());
     };
-    match flow_key(ctx, packet) {
-        Ok(key) => work.key = key,
-        Err(_) => return Ok(()),
-    }
+    work.key = packet.flow();
     if let Some(row) = find(&work.key) {
         return translate(ctx, packet, &work.key, row);
     }
@@ -89,12 +82,4 @@ fn host_collides(packet: &Packet, work: &mut Work) -> bool {
     !packet.fragment && work.key.src_port != 0 && collides(work)
 }
 
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+waggle_ebpf::program!();
