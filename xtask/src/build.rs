@@ -21,7 +21,9 @@ impl Profile {
     pub(crate) fn of(release: bool) -> Self {
         if release { Self::Release } else { Self::Dev }
     }
-    fn flag(self) -> Option<&'static str> {
+
+    /// What cargo calls it.
+    pub(crate) fn flag(self) -> Option<&'static str> {
         (self == Self::Release).then_some("--release")
     }
     /// Where cargo puts this profile's binaries.

@@ -167,7 +167,8 @@ impl Datapath {
             let mut tables = self.lock();
             tables.compare_everything_once();
             let programmed = tables.program()?;
-            self.stale.note(tables.state());
+            let moved = tables.take_moved_services();
+            self.stale.note(tables.state(), moved);
             (programmed, tables.wanted_routes())
         };
         if self.takeover_pending.load(Ordering::Acquire) {

@@ -1,7 +1,7 @@
 //! Sockets that talk to a backend which their service no longer has: found in the table of all translated sockets, in
 //! whatever network namespace they are, and closed there. A thread of its own does it, beside whoever applies.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::time::Duration;
 use aya::maps::{Array, HashMap as HashTable, MapData, MapError};
 use nix::sched::{CloneFlags, setns};
 use waggle_abi::{Addr, PeerRow, ServiceKey, ServiceRow, Slot, TCP, UDP, map, peer_kind, scope};
+use waggle_model::ServiceId;
 use waggle_model::network::NetworkState;
 use waggle_policy::Serving;
 
@@ -84,9 +85,9 @@ impl StaleSockets {
         lock(&self.shared.namespaces).remove(&netns);
     }
 
-    /// `state` is what services are from now on.
-    pub(crate) fn note(&self, state: &NetworkState) {
-        if lock(&self.shared.serving).note(state) {
+    /// `state` is what the services `moved` are from now on.
+    pub(crate) fn note(&self, state: &NetworkState, moved: BTreeSet<ServiceId>) {
+        if lock(&self.shared.serving).note(state, moved) {
             *lock(&self.gone) = true;
         }
     }

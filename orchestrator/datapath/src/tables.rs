@@ -1,8 +1,10 @@
 //! The kernel's rows, their mirror and what they should be: the one place that writes tables.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use waggle_abi::{Capacity, Config, LinkRow, Reason, endpoint_flag};
+use waggle_model::ServiceId;
 use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState};
 use waggle_policy::{
     Current, Desired, DnsRedirect, LocalNode, LocalPod, Refusal, Row, Step, enforce, round,
@@ -191,6 +193,10 @@ impl Tables {
 
     pub(crate) fn state(&self) -> &NetworkState {
         self.desired.state()
+    }
+
+    pub(crate) fn take_moved_services(&mut self) -> BTreeSet<ServiceId> {
+        self.desired.take_moved_services()
     }
 
     pub(crate) fn set_state(&mut self, state: &NetworkState) {

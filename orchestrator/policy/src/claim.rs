@@ -1,6 +1,8 @@
 //! Who wants which row. Several may claim one: the strongest gets it, and the next one when that lets go.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
 use waggle_abi::Capacity;
@@ -30,17 +32,60 @@ pub enum Claimant {
 /// One table's claims, and which of its rows may differ from what the kernel holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Claimed<K, V> {
-    claims: BTreeMap<(K, Claimant), V>,
-    keys: usize,
-    touched: BTreeSet<K>,
+    rows: BTreeMap<K, Contest<V>>,
+    /// In no order, some more than once: far more is touched than looked at when a whole state comes.
+    touched: Vec<K>,
+}
+
+/// Everybody who wants one row; nearly always one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Contest<V> {
+    winner: (Claimant, V),
+    /// The others, the stronger first.
+    losers: Vec<(Claimant, V)>,
+}
+
+impl<V> Contest<V> {
+    /// Adds a claim; the first of one claimant counts.
+    fn enter(&mut self, claimant: &Claimant, value: V) {
+        let claim = (claimant.clone(), value);
+        match claimant.cmp(&self.winner.0) {
+            Ordering::Less => {
+                let loser = std::mem::replace(&mut self.winner, claim);
+                self.losers.insert(0, loser);
+            }
+            Ordering::Equal => {}
+            Ordering::Greater => {
+                let place = self
+                    .losers
+                    .binary_search_by(|(known, _)| known.cmp(claimant));
+                if let Err(place) = place {
+                    self.losers.insert(place, claim);
+                }
+            }
+        }
+    }
+
+    /// Takes a claim back: whether there was one, unless nobody is left.
+    fn leave(&mut self, claimant: &Claimant) -> Option<bool> {
+        if self.winner.0 != *claimant {
+            let before = self.losers.len();
+            self.losers.retain(|(known, _)| known != claimant);
+            return Some(self.losers.len() < before);
+        }
+        if self.losers.is_empty() {
+            return None;
+        }
+        self.winner = self.losers.remove(0);
+        Some(true)
+    }
 }
 
 impl<K, V> Default for Claimed<K, V> {
     fn default() -> Self {
         Self {
-            claims: BTreeMap::new(),
-            keys: 0,
-            touched: BTreeSet::new(),
+            rows: BTreeMap::new(),
+            touched: Vec::new(),
         }
     }
 }
@@ -56,55 +101,64 @@ pub(crate) struct Found<K, V> {
 impl<K: Copy + Ord, V> Claimed<K, V> {
     /// Adds a claim; the first of one claimant to one row counts.
     pub(crate) fn claim(&mut self, key: K, claimant: &Claimant, value: V) {
-        self.keys += usize::from(self.winner(key).is_none());
-        self.claims.entry((key, claimant.clone())).or_insert(value);
-        self.touched.insert(key);
+        match self.rows.entry(key) {
+            Entry::Occupied(mut row) => row.get_mut().enter(claimant, value),
+            Entry::Vacant(row) => {
+                let winner = (claimant.clone(), value);
+                let losers = Vec::new();
+                row.insert(Contest { winner, losers });
+            }
+        }
+        self.touch(key);
     }
 
     /// Removes a claim, if there is one.
     pub(crate) fn withdraw(&mut self, key: K, claimant: &Claimant) {
-        if self.claims.remove(&(key, claimant.clone())).is_some() {
-            self.keys -= usize::from(self.winner(key).is_none());
-            self.touched.insert(key);
+        let Entry::Occupied(mut row) = self.rows.entry(key) else {
+            return;
+        };
+        match row.get_mut().leave(claimant) {
+            Some(false) => return,
+            Some(true) => {}
+            None => drop(row.remove()),
         }
+        self.touch(key);
     }
 
     /// Who gets the row, and what is in it.
     pub(crate) fn winner(&self, key: K) -> Option<(&Claimant, &V)> {
-        let ((found, claimant), value) = self.claims.range((key, Claimant::Here)..).next()?;
-        (*found == key).then_some((claimant, value))
+        let (claimant, value) = &self.rows.get(&key)?.winner;
+        Some((claimant, value))
     }
 
     /// Rows that are wanted.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (K, &V)> {
-        let mut last = None;
-        self.claims.iter().filter_map(move |((key, _), value)| {
-            let first = last != Some(*key);
-            last = Some(*key);
-            first.then_some((*key, value))
-        })
+        self.rows.iter().map(|(key, row)| (*key, &row.winner.1))
     }
 
     /// How many rows are wanted.
     pub(crate) fn count(&self) -> usize {
-        self.keys
+        self.rows.len()
     }
 
-    pub(crate) fn touched(&self) -> &BTreeSet<K> {
-        &self.touched
+    /// In order, each once.
+    pub(crate) fn touched(&self) -> Vec<K> {
+        let mut touched = self.touched.clone();
+        put_in_order(&mut touched);
+        touched
     }
 
     pub(crate) fn touch(&mut self, key: K) {
-        self.touched.insert(key);
+        // Whatever is touched again and again while nothing can be written takes room once.
+        if self.touched.len() == self.touched.capacity() {
+            put_in_order(&mut self.touched);
+        }
+        self.touched.push(key);
     }
 
     pub(crate) fn touch_all(&mut self, held: impl Iterator<Item = K>) {
-        self.touched = self
-            .claims
-            .keys()
-            .map(|(key, _)| *key)
-            .chain(held)
-            .collect();
+        self.touched.clear();
+        self.touched.extend(self.rows.keys().copied().chain(held));
     }
 
     pub(crate) fn settle(&mut self) {
@@ -115,7 +169,7 @@ impl<K: Copy + Ord, V> Claimed<K, V> {
     pub(crate) fn fault(&self, table: Table, held: usize, capacity: &Capacity) -> CapacityFault {
         CapacityFault {
             table,
-            needed: self.keys.max(held + 1),
+            needed: self.rows.len().max(held + 1),
             limit: table.limit(capacity),
         }
     }
@@ -137,7 +191,9 @@ impl<K: Copy + Ord, V: Copy + PartialEq> Claimed<K, V> {
             removals: Vec::new(),
             refused: Vec::new(),
         };
-        for key in &self.touched {
+        let touched = self.touched();
+        found.puts.reserve(touched.len());
+        for key in &touched {
             match (self.winner(*key), held.get(key)) {
                 (Some((_, wanted)), Some(there)) if wanted == there => {}
                 (Some((_, wanted)), Some(_)) => found.puts.push((*key, *wanted)),
@@ -155,4 +211,9 @@ impl<K: Copy + Ord, V: Copy + PartialEq> Claimed<K, V> {
         }
         found
     }
+}
+
+fn put_in_order<K: Ord>(keys: &mut Vec<K>) {
+    keys.sort_unstable();
+    keys.dedup();
 }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use waggle_model::IdentityId;
 use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState};
+use waggle_model::{IdentityId, ServiceId};
 
 use crate::claim::Claimant;
 use crate::current::Current;
@@ -28,6 +28,8 @@ pub struct Desired {
     ungoverned: bool,
     /// Facts each claimant looked at.
     looked_at: BTreeMap<Claimant, Vec<Fact>>,
+    /// Services that deltas spoke of since somebody asked.
+    moved: BTreeSet<ServiceId>,
 }
 
 impl Desired {
@@ -67,6 +69,9 @@ impl Desired {
             });
         }
         let (mut claimants, facts) = changed(&self.facts.state, &delta);
+        let services = delta.service_upserts.iter().map(|one| one.id);
+        self.moved.extend(services);
+        self.moved.extend(&delta.service_removals);
         // Selectors are resolved to identities, and a pod's identity is its endpoint's.
         self.ungoverned |= !delta.identity_upserts.is_empty()
             || !delta.identity_removals.is_empty()
@@ -89,6 +94,11 @@ impl Desired {
         let delta = self.facts.state.delta_to(state);
         // A delta made from the state that it applies to has no gap.
         let _: Result<(), GenerationGap> = self.apply(delta);
+    }
+
+    /// Services that were changed, added or removed since the last time.
+    pub fn take_moved_services(&mut self) -> BTreeSet<ServiceId> {
+        std::mem::take(&mut self.moved)
     }
 
     /// Where the DNS VIP goes.

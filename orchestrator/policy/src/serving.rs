@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use waggle_abi::{Addr, PeerRow};
 use waggle_model::ServiceId;
-use waggle_model::network::{NetworkState, Service};
+use waggle_model::network::{Backend, NetworkState, Service};
 
 /// Protocol number, address and port (network byte order).
 type Place = (u8, Addr, u16);
@@ -18,20 +18,27 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Takes over what `state` says; returns whether a service or a backend is gone that was there before.
-    pub fn note(&mut self, state: &NetworkState) -> bool {
-        let before = self.services.len();
-        self.services
-            .retain(|id, _| state.services.contains_key(&ServiceId(*id)));
-        let mut gone = self.services.len() < before;
-        for service in state.services.values() {
-            let places = places(service);
-            let old = self.services.get(&service.id.0);
-            if old.is_some_and(|old| **old == *places) {
+    /// Takes over what `state` says of the services `moved`; returns whether one of them or a backend is gone that was
+    /// there before.
+    pub fn note(
+        &mut self,
+        state: &NetworkState,
+        moved: impl IntoIterator<Item = ServiceId, IntoIter: ExactSizeIterator>,
+    ) -> bool {
+        let moved = moved.into_iter();
+        let mut gone = false;
+        if self.services.is_empty() {
+            self.services.reserve(moved.len());
+        }
+        for id in moved {
+            let Some(service) = state.services.get(&id) else {
+                gone |= self.services.remove(&id.0).is_some();
                 continue;
-            }
+            };
+            let places = places(service);
+            let old = self.services.get(&id.0);
             gone |= old.is_some_and(|old| !old.iter().all(|place| has(&places, place)));
-            self.services.insert(service.id.0, places);
+            self.services.insert(id.0, places);
         }
         gone
     }
@@ -50,16 +57,15 @@ fn has(places: &[Place], place: &Place) -> bool {
 }
 
 fn places(service: &Service) -> Box<[Place]> {
-    let mut places: Vec<Place> = service
-        .ports
-        .iter()
-        .flat_map(|port| {
-            port.backends.iter().map(|backend| {
-                let address: IpAddr = backend.address;
-                (port.protocol.number(), address.into(), backend.port.to_be())
-            })
-        })
-        .collect();
+    let count = service.ports.iter().map(|port| port.backends.len()).sum();
+    let mut places: Vec<Place> = Vec::with_capacity(count);
+    for port in &service.ports {
+        let place = |backend: &Backend| {
+            let address: IpAddr = backend.address;
+            (port.protocol.number(), address.into(), backend.port.to_be())
+        };
+        places.extend(port.backends.iter().map(place));
+    }
     places.sort_unstable();
     places.dedup();
     places.into()
@@ -68,7 +74,7 @@ fn places(service: &Service) -> Box<[Place]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use waggle_model::network::{Backend, Protocol, ServicePort, Standing};
+    use waggle_model::network::{Protocol, ServicePort, Standing};
 
     /// A service by its number, and its backends.
     type Listed<'a> = (u32, &'a [(&'a str, Standing)]);
@@ -127,17 +133,19 @@ mod tests {
             (&[], true),
         ];
         for (services, gone) in steps {
-            assert_eq!(serving.note(&state(services)), gone, "{services:?}");
+            let told = serving.note(&state(services), [1, 2].map(ServiceId));
+            assert_eq!(told, gone, "{services:?}");
         }
     }
 
     #[test]
     fn a_socket_belongs_to_the_service_that_it_called() {
         let mut serving = Serving::default();
-        serving.note(&state(&[
+        let state = state(&[
             (1, &[(A, Standing::Ready)]),
             (2, &[(A, Standing::Terminating), (B, Standing::Ready)]),
-        ]));
+        ]);
+        serving.note(&state, [1, 2].map(ServiceId));
         assert!(serving.has(&peer(1, A)) && serving.has(&peer(2, A)));
         assert!(!serving.has(&peer(1, B)) && !serving.has(&peer(3, A)));
         let other_port = PeerRow {

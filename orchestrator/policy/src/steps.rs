@@ -62,7 +62,9 @@ fn service_steps(
     let (mut rows, mut gone) = (Vec::new(), Vec::new());
     let mut tables = Vec::new();
     let mut wanted = BTreeMap::new();
-    for key in services.touched() {
+    let touched = services.touched();
+    rows.reserve(touched.len());
+    for key in &touched {
         let old = current.services().get(key);
         let Some((claimant, plan)) = services.winner(*key) else {
             gone.extend(old.map(|_| *key));

@@ -1,4 +1,4 @@
-//! A cluster of one node for a benchmark, made by the product's own `waggle dev` and removed when dropped.
+//! A cluster for a benchmark, made by the product's own `waggle dev` and removed when dropped.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: client, namespace: bench}
 spec:
+  nodeName: node1
   containers: [{name: c, image: "shop/client:1.0", command: [sleep, infinity]}]
 "#;
 
@@ -25,14 +26,15 @@ pub(crate) struct BenchCluster {
 }
 
 impl BenchCluster {
-    /// Sweeps an earlier one and brings it up, images imported, with a Namespace `bench`.
-    pub(crate) fn up(binary: PathBuf, layout: &Path) -> Result<Self> {
+    /// Sweeps an earlier one and brings it up with this many nodes, images imported, with a Namespace `bench`.
+    pub(crate) fn up(binary: PathBuf, layout: &Path, nodes: u32) -> Result<Self> {
         let cluster = Self {
             binary,
             home: std::env::temp_dir().join("waggle-bench"),
         };
         quiet(&mut cluster.command(&["dev", "down"]))?;
-        quiet(&mut cluster.command(&["dev", "up", "--nodes", "1", "--api-port", "16643"]))?;
+        let nodes = nodes.to_string();
+        quiet(&mut cluster.command(&["dev", "up", "--nodes", &nodes, "--api-port", "16643"]))?;
         quiet(cluster.command(&["image", "import"]).arg(layout))?;
         cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: bench}\n")?;
         Ok(cluster)
@@ -55,7 +57,7 @@ impl BenchCluster {
         serde_json::from_str(&text).context("no JSON")
     }
 
-    /// Starts `server`, the manifest of a pod `server`, and a pod `client` beside it; returns the server's address once
+    /// Starts `server`, the manifest of a pod `server`, and a pod `client` on the first node; returns the server's address once
     /// both run.
     pub(crate) fn with_client(&self, server: &str) -> Result<String> {
         self.apply(&format!("{server}---{CLIENT}"))?;

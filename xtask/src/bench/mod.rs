@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: Waggle beside its peers, in one run, interleaved, printed as ratios with their spread.
 
 mod cluster;
+mod datapath;
 mod pairs;
 mod peers;
 mod pods;
@@ -11,9 +12,15 @@ mod vip;
 use anyhow::Result;
 use clap::Subcommand;
 
+use crate::build::Profile;
+use pods::Place;
+
 /// What to measure.
 #[derive(Subcommand)]
 pub(crate) enum What {
+    /// The datapath by all that it is measured by: what `vip` and `pods` do, and programming, connections, pods of two nodes,
+    /// policy verdicts, forwarding.
+    Datapath(datapath::Options),
     /// Pod to pod on one node, beside a bare veth pair, and a bridge with netfilter and connection tracking.
     Pods(pods::Options),
     /// Container create + start + wait + delete beside crun and runc; pod created to Running.
@@ -27,8 +34,9 @@ pub(crate) fn run(what: &What) -> Result<()> {
     crate::setup::build_tools()?;
     crate::setup::bench_tools()?;
     match what {
-        What::Pods(options) => pods::run(options),
+        What::Datapath(options) => datapath::run(options),
+        What::Pods(options) => pods::run(options, Place::OneNode, Profile::Release),
         What::Podstart(options) => podstart::run(options),
-        What::Vip(options) => vip::run(options),
+        What::Vip(options) => vip::run(options, Profile::Release),
     }
 }

@@ -1,5 +1,6 @@
-//! The peers of the pod-to-pod benchmark: two namespaces joined by nothing but a veth pair, and two behind a bridge whose
-//! packets pass netfilter and connection tracking, as Docker's do.
+//! The peers of the pod-to-pod benchmarks: two namespaces joined by nothing but a veth pair; two behind a bridge whose
+//! packets pass netfilter and connection tracking, as Docker's do; and two behind a host each, whose link is a bridge,
+//! with plain routes or through a VXLAN of the kernel's.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -13,6 +14,10 @@ use crate::run::quiet;
 const CLIENT: &str = "waggle-bench-ping";
 const SERVER: &str = "waggle-bench-pong";
 const BRIDGE: &str = "waggle-bench-bridge";
+/// The hosts of the client and of the server.
+const HOSTS: [&str; 2] = ["waggle-bench-host1", "waggle-bench-host2"];
+/// What pods of a host send to.
+const GATEWAY: &str = "169.254.1.1";
 /// Where the server echoes.
 const PORT: &str = "7001";
 
@@ -23,6 +28,30 @@ pub(crate) enum Joint {
     Veth,
     /// Two veth pairs and a bridge with netfilter.
     Bridge,
+    /// Two hosts that have routes to each other's pod.
+    Routes,
+    /// Two hosts with a VXLAN between them.
+    Vxlan,
+}
+
+impl Joint {
+    /// What its namespaces' names end with.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Veth => "",
+            Self::Bridge => "-b",
+            Self::Routes => "-r",
+            Self::Vxlan => "-x",
+        }
+    }
+
+    /// Addresses of the client and of the server.
+    fn addresses(self) -> [&'static str; 2] {
+        match self {
+            Self::Veth | Self::Bridge => ["10.246.0.2", "10.246.0.3"],
+            Self::Routes | Self::Vxlan => ["10.246.1.2", "10.246.2.2"],
+        }
+    }
 }
 
 /// Two namespaces with an echo in one; removed when dropped.
@@ -41,26 +70,16 @@ impl Pair {
             ip(&["-n", &netns, "link", "set", "lo", "up"])?;
         }
         match joint {
-            Joint::Veth => ip(&[
-                "-n",
-                &name(joint, CLIENT),
-                "link",
-                "add",
-                "eth0",
-                "type",
-                "veth",
-                "peer",
-                "name",
-                "eth0",
-                "netns",
-                &name(joint, SERVER),
-            ])?,
-            Joint::Bridge => bridge(joint)?,
-        }
-        for (netns, address) in [(CLIENT, "10.246.0.2/24"), (SERVER, "10.246.0.3/24")] {
-            let netns = name(joint, netns);
-            ip(&["-n", &netns, "address", "add", address, "dev", "eth0"])?;
-            ip(&["-n", &netns, "link", "set", "eth0", "up"])?;
+            Joint::Veth => {
+                let (client, server) = (name(joint, CLIENT), name(joint, SERVER));
+                veth((&client, "eth0"), (&server, "eth0"))?;
+                subnet(joint)?;
+            }
+            Joint::Bridge => {
+                bridge(joint)?;
+                subnet(joint)?;
+            }
+            Joint::Routes | Joint::Vxlan => hosts(joint)?,
         }
         let mut echo = Command::new("ip");
         echo.args(["netns", "exec", &name(joint, SERVER)])
@@ -81,11 +100,12 @@ impl Pair {
 
     /// Runs the client; its JSON.
     pub(crate) fn pingpong(&self, rounds: u32, megabytes: u32) -> Result<String> {
+        let [_, server] = self.joint.addresses();
         let mut client = Command::new("ip");
         client
             .args(["netns", "exec", &name(self.joint, CLIENT)])
             .arg(&self.client)
-            .args(["pingpong", "--target", &format!("10.246.0.3:{PORT}")])
+            .args(["pingpong", "--target", &format!("{server}:{PORT}")])
             .args(["--rounds", &rounds.to_string()])
             .args(["--megabytes", &megabytes.to_string()]);
         quiet(&mut client)
@@ -102,41 +122,98 @@ impl Drop for Pair {
 }
 
 fn name(joint: Joint, role: &str) -> String {
-    match joint {
-        Joint::Veth => role.to_owned(),
-        Joint::Bridge => format!("{role}-b"),
-    }
+    format!("{role}{}", joint.suffix())
 }
 
 fn namespaces(joint: Joint) -> Vec<String> {
-    let mut all = vec![name(joint, CLIENT), name(joint, SERVER)];
-    if joint == Joint::Bridge {
-        all.push(BRIDGE.into());
+    let between: &[&str] = match joint {
+        Joint::Veth => &[],
+        Joint::Bridge => &[BRIDGE],
+        Joint::Routes | Joint::Vxlan => &[BRIDGE, HOSTS[0], HOSTS[1]],
+    };
+    let roles = [CLIENT, SERVER].into_iter().chain(between.iter().copied());
+    roles.map(|role| name(joint, role)).collect()
+}
+
+/// A veth pair with its ends where they are told.
+fn veth(one: (&str, &str), other: (&str, &str)) -> Result<()> {
+    ip(&[
+        "-n", one.0, "link", "add", one.1, "type", "veth", "peer", "name", other.1, "netns",
+        other.0,
+    ])?;
+    for (netns, link) in [one, other] {
+        ip(&["-n", netns, "link", "set", link, "up"])?;
     }
-    all
+    Ok(())
+}
+
+/// Addresses of both ends of one link.
+fn subnet(joint: Joint) -> Result<()> {
+    for (role, address) in [CLIENT, SERVER].into_iter().zip(joint.addresses()) {
+        let netns = name(joint, role);
+        let address = format!("{address}/24");
+        ip(&["-n", &netns, "address", "add", &address, "dev", "eth0"])?;
+        ip(&["-n", &netns, "link", "set", "eth0", "up"])?;
+    }
+    Ok(())
+}
+
+/// A host for each end, and a bridge between the hosts.
+fn hosts(joint: Joint) -> Result<()> {
+    let wire = name(joint, BRIDGE);
+    ip(&["-n", &wire, "link", "add", "br0", "type", "bridge"])?;
+    ip(&["-n", &wire, "link", "set", "br0", "up"])?;
+    let pods = joint.addresses();
+    for (index, role) in [CLIENT, SERVER].into_iter().enumerate() {
+        let (pod, host) = (name(joint, role), name(joint, HOSTS[index]));
+        veth((&host, "pod"), (&pod, "eth0"))?;
+        let address = format!("{}/32", pods[index]);
+        ip(&["-n", &pod, "address", "add", &address, "dev", "eth0"])?;
+        ip(&["-n", &pod, "route", "add", GATEWAY, "dev", "eth0"])?;
+        ip(&["-n", &pod, "route", "add", "default", "via", GATEWAY])?;
+        let gateway = format!("{GATEWAY}/32");
+        ip(&["-n", &host, "address", "add", &gateway, "dev", "pod"])?;
+        ip(&["-n", &host, "route", "add", &address, "dev", "pod"])?;
+        let port = format!("host{index}");
+        veth((&wire, &port), (&host, "eth0"))?;
+        ip(&["-n", &wire, "link", "set", &port, "master", "br0"])?;
+        let own = |subnet: u8| format!("172.31.{subnet}.{}/24", index + 1);
+        let other = |subnet: u8| format!("172.31.{subnet}.{}", 2 - index);
+        ip(&["-n", &host, "address", "add", &own(0), "dev", "eth0"])?;
+        let far = format!("{}/32", pods[1 - index]);
+        let mut via = other(0);
+        if joint == Joint::Vxlan {
+            ip(&[
+                "-n", &host, "link", "add", "vxlan0", "type", "vxlan", "id", "42", "dstport",
+                "4789", "remote", &via, "dev", "eth0",
+            ])?;
+            ip(&["-n", &host, "address", "add", &own(1), "dev", "vxlan0"])?;
+            ip(&["-n", &host, "link", "set", "vxlan0", "up"])?;
+            // A pod's packets have to fit with what goes around them.
+            ip(&["-n", &pod, "link", "set", "eth0", "mtu", "1450"])?;
+            via = other(1);
+        }
+        ip(&["-n", &host, "route", "add", &far, "via", &via])?;
+        // This namespace's own switch, not the machine's.
+        let forward = ["sysctl", "-qw", "net.ipv4.ip_forward=1"];
+        ip(&[&["netns", "exec", &host], &forward[..]].concat())?;
+    }
+    Ok(())
 }
 
 /// The bridge with both ends, and rules of the shape that Docker writes, so that every packet is tracked.
 fn bridge(joint: Joint) -> Result<()> {
-    ip(&["-n", BRIDGE, "link", "add", "br0", "type", "bridge"])?;
-    ip(&[
-        "-n",
-        BRIDGE,
-        "address",
-        "add",
-        "10.246.0.1/24",
-        "dev",
-        "br0",
-    ])?;
-    ip(&["-n", BRIDGE, "link", "set", "br0", "up"])?;
+    let netns = name(joint, BRIDGE);
+    let at = ["-n", &netns];
+    ip(&[&at[..], &["link", "add", "br0", "type", "bridge"]].concat())?;
+    let address = ["address", "add", "10.246.0.1/24", "dev", "br0"];
+    ip(&[&at[..], &address].concat())?;
+    ip(&[&at[..], &["link", "set", "br0", "up"]].concat())?;
     for (role, link) in [(CLIENT, "client"), (SERVER, "server")] {
-        let netns = name(joint, role);
-        ip(&[
-            "-n", BRIDGE, "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns",
-            &netns,
-        ])?;
-        ip(&["-n", BRIDGE, "link", "set", link, "master", "br0", "up"])?;
+        veth((&netns, link), (&name(joint, role), "eth0"))?;
+        ip(&["-n", &netns, "link", "set", link, "master", "br0"])?;
     }
+    let inside = |words: &[&str]| ip(&[&["netns", "exec", &netns], words].concat());
     // Switches and rules of this namespace, not the machine's.
     inside(&["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1"])?;
     inside(&["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
@@ -153,10 +230,6 @@ fn bridge(joint: Joint) -> Result<()> {
         inside(&words)?;
     }
     Ok(())
-}
-
-fn inside(words: &[&str]) -> Result<()> {
-    ip(&[&["netns", "exec", BRIDGE], words].concat())
 }
 
 fn remove(joint: Joint) {

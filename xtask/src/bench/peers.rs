@@ -2,8 +2,11 @@
 //! rules of the shape that kube-proxy writes, for N services of which the last is the one that is measured.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
+use std::ops::Range;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -88,36 +91,60 @@ impl PlainNode {
     /// Replaces the rules by those for `count` services.
     pub(crate) fn load(&self, rules: Rules, count: u32) -> Result<()> {
         self.unload()?;
-        match rules {
-            Rules::Nftables => feed("nft", &["-f", "-"], &nftables(count)),
-            Rules::Iptables => feed("iptables-legacy-restore", &["--noflush"], &iptables(count)),
-        }
+        rules.feed(&rules.all(count), None).map(drop)
+    }
+
+    /// The same, and how long the rules' program took from text to kernel; `None` when it was stopped after `patience`.
+    pub(crate) fn program(
+        &self,
+        rules: Rules,
+        count: u32,
+        patience: Duration,
+    ) -> Result<Option<Duration>> {
+        self.unload()?;
+        rules.feed(&rules.all(count), Some(patience))
+    }
+
+    /// Adds the `index`th service to those that are there.
+    pub(crate) fn program_one_more(
+        &self,
+        rules: Rules,
+        index: u32,
+        patience: Duration,
+    ) -> Result<Option<Duration>> {
+        rules.feed(&rules.one_more(index), Some(patience))
     }
 
     /// A node without any rule.
     pub(crate) fn unload(&self) -> Result<()> {
-        feed("nft", &["-f", "-"], "flush ruleset\n")?;
-        feed(
-            "iptables-legacy-restore",
-            &[],
-            "*nat\nCOMMIT\n*filter\nCOMMIT\n",
-        )
+        feed("nft", &["-f", "-"], "flush ruleset\n", None)?;
+        let empty = "*nat\nCOMMIT\n*filter\nCOMMIT\n";
+        feed("iptables-legacy-restore", &[], empty, None).map(drop)
     }
 
     /// Runs the client's `race`; prints its JSON.
     pub(crate) fn race(&self, vip: &str, rounds: u32) -> Result<String> {
-        let mut race = Command::new("ip");
-        race.args(["netns", "exec", CLIENT]).arg(&self.binary);
-        race.args([
-            "race",
-            "--direct",
-            &format!("{SERVER_IP}:7000"),
-            "--vip",
-            vip,
-            "--rounds",
-            &rounds.to_string(),
-        ]);
-        quiet(&mut race)
+        let direct = format!("{SERVER_IP}:7000");
+        let rounds = rounds.to_string();
+        self.run_client(&[
+            "race", "--direct", &direct, "--vip", vip, "--rounds", &rounds,
+        ])
+    }
+
+    /// Connections in a second to the last of `count` services.
+    pub(crate) fn rate(&self, count: u32, milliseconds: u32) -> Result<String> {
+        let vip = format!("{}:80", vip(count - 1));
+        let milliseconds = milliseconds.to_string();
+        self.run_client(&["rate", "--target", &vip, "--milliseconds", &milliseconds])
+    }
+
+    fn run_client(&self, arguments: &[&str]) -> Result<String> {
+        let mut client = Command::new("ip");
+        client
+            .args(["netns", "exec", CLIENT])
+            .arg(&self.binary)
+            .args(arguments);
+        quiet(&mut client)
     }
 }
 
@@ -146,23 +173,86 @@ fn ip(arguments: &[&str]) -> Result<()> {
     quiet(Command::new("ip").args(arguments)).map(drop)
 }
 
-fn feed(program: &str, arguments: &[&str], text: &str) -> Result<()> {
+impl Rules {
+    fn all(self, count: u32) -> String {
+        match self {
+            Self::Nftables => nftables(count),
+            Self::Iptables => iptables(0..count, true),
+        }
+    }
+
+    fn one_more(self, index: u32) -> String {
+        match self {
+            Self::Nftables => format!(
+                "table ip kube-proxy {{\n{}}}\nadd element ip kube-proxy service-ips {{ {} }}\n",
+                nft_chains(index),
+                nft_element(index)
+            ),
+            Self::Iptables => iptables(index..index + 1, false),
+        }
+    }
+
+    fn feed(self, text: &str, patience: Option<Duration>) -> Result<Option<Duration>> {
+        match self {
+            Self::Nftables => feed("nft", &["-f", "-"], text, patience),
+            Self::Iptables => feed("iptables-legacy-restore", &["--noflush"], text, patience),
+        }
+    }
+}
+
+/// Runs a program on the node with `text` as its input; how long it took, or `None` when it was stopped after `patience`.
+fn feed(
+    program: &str,
+    arguments: &[&str],
+    text: &str,
+    patience: Option<Duration>,
+) -> Result<Option<Duration>> {
     let mut command = Command::new("ip");
     command
         .args(["netns", "exec", HOST, program])
         .args(arguments)
         .stdin(Stdio::piped());
+    let started = Instant::now();
     let mut child = command
         .spawn()
         .with_context(|| format!("start {program}"))?;
     let mut stdin = child.stdin.take().context("stdin")?;
-    std::io::Write::write_all(&mut stdin, text.as_bytes())?;
+    stdin.write_all(text.as_bytes())?;
     drop(stdin);
-    let status = child.wait()?;
-    if !status.success() {
-        bail!("{program}: {status}");
+    let Some(patience) = patience else {
+        let status = child.wait()?;
+        return finished(program, status, started);
+    };
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return finished(program, status, started);
+        }
+        if started.elapsed() > patience {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_micros(200));
     }
-    Ok(())
+}
+
+fn finished(program: &str, status: ExitStatus, started: Instant) -> Result<Option<Duration>> {
+    if status.success() {
+        Ok(Some(started.elapsed()))
+    } else {
+        bail!("{program}: {status}")
+    }
+}
+
+fn nft_chains(index: u32) -> String {
+    format!(
+        "  chain endpoint-{index} {{ meta l4proto tcp dnat to {SERVER_IP}:7000; }}\n  \
+         chain service-{index} {{ numgen random mod 1 vmap {{ 0 : goto endpoint-{index} }}; }}\n"
+    )
+}
+
+fn nft_element(index: u32) -> String {
+    format!("{} . tcp . 80 : goto service-{index}", vip(index))
 }
 
 /// One chain a service and one an endpoint, reached by one verdict map from the nat hooks.
@@ -170,15 +260,8 @@ fn nftables(count: u32) -> String {
     let mut text = String::from("flush ruleset\ntable ip kube-proxy {\n");
     let mut elements = Vec::new();
     for index in 0..count {
-        let _ = writeln!(
-            text,
-            "  chain endpoint-{index} {{ meta l4proto tcp dnat to {SERVER_IP}:7000; }}"
-        );
-        let _ = writeln!(
-            text,
-            "  chain service-{index} {{ numgen random mod 1 vmap {{ 0 : goto endpoint-{index} }}; }}"
-        );
-        elements.push(format!("{} . tcp . 80 : goto service-{index}", vip(index)));
+        text.push_str(&nft_chains(index));
+        elements.push(nft_element(index));
     }
     let _ = writeln!(
         text,
@@ -195,10 +278,14 @@ fn nftables(count: u32) -> String {
     text
 }
 
-fn iptables(count: u32) -> String {
-    let mut chains = String::from("*nat\n:KUBE-SERVICES - [0:0]\n");
-    let mut rules = String::from("-A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n");
-    for index in 0..count {
+/// One chain a service and one an endpoint; `whole` with the chain that leads to them and its jumps.
+fn iptables(services: Range<u32>, whole: bool) -> String {
+    let (mut chains, mut rules) = (String::from("*nat\n"), String::new());
+    if whole {
+        chains.push_str(":KUBE-SERVICES - [0:0]\n");
+        rules.push_str("-A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n");
+    }
+    for index in services {
         let _ = writeln!(
             chains,
             ":KUBE-SVC-{index} - [0:0]\n:KUBE-SEP-{index} - [0:0]"

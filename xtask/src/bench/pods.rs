@@ -1,5 +1,6 @@
-//! Pod to pod on one node: one byte there and back over one connection, and bulk, between two pods of a Waggle node with
-//! policy on, over a bare veth pair, and over a bridge with connection tracking. Rounds are interleaved.
+//! Pod to pod: one byte there and back over one connection, and bulk. Between two pods of a Waggle node with policy on,
+//! over a bare veth pair, and over a bridge with connection tracking; or between pods of two Waggle nodes, of two hosts
+//! with routes, and of two hosts with a VXLAN. Rounds are interleaved.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,13 +20,51 @@ use crate::images;
 pub(crate) struct Options {
     /// Times that each cell is visited.
     #[arg(long, default_value_t = 7)]
-    rounds: u32,
+    pub(crate) rounds: u32,
     /// Round trips at a visit.
     #[arg(long, default_value_t = 20_000)]
-    trips: u32,
+    pub(crate) trips: u32,
     /// Megabytes at a visit.
     #[arg(long, default_value_t = 1_000)]
-    megabytes: u32,
+    pub(crate) megabytes: u32,
+}
+
+/// Where the pods are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Both on one node.
+    OneNode,
+    /// One on each of two.
+    TwoNodes,
+}
+
+impl Place {
+    fn words(self) -> &'static str {
+        match self {
+            Self::OneNode => "on one node",
+            Self::TwoNodes => "of two nodes",
+        }
+    }
+
+    fn nodes(self) -> u32 {
+        match self {
+            Self::OneNode => 1,
+            Self::TwoNodes => 2,
+        }
+    }
+
+    fn peers(self) -> [(&'static str, Joint); 2] {
+        match self {
+            Self::OneNode => [
+                ("bare veth", Joint::Veth),
+                ("bridge + conntrack", Joint::Bridge),
+            ],
+            Self::TwoNodes => [
+                ("plain routes", Joint::Routes),
+                ("kernel VXLAN", Joint::Vxlan),
+            ],
+        }
+    }
 }
 
 /// Samples of one cell, one for each visit.
@@ -52,26 +91,33 @@ impl Cell {
 }
 
 /// Runs it and prints the table.
-pub(crate) fn run(options: &Options) -> Result<()> {
-    let binary = build::waggle(Profile::Release)?;
-    let layout = images::sample_application(Profile::Release)?;
-    let client = Profile::Release.folder().join("shop-client");
-    let veth = Pair::create(Joint::Veth, client.clone())?;
-    let bridge = Pair::create(Joint::Bridge, client)?;
-    let waggle = WagglePair::create(binary, &layout)?;
+pub(crate) fn run(options: &Options, place: Place, profile: Profile) -> Result<()> {
+    let binary = build::waggle(profile)?;
+    let layout = images::sample_application(profile)?;
+    let client = profile.folder().join("shop-client");
+    let [one, other] = place.peers();
+    let pairs = [
+        Pair::create(one.1, client.clone())?,
+        Pair::create(other.1, client)?,
+    ];
+    let waggle = WagglePair::create(binary, &layout, place)?;
     let mut cells = [Cell::default(), Cell::default(), Cell::default()];
     for _ in 0..options.rounds {
         cells[0].add(&waggle.pingpong(options.trips, options.megabytes)?)?;
-        cells[1].add(&veth.pingpong(options.trips, options.megabytes)?)?;
-        cells[2].add(&bridge.pingpong(options.trips, options.megabytes)?)?;
+        for (cell, pair) in cells[1..].iter_mut().zip(&pairs) {
+            cell.add(&pair.pingpong(options.trips, options.megabytes)?)?;
+        }
     }
-    print(options, &cells)
+    print(options, place, &cells)
 }
 
-fn print(options: &Options, cells: &[Cell; 3]) -> Result<()> {
+fn print(options: &Options, place: Place, cells: &[Cell; 3]) -> Result<()> {
     println!(
-        "pod to pod on one node, client and server on one processor: median of {} visits [lowest, highest], {} round trips and {} MB a visit",
-        options.rounds, options.trips, options.megabytes
+        "pod to pod {}, client and server on one processor: median of {} visits [lowest, highest], {} round trips and {} MB a visit",
+        place.words(),
+        options.rounds,
+        options.trips,
+        options.megabytes
     );
     println!(
         "{:<20} {:>24} {:>20} {:>26} {:>20}",
@@ -83,10 +129,10 @@ fn print(options: &Options, cells: &[Cell; 3]) -> Result<()> {
             .map(|(own, other)| own / other)
             .collect()
     };
-    for (name, cell) in ["waggle", "bare veth", "bridge + conntrack"]
-        .iter()
-        .zip(cells)
-    {
+    let names = ["waggle"]
+        .into_iter()
+        .chain(place.peers().map(|peer| peer.0));
+    for (name, cell) in names.zip(cells) {
         let of = |samples: &[f64]| Spread::of_rounds(samples).context("no samples");
         let time = of(&cell.microseconds)?;
         let times = of(&ratio(&cells[0].microseconds, &cell.microseconds))?;
@@ -102,24 +148,25 @@ fn print(options: &Options, cells: &[Cell; 3]) -> Result<()> {
     Ok(())
 }
 
-/// Two pods of a node.
+/// Two pods.
 struct WagglePair {
     cluster: BenchCluster,
     target: String,
 }
 
-const SERVER: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: server, namespace: bench}
-spec:
-  containers: [{name: c, image: "shop/client:1.0", command: [shop-client, echo, --port, "7001"]}]
-"#;
+/// On the last node.
+fn server(place: Place) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: server, namespace: bench}}\nspec:\n  nodeName: node{}\n  \
+         containers: [{{name: c, image: \"shop/client:1.0\", command: [shop-client, echo, --port, \"7001\"]}}]\n",
+        place.nodes()
+    )
+}
 
 impl WagglePair {
-    fn create(binary: PathBuf, layout: &Path) -> Result<Self> {
-        let cluster = BenchCluster::up(binary, layout)?;
-        let target = format!("{}:7001", cluster.with_client(SERVER)?);
+    fn create(binary: PathBuf, layout: &Path, place: Place) -> Result<Self> {
+        let cluster = BenchCluster::up(binary, layout, place.nodes())?;
+        let target = format!("{}:7001", cluster.with_client(&server(place))?);
         let pair = Self { cluster, target };
         wait("the echo answers", Duration::from_secs(10), || {
             pair.pingpong(10, 1)

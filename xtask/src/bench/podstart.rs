@@ -34,7 +34,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     containers(options)?;
     let binary = build::waggle(Profile::Release)?;
     let layout = images::sample_application(Profile::Release)?;
-    pods(options, &BenchCluster::up(binary, &layout)?)
+    pods(options, &BenchCluster::up(binary, &layout, 1)?)
 }
 
 fn containers(options: &Options) -> Result<()> {

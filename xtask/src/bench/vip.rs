@@ -19,13 +19,13 @@ use crate::images;
 pub(crate) struct Options {
     /// Numbers of services.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 10_000])]
-    services: Vec<u32>,
+    pub(crate) services: Vec<u32>,
     /// Times that each cell is visited.
     #[arg(long, default_value_t = 5)]
-    rounds: u32,
+    pub(crate) rounds: u32,
     /// Connections each way at a visit.
     #[arg(long, default_value_t = 2_000)]
-    connections: u32,
+    pub(crate) connections: u32,
 }
 
 /// Samples of one cell, one for each visit: medians in microseconds.
@@ -53,12 +53,8 @@ impl Cell {
 }
 
 /// Runs it and prints the table.
-pub(crate) fn run(options: &Options) -> Result<()> {
-    let binary = build::waggle(Profile::Release)?;
-    let layout = images::sample_application(Profile::Release)?;
-    let client = Profile::Release.folder().join("shop-client");
-    let plain = PlainNode::create(client)?;
-    let waggle = WaggleNode::create(binary, &layout)?;
+pub(crate) fn run(options: &Options, profile: Profile) -> Result<()> {
+    let (waggle, plain) = rooms(profile)?;
     println!(
         "connect + 1 byte + close, microseconds: median of {} visits [lowest, highest], {} connections each way a visit",
         options.rounds, options.connections
@@ -82,6 +78,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         print(count, &cells)?;
     }
     Ok(())
+}
+
+/// A Waggle node and a plain one.
+pub(crate) fn rooms(profile: Profile) -> Result<(WaggleNode, PlainNode)> {
+    let binary = build::waggle(profile)?;
+    let layout = images::sample_application(profile)?;
+    let plain = PlainNode::create(profile.folder().join("shop-client"))?;
+    Ok((WaggleNode::create(binary, &layout)?, plain))
 }
 
 fn print(count: u32, cells: &[Cell; 3]) -> Result<()> {
@@ -114,7 +118,7 @@ fn print(count: u32, cells: &[Cell; 3]) -> Result<()> {
 }
 
 /// A node with a server pod and a client pod, and N services of which the last is measured.
-struct WaggleNode {
+pub(crate) struct WaggleNode {
     cluster: BenchCluster,
     server: String,
 }
@@ -129,13 +133,13 @@ spec:
 
 impl WaggleNode {
     fn create(binary: PathBuf, layout: &Path) -> Result<Self> {
-        let cluster = BenchCluster::up(binary, layout)?;
+        let cluster = BenchCluster::up(binary, layout, 1)?;
         let server = format!("{}:7000", cluster.with_client(SERVER)?);
         Ok(Self { cluster, server })
     }
 
     /// Makes it `count` services and waits until the last one answers.
-    fn services(&self, count: u32) -> Result<()> {
+    pub(crate) fn services(&self, count: u32) -> Result<()> {
         let manifest = |index| {
             format!(
                 "apiVersion: v1\nkind: Service\nmetadata: {{name: s{index}, namespace: bench}}\nspec: {{clusterIP: {}, \
@@ -149,6 +153,14 @@ impl WaggleNode {
             self.race(count, 10)
         })
         .map(drop)
+    }
+
+    /// Connections in a second to the last of `count` services.
+    pub(crate) fn rate(&self, count: u32, milliseconds: u32) -> Result<String> {
+        let vip = format!("{}:80", vip(count - 1));
+        let milliseconds = milliseconds.to_string();
+        self.cluster
+            .run_client(&["rate", "--target", &vip, "--milliseconds", &milliseconds])
     }
 
     fn race(&self, count: u32, connections: u32) -> Result<String> {

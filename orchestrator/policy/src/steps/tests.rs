@@ -369,6 +369,7 @@ proptest! {
             let mut kept = node.desired.clone();
             for one in [&mut kept, &mut fresh] {
                 one.settle([]);
+                one.take_moved_services();
                 one.govern(BTreeMap::new());
             }
             prop_assert_eq!(kept, fresh);

@@ -55,6 +55,21 @@ enum Verb {
         #[arg(long, default_value_t = 0)]
         cpu: usize,
     },
+    /// Counts connections in a second, each with one byte there and back.
+    Rate {
+        /// ADDRESS:PORT of an `answer`.
+        #[arg(long)]
+        target: SocketAddr,
+        /// Callers at once.
+        #[arg(long, default_value_t = 4)]
+        callers: usize,
+        /// Milliseconds to call for.
+        #[arg(long, default_value_t = 2_000)]
+        milliseconds: u64,
+        /// Processor to run on.
+        #[arg(long, default_value_t = 0)]
+        cpu: usize,
+    },
     /// Echoes bytes: the other end of `pingpong`.
     Echo {
         /// Port to listen on.
@@ -166,6 +181,12 @@ fn main() -> Result<()> {
             rounds,
             cpu,
         } => race::race(direct, vip, rounds, cpu)?,
+        Verb::Rate {
+            target,
+            callers,
+            milliseconds,
+            cpu,
+        } => race::rate(target, callers, Duration::from_millis(milliseconds), cpu)?,
         Verb::Echo { port, cpu } => return pingpong::echo(port, cpu),
         Verb::Pingpong {
             target,

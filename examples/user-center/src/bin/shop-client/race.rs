@@ -3,9 +3,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Instant;
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::libc;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -57,6 +58,36 @@ pub(crate) fn race(
     Ok(
         json!({"failed": 0, "direct_us": summary(directs), "vip_us": summary(vips), "difference_us": summary(differences)}),
     )
+}
+
+/// As many callers at once as told, on one processor, each with one connection after the other, for this long.
+pub(crate) fn rate(
+    target: SocketAddr,
+    callers: usize,
+    time: Duration,
+    cpu: usize,
+) -> Result<Value> {
+    pin(cpu)?;
+    lap(target)?;
+    let start = Instant::now();
+    let call = || -> Result<u64> {
+        let mut connections = 0;
+        while start.elapsed() < time {
+            lap(target)?;
+            connections += 1;
+        }
+        Ok(connections)
+    };
+    let counts: Vec<Result<u64>> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..callers).map(|_| scope.spawn(call)).collect();
+        let join = |caller: ScopedJoinHandle<'_, Result<u64>>| {
+            caller.join().unwrap_or_else(|_| bail!("a caller panicked"))
+        };
+        callers.into_iter().map(join).collect()
+    });
+    let elapsed = start.elapsed().as_secs_f64();
+    let total = counts.into_iter().sum::<Result<u64>>()?;
+    Ok(json!({"failed": 0, "connections_per_second": total as f64 / elapsed}))
 }
 
 fn lap(target: SocketAddr) -> Result<f64> {
