@@ -8,12 +8,14 @@ use std::process::Command;
 use std::{env, fs};
 
 const TARGET: &str = "bpfel-unknown-none";
-const PROGRAMS: [&str; 5] = [
+const PROGRAMS: [&str; 7] = [
     "socket_lb",
     "from_pod",
     "to_pod",
     "from_uplink",
     "to_uplink",
+    "from_tunnel",
+    "to_tunnel",
 ];
 const HINT: &str = "run: cargo xtask setup";
 

@@ -21,6 +21,7 @@ mod sockets;
 mod stale;
 mod state;
 mod survival;
+mod tunnel;
 mod world;
 
 use std::process::ExitCode;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         policy::CASES,
         programming::CASES,
         outside::CASES,
+        tunnel::CASES,
     ]
     .concat();
     let trials = cases.into_iter().map(|(name, check)| {

@@ -41,6 +41,12 @@ impl Room {
         self.path.clone()
     }
 
+    /// The number of its thread: `ip link set netns` wants a name or a process, and takes it for one.
+    pub(crate) fn number(&self) -> String {
+        let tid = self.path.components().nth(4).expect("/proc/self/task/TID");
+        tid.as_os_str().to_string_lossy().into_owned()
+    }
+
     /// The same, for other processes.
     pub(crate) fn outside_path(&self) -> String {
         let path = self.path.display().to_string();

@@ -137,7 +137,12 @@ pub(crate) fn ask_tcp(room: &Room, address: SocketAddr) -> std::io::Result<(Stri
 /// Asks from a new unconnected socket; returns the answer and who gave it.
 pub(crate) fn ask_udp(room: &Room, address: SocketAddr) -> std::io::Result<(String, SocketAddr)> {
     room.run(move || {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        let any = if address.is_ipv4() {
+            "0.0.0.0:0"
+        } else {
+            "[::]:0"
+        };
+        let socket = UdpSocket::bind(any)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.send_to(b"?", address)?;
         let mut answer = [0; 64];

@@ -48,7 +48,8 @@ pub(crate) trait With {
 
 impl With for NetworkState {
     fn pod(mut self, address: &str, tenant: u32) -> Self {
-        let node = if address.starts_with("10.244.2.") {
+        let far = ["10.244.2.", "fd00:244:2:"];
+        let node = if far.iter().any(|start| address.starts_with(start)) {
             "node2"
         } else {
             "node1"

@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use waggle_datapath::{
     Attachment, Capacity, Config, Datapath, DatapathError, Drop, Drops, PodLink, Reason,
 };
-use waggle_model::network::{NetworkState, PerFamily};
+use waggle_model::network::{NetworkState, PerFamily, TunnelMode};
 use waggle_model::{IdentityId, TenantId};
 
 use crate::cgroup;
@@ -44,19 +44,23 @@ pub(crate) struct World {
 impl World {
     /// A node without pods that knows nothing yet.
     pub(crate) fn new() -> Self {
-        Self::with_capacity(Capacity {
-            flows: 1024,
-            sock_vip: 1024,
-            nat: 4096,
-            maglev: 65_536,
-            slots: 4096,
-            ..Capacity::default()
-        })
+        Self::with_capacity(small())
     }
 
     pub(crate) fn with_capacity(capacity: Capacity) -> Self {
         let (host, other) = (Room::new(), Room::new());
         wire(&host, &other);
+        Self::of(host, other, "node1", PerFamily::single(ip(HOST)), capacity)
+    }
+
+    /// The node that `host` is, at addresses that it has; who is in `other` is up to the caller.
+    pub(crate) fn of(
+        host: Room,
+        other: Room,
+        node: &str,
+        addresses: PerFamily<IpAddr>,
+        capacity: Capacity,
+    ) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("wgt-bpf-")
             .tempdir()
@@ -64,9 +68,10 @@ impl World {
         let config = Config {
             bpf_dir: folder.path().join("bpf"),
             cgroup: cgroup::folder().to_owned(),
-            node: "node1".into(),
-            addresses: PerFamily::single(ip(HOST)),
+            node: node.into(),
+            addresses,
             mtu: None,
+            tunnel: TunnelMode::Auto,
             capacity,
             abi: waggle_abi::ABI_HASH,
         };
@@ -126,15 +131,21 @@ impl World {
 
     /// A connected pod.
     pub(crate) fn pod(&self, address: &str, tenant: u32) -> Pod {
+        self.pod_at(PerFamily::single(ip(address)), tenant)
+    }
+
+    /// A connected pod with these addresses.
+    pub(crate) fn pod_at(&self, addresses: PerFamily<IpAddr>, tenant: u32) -> Pod {
         let room = Room::new();
         let number = self.pods_made.replace(self.pods_made.get() + 1);
+        let address = addresses.primary();
         let uid = format!("pod-{number}-{address}");
         let attachment = self
-            .attach(&uid, room.path(), ip(address), tenant)
+            .attach_at(&uid, room.path(), addresses, tenant)
             .expect("the pod is connected");
         Pod {
             room,
-            address: ip(address),
+            address,
             uid,
             attachment,
         }
@@ -147,10 +158,20 @@ impl World {
         address: IpAddr,
         tenant: u32,
     ) -> Result<Attachment, DatapathError> {
+        self.attach_at(uid, netns, PerFamily::single(address), tenant)
+    }
+
+    fn attach_at(
+        &self,
+        uid: &str,
+        netns: PathBuf,
+        addresses: PerFamily<IpAddr>,
+        tenant: u32,
+    ) -> Result<Attachment, DatapathError> {
         let link = PodLink {
             uid: uid.into(),
             netns,
-            addresses: PerFamily::single(address),
+            addresses,
             identity: IdentityId(tenant * 10),
             tenant: TenantId(tenant),
         };
@@ -208,6 +229,18 @@ impl World {
     }
 }
 
+/// Tables for a few pods.
+pub(crate) fn small() -> Capacity {
+    Capacity {
+        flows: 1024,
+        sock_vip: 1024,
+        nat: 4096,
+        maglev: 65_536,
+        slots: 4096,
+        ..Capacity::default()
+    }
+}
+
 impl std::ops::Drop for World {
     fn drop(&mut self) {
         self.close();
@@ -230,8 +263,7 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 /// The host's uplink, and behind it the other node, which has pods' addresses on its loopback.
 fn wire(host: &Room, other: &Room) {
     host.ip("link add eth0 type veth peer name far");
-    let far = format!("link set far netns {}", nix_pid_path(other));
-    host.ip(&far);
+    host.ip(&format!("link set far netns {}", other.number()));
     host.ip(&format!("address add {HOST}/24 dev eth0"));
     host.ip("link set eth0 up");
     other.ip("link set far up");
@@ -240,11 +272,4 @@ fn wire(host: &Room, other: &Room) {
     host.run(|| {
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding is switched on")
     });
-}
-
-/// `ip link set netns` wants a name or a process; a thread's number does as one.
-fn nix_pid_path(room: &Room) -> String {
-    let path = room.path();
-    let tid = path.components().nth(4).expect("/proc/self/task/TID");
-    tid.as_os_str().to_string_lossy().into_owned()
 }

@@ -65,11 +65,11 @@ impl Cluster {
     /// It does not come up.
     pub fn start(&self) -> Result<String> {
         let (nodes, port) = (self.nodes.to_string(), self.api_port.to_string());
-        run(
-            &mut self.command(&["dev", "up", "--nodes", &nodes, "--api-port", &port]),
-            2 * MINUTE,
-        )?
-        .ok()
+        let mut command = self.command(&["dev", "up", "--nodes", &nodes, "--api-port", &port]);
+        // `WAGGLE_TEST_DEV_UP=--routed` has everything tested through tunnels.
+        let more = std::env::var("WAGGLE_TEST_DEV_UP").unwrap_or_default();
+        command.args(more.split_whitespace());
+        run(&mut command, 2 * MINUTE)?.ok()
     }
 
     /// `waggle dev down`.

@@ -49,4 +49,6 @@ pub mod hook {
     pub const FROM_UPLINK: u32 = 5;
     /// What leaves by the uplink.
     pub const TO_UPLINK: u32 = 6;
+    /// What other nodes send through the tunnel.
+    pub const FROM_TUNNEL: u32 = 7;
 }

@@ -16,9 +16,9 @@ pub use names::{Capacity, STATE, limit, map, program};
 pub use reason::{Reason, TEXTS};
 pub use row::{
     AffinityKey, AffinityRow, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey, GrantKey,
-    LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, RuleKey, ServiceKey, ServiceRow, Slot,
-    SocketKey, SourceKey, VipRow, endpoint_flag, endpoint_kind, flow_state, peer_kind, rule_bits,
-    scope, service_flag,
+    LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, RangeRow, RuleKey, ServiceKey, ServiceRow, Slot,
+    SocketKey, SourceKey, VipRow, endpoint_flag, endpoint_kind, flow_state, peer_kind, range_flag,
+    rule_bits, scope, service_flag,
 };
 
 /// Tenant of nodes and of the cluster's own services: reaches everything, reachable from everywhere.
@@ -41,5 +41,13 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 /// IANA number of SCTP.
 pub const SCTP: u8 = 132;
+/// UDP port of tunnels between nodes: VXLAN's (RFC 7348).
+pub const TUNNEL_PORT: u16 = 4789;
+/// Bits of a tenant's number that travel with a packet: those of a VNI.
+pub const TUNNEL_TENANT: u32 = 0x00ff_ffff;
+/// Hardware address of every node's end of a tunnel.
+pub const TUNNEL_MAC: [u8; 6] = [0x0e, 0x77, 0x67, 0, 0, 1];
+/// Hardware address that packets in a tunnel come from: an interface takes none from its own.
+pub const TUNNEL_PEER_MAC: [u8; 6] = [0x0e, 0x77, 0x67, 0, 0, 2];
 /// First port that translated flows get at the node's address; above the node ports. The host's own sockets keep theirs.
 pub const NAT_PORT_FIRST: u32 = 32_768;

@@ -23,8 +23,8 @@ pub mod map {
         SLOTS = "SLOTS";
         /// Hash: [`crate::Addr`] to [`crate::EndpointRow`].
         ENDPOINTS = "ENDPOINTS";
-        /// Longest prefix match: [`crate::Addr`] to nothing. Addresses that belong to pods; one in here that is no
-        /// endpoint is a pod that this node knows nothing about.
+        /// Longest prefix match: [`crate::Addr`] to [`crate::RangeRow`]. Addresses that belong to pods, or to nodes behind a
+        /// tunnel; one in here that is no endpoint is a pod that this node knows nothing about.
         RANGES = "RANGES";
         /// Hash: interface index to [`crate::LinkRow`].
         LINKS = "LINKS";
@@ -99,6 +99,10 @@ pub mod program {
         FROM_UPLINK = "from_uplink";
         /// tcx egress of the uplink.
         TO_UPLINK = "to_uplink";
+        /// tcx ingress of the tunnel.
+        FROM_TUNNEL = "from_tunnel";
+        /// tcx egress of the tunnel.
+        TO_TUNNEL = "to_tunnel";
     }
 }
 
@@ -110,7 +114,7 @@ pub mod limit {
     pub const SLOTS: u32 = 1_048_576;
     /// Pods of the cluster, nodes and virtual addresses.
     pub const ENDPOINTS: u32 = 262_144;
-    /// Pod ranges.
+    /// Pod ranges, and addresses of nodes behind a tunnel.
     pub const RANGES: u32 = 16_384;
     /// Pods of one node.
     pub const LINKS: u32 = 16_384;

@@ -81,6 +81,10 @@ reasons! {
     NoPort = 17, "no_port", "no free port at the node's address was found for a translated flow";
     /// The kernel could not change the packet.
     NotRewritten = 18, "not_rewritten", "the packet's headers could not be rewritten";
+    /// What a tunnel brings and what the tables say about its sender don't fit.
+    TunnelSource = 19, "tunnel_source", "what came through the tunnel was not sent by the node that has its source, or in another tenant's name";
+    /// A tunnel's packet for an address that this node lacks.
+    NotHere = 20, "not_here", "what came through the tunnel is for nobody on this node";
 }
 
 const _: () = {

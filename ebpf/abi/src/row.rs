@@ -6,7 +6,7 @@ use crate::layout::rows;
 
 rows! {
     /// `CONFIG`, one row: what programs must know about their node.
-    pub struct Config [48] {
+    pub struct Config [56] {
         /// Cookie of the node's own network namespace (SO_NETNS_COOKIE); its sockets belong to the system tenant.
         pub host_netns: u64,
         /// Number of the next ruleset; kept here so that none is used twice while flows remember it.
@@ -17,6 +17,18 @@ rows! {
         pub node_v4: Addr,
         /// The node's IPv6 address; [`Addr::NONE`] for none.
         pub node_v6: Addr,
+        /// Interface of the tunnel to nodes that share no link with this one; 0 for none.
+        pub tunnel: u32,
+        /// Zero.
+        pub pad: u32,
+    }
+
+    /// Value of `RANGES` (key: an address, by prefix): who has the addresses in it.
+    pub struct RangeRow [20] {
+        /// Underlay address of the node, when it is sent to there; else [`Addr::NONE`].
+        pub node: Addr,
+        /// Bits of [`range_flag`].
+        pub flags: u32,
     }
 
     /// Key of `SERVICES`: where a service port is called.
@@ -321,6 +333,12 @@ pub mod scope {
     pub const INSIDE: u8 = 0;
     /// Whoever comes by the uplink.
     pub const OUTSIDE: u8 = 1;
+}
+
+/// Bits of [`RangeRow::flags`].
+pub mod range_flag {
+    /// What is for there, and what comes from there, goes through the tunnel.
+    pub const TUNNEL: u32 = 1;
 }
 
 /// Bits of [`EndpointRow::flags`].

@@ -15,6 +15,7 @@ pub mod policy;
 pub mod refuse;
 pub mod rewrite;
 pub mod service;
+pub mod tunnel;
 pub mod uplink;
 pub mod wall;
 

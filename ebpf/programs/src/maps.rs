@@ -5,7 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use waggle_abi::{
     Addr, AffinityKey, AffinityRow, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey,
-    GrantKey, LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, Reason, RuleKey, ServiceKey,
+    GrantKey, LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, RangeRow, Reason, RuleKey, ServiceKey,
     ServiceRow, Slot, SocketKey, SourceKey, VipRow, limit,
 };
 
@@ -25,7 +25,7 @@ pub static ENDPOINTS: HashMap<Addr, EndpointRow> =
     HashMap::pinned(limit::ENDPOINTS, BPF_F_NO_PREALLOC);
 /// Where pods' addresses lie.
 #[map]
-pub static RANGES: LpmTrie<Addr, u32> = LpmTrie::pinned(limit::RANGES, 0);
+pub static RANGES: LpmTrie<Addr, RangeRow> = LpmTrie::pinned(limit::RANGES, 0);
 /// Who is behind the host end of a veth.
 #[map]
 pub static LINKS: HashMap<u32, LinkRow> = HashMap::pinned(limit::LINKS, BPF_F_NO_PREALLOC);

@@ -3,7 +3,7 @@
 
 use aya_ebpf::helpers::generated::bpf_redirect_neigh;
 use aya_ebpf::programs::TcContext;
-use waggle_abi::{Addr, Config, Reason, Slot, endpoint_kind};
+use waggle_abi::{Addr, Config, Reason, Slot, TENANT_SYSTEM, endpoint_kind};
 
 use crate::flow::reversed;
 use crate::forward::into_pod;
@@ -12,9 +12,10 @@ use crate::nat::{Work, find, remember, remember_with_port};
 use crate::packet::{Packet, quote};
 use crate::peer::endpoint;
 use crate::rewrite::{translate, translate_error};
+use crate::tunnel::{end_for, send};
 use crate::{NEXT, Verdict};
 
-/// Mark of a packet that is translated already; taken off where it leaves.
+/// Mark of a packet that leaves as it is, translated or inside a tunnel; taken off where it leaves.
 const TRANSLATED: u32 = 0x5747_0001;
 
 /// What programs must know about their node.
@@ -98,24 +99,38 @@ pub fn send_on(ctx: &TcContext, config: &Config, src: &Addr, dst: &Addr) -> i32 
             _ => {}
         }
     }
-    out(ctx, config.uplink)
+    match end_for(dst) {
+        Some(end) => send(ctx, &end, TENANT_SYSTEM),
+        None => out(ctx, config.uplink),
+    }
 }
 
 /// Out by the uplink, to whom the routes say.
 #[inline(never)]
 pub fn out(ctx: &TcContext, uplink: u32) -> i32 {
-    // SAFETY: the context is the kernel's; the mark is writable, by whole words at a fixed offset only. The neighbour is
-    // the kernel's to find.
-    unsafe {
-        (&raw mut (*ctx.skb.skb).mark).write_volatile(TRANSLATED);
-        bpf_redirect_neigh(uplink, core::ptr::null_mut(), 0, 0) as i32
-    }
+    mark(ctx);
+    // SAFETY: the neighbour is the kernel's to find.
+    unsafe { bpf_redirect_neigh(uplink, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
-/// Whether the packet was sent out by [`out`]; takes the mark off.
+/// Marks the packet as one that leaves as it is.
+#[inline(never)]
+pub fn mark(ctx: &TcContext) {
+    // SAFETY: the context is the kernel's; the mark is writable, by whole words at a fixed offset only.
+    unsafe { (&raw mut (*ctx.skb.skb).mark).write_volatile(TRANSLATED) }
+}
+
+/// Whether [`mark`] was put on it.
+#[inline(never)]
+pub fn is_marked(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    unsafe { (&raw const (*ctx.skb.skb).mark).read_volatile() == TRANSLATED }
+}
+
+/// Whether the packet was sent out by [`out`] or inside a tunnel; takes the mark off.
 #[inline(never)]
 pub fn is_translated(ctx: &TcContext) -> bool {
-    // SAFETY: as in `out`.
+    // SAFETY: as in `mark`.
     unsafe {
         let mark = &raw mut (*ctx.skb.skb).mark;
         let marked = mark.read_volatile() == TRANSLATED;

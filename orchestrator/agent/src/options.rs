@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use waggle_model::NodeName;
-use waggle_model::network::PerFamily;
+use waggle_model::network::{PerFamily, TunnelMode};
 
 /// How to run one node.
 #[derive(Debug, Clone)]
@@ -26,6 +26,8 @@ pub struct AgentOptions {
     pub addresses: PerFamily<IpAddr>,
     /// Interface towards the other nodes; found by the primary address when absent.
     pub uplink: Option<String>,
+    /// When pods of other nodes are reached through a tunnel; the same on every node.
+    pub tunnel: TunnelMode,
     /// Labels of the Node object beside the usual ones.
     pub labels: BTreeMap<String, String>,
     /// Registries (`host:port`) that are spoken to without TLS.

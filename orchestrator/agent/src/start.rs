@@ -213,6 +213,7 @@ async fn datapath(
         node: options.node.to_string(),
         addresses: options.addresses,
         mtu: None,
+        tunnel: options.tunnel,
         capacity: Capacity::default(),
         abi: ABI_HASH,
     };

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use waggle_abi::Capacity;
-use waggle_model::network::PerFamily;
+use waggle_model::network::{PerFamily, TunnelMode};
 use waggle_model::{IdentityId, TenantId};
 use waggle_policy::Refusal;
 
@@ -20,8 +20,11 @@ pub struct Config {
     pub node: String,
     /// Underlay addresses of this node; source of what the host sends to its pods.
     pub addresses: PerFamily<IpAddr>,
-    /// MTU of the pods' links; `None` takes the one of the interface that carries the primary address.
+    /// MTU of the pods' links; `None` takes the one of the interface that carries the primary address, or the tunnel's once
+    /// a node is behind it.
     pub mtu: Option<u32>,
+    /// When pods of other nodes are reached through a tunnel.
+    pub tunnel: TunnelMode,
     /// Rows that each table may take.
     pub capacity: Capacity,
     /// Number of the ABI that maps and programs are pinned under: [`waggle_abi::ABI_HASH`], but for trying an upgrade.

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rtnetlink::Handle;
 use waggle_abi::{Addr, LinkRow, Reason};
 use waggle_model::Generation;
-use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState};
+use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState, TunnelMode};
 use waggle_policy::{
     CapacityFault, Claimant, DnsRedirect, Governed, LocalNode, LocalPod, Table, Uplink,
 };
@@ -26,9 +26,10 @@ use crate::link::{self, PodPort};
 use crate::maps;
 use crate::pin::Pins;
 use crate::program::Programs;
-use crate::route::{self, Routes};
+use crate::route::{self, Routes, Underlay};
 use crate::stale::StaleSockets;
 use crate::tables::Tables;
+use crate::tunnel::{self, Tunnel};
 use crate::{netns_cookie_here, program};
 
 /// One node's datapath. Dropping it leaves everything in the kernel as it is.
@@ -39,6 +40,8 @@ pub struct Datapath {
     handle: Handle,
     uplink: Uplink,
     mtu: u32,
+    /// Its end of the tunnels to nodes behind a gateway; `None` for none.
+    tunnel: Option<Tunnel>,
     tables: Mutex<Tables>,
     /// Programs of another ABI run until the new tables are filled.
     takeover_pending: AtomicBool,
@@ -59,8 +62,8 @@ impl Datapath {
             check_forwarding(address)?;
         }
         let handle = link::netlink()?;
-        let (uplink, mtu) = route::uplink(&handle, config.addresses.primary()).await?;
-        let mtu = config.mtu.unwrap_or(mtu);
+        let Underlay { uplink, mtu, links } = route::underlay(&handle, config.addresses).await?;
+        let tunnel = open_tunnel(&handle, &config, mtu).await?;
         let host_netns = netns_cookie_here()?;
         let pins = Pins::open(&config.bpf_dir, config.abi)?;
         // An agent that was killed before it had filled its tables left some that only look complete.
@@ -74,6 +77,9 @@ impl Datapath {
             addresses: config.addresses.iter().collect(),
             host_netns,
             uplink,
+            links,
+            tunnel_mode: tunnel.map_or(TunnelMode::Never, |_| config.tunnel),
+            tunnel: tunnel.map_or(0, |tunnel| tunnel.ifindex),
         };
         let mut tables = Tables::adopt(&pins, local, config.capacity)?;
         for (ifindex, link) in tables.links() {
@@ -89,6 +95,7 @@ impl Datapath {
             handle,
             uplink,
             mtu,
+            tunnel,
             tables: Mutex::new(tables),
             takeover_pending: AtomicBool::new(takeover_pending),
             loggers,
@@ -108,6 +115,17 @@ impl Datapath {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes that a pod may send at once. A pod that was connected before a node came that is behind the tunnel learns it from
+    /// the path.
+    fn pod_mtu(&self) -> u32 {
+        let tunnelled = self.tunnel.filter(|_| {
+            self.config.tunnel == TunnelMode::Always
+                || route::uses_tunnel(&self.lock().wanted_routes())
+        });
+        let found = tunnelled.map_or(self.mtu, |tunnel| tunnel.mtu);
+        self.config.mtu.unwrap_or(found)
+    }
+
     /// Puts this build's programs into every link, the socket hooks first, the uplink last.
     fn take_over(&self) -> Result<(), DatapathError> {
         self.programs
@@ -119,6 +137,8 @@ impl Datapath {
                 tracing::warn!(interface, %error, "pod link not taken over");
             }
         }
+        let tunnel = self.tunnel.map(|tunnel| tunnel.ifindex);
+        self.programs.attach_to_tunnel(&self.pins, tunnel)?;
         self.programs
             .attach_to_uplink(&self.pins, self.uplink.ifindex)?;
         self.pins.set_in_charge(true)?;
@@ -215,7 +235,7 @@ impl Datapath {
         }
         let adopted = host.is_some();
         if !adopted {
-            link::create_pair(&self.handle, port, &pod.netns, self.mtu).await?;
+            link::create_pair(&self.handle, port, &pod.netns, self.pod_mtu()).await?;
             host = link::find(&self.handle, &interface).await?;
         }
         let missing = || DatapathError::Link {
@@ -388,13 +408,15 @@ impl Datapath {
         Drops::new(maps::events(&self.pins)?)
     }
 
-    /// Puts back the routes to other nodes whenever the uplink comes up: the kernel drops them when it goes down. Runs until
+    /// Puts back the routes to other nodes whenever the uplink or the tunnel comes up: the kernel drops them when it goes down. Runs until
     /// the kernel's messages end.
     ///
     /// # Errors
     /// They can't be listened to.
     pub async fn keep_routes(&self) -> Result<(), DatapathError> {
-        let mut changes = link::changes_of(self.uplink.ifindex)?;
+        let tunnel = self.tunnel.map(|tunnel| tunnel.ifindex);
+        let links = [self.uplink.ifindex].into_iter().chain(tunnel).collect();
+        let mut changes = link::changes_of(links)?;
         let mut last = None;
         while changes.next().await {
             let mut routes = self.routes.lock().await;
@@ -434,6 +456,27 @@ fn local_pod(ifindex: u32, link: LinkRow) -> LocalPod {
         link,
         mac: port.mac(),
         gateway_mac: port.gateway_mac(),
+    }
+}
+
+/// This node's end of the tunnels, unless it is to have none. Where other software of the host has VXLAN's port, nodes
+/// behind a gateway are sent to as if the network between them knew the pods, and a node that must have tunnels does not start.
+async fn open_tunnel(
+    handle: &Handle,
+    config: &Config,
+    mtu: u32,
+) -> Result<Option<Tunnel>, DatapathError> {
+    if config.tunnel == TunnelMode::Never {
+        tunnel::remove(handle).await?;
+        return Ok(None);
+    }
+    match tunnel::provide(handle, mtu, config.addresses).await {
+        Ok(tunnel) => Ok(Some(tunnel)),
+        Err(error) if config.tunnel == TunnelMode::Auto => {
+            tracing::warn!(%error, "no tunnel to nodes behind a gateway");
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

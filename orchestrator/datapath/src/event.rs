@@ -96,6 +96,7 @@ impl Drop {
                 hook::TO_POD => "to_pod",
                 hook::FROM_UPLINK => "from_uplink",
                 hook::TO_UPLINK => "to_uplink",
+                hook::FROM_TUNNEL => "from_tunnel",
                 _ => "unknown",
             },
             source: end(event.src, event.src_port),

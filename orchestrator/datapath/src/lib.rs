@@ -18,6 +18,7 @@ mod route;
 mod stale;
 mod sys;
 mod tables;
+mod tunnel;
 
 pub use config::{Applied, Attachment, Config, PodLink, Tally};
 pub use datapath::{Datapath, Occupancy};

@@ -96,9 +96,9 @@ pub(crate) fn netlink() -> Result<Handle, DatapathError> {
     Ok(handle)
 }
 
-/// What the kernel tells about one interface.
+/// What the kernel tells about some interfaces.
 pub(crate) struct Changes {
-    ifindex: u32,
+    ifindexes: Vec<u32>,
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
 }
 
@@ -119,13 +119,13 @@ impl Changes {
         matches!(
             &message.payload,
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))
-                if link.header.index == self.ifindex
+                if self.ifindexes.contains(&link.header.index)
         )
     }
 }
 
-/// Listens to what becomes of the interface at `ifindex`.
-pub(crate) fn changes_of(ifindex: u32) -> Result<Changes, DatapathError> {
+/// Listens to what becomes of interfaces.
+pub(crate) fn changes_of(ifindexes: Vec<u32>) -> Result<Changes, DatapathError> {
     let opened = rtnetlink::new_multicast_connection(&[MulticastGroup::Link]);
     let (connection, _, messages) = opened.map_err(|error| DatapathError::Link {
         action: "listen to",
@@ -133,7 +133,10 @@ pub(crate) fn changes_of(ifindex: u32) -> Result<Changes, DatapathError> {
         reason: error.to_string(),
     })?;
     tokio::spawn(connection);
-    Ok(Changes { ifindex, messages })
+    Ok(Changes {
+        ifindexes,
+        messages,
+    })
 }
 
 /// The interface called `name`.
@@ -302,13 +305,13 @@ fn quiet(ifindex: u32) -> LinkMessage {
 }
 
 /// Silences IPv6 autoconfiguration; a kernel without IPv6 has none.
-async fn silence(handle: &Handle, ifindex: u32) {
+pub(crate) async fn silence(handle: &Handle, ifindex: u32) {
     if let Err(error) = handle.link().set(quiet(ifindex)).execute().await {
         tracing::debug!(ifindex, %error, "no IPv6 autoconfiguration to silence");
     }
 }
 
-async fn bring_up(
+pub(crate) async fn bring_up(
     handle: &Handle,
     name: &str,
     addresses: Option<PerFamily<IpAddr>>,

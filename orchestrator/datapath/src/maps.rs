@@ -11,8 +11,8 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use waggle_abi::{
     Addr, AffinityKey, AffinityRow, BlockKey, Capacity, Config, Counter, EndpointRow, Event, Flow,
-    FlowKey, GrantKey, LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, Reason, RuleKey, STATE,
-    ServiceKey, ServiceRow, Slot, SocketKey, SourceKey, VipRow, limit, map,
+    FlowKey, GrantKey, LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, RangeRow, Reason, RuleKey,
+    STATE, ServiceKey, ServiceRow, Slot, SocketKey, SourceKey, VipRow, limit, map,
 };
 use waggle_policy::{Current, Held, Key as RowKey, Row, Ruleset, Step};
 
@@ -49,7 +49,7 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
         shape::<ServiceKey, ServiceRow>(map::SERVICES, MapType::Hash, capacity.services, true),
         shape::<u32, Slot>(map::SLOTS, MapType::Array, capacity.slots, true),
         shape::<Addr, EndpointRow>(map::ENDPOINTS, MapType::Hash, capacity.endpoints, true),
-        shape::<Key<Addr>, u32>(map::RANGES, MapType::LpmTrie, capacity.ranges, true),
+        shape::<Key<Addr>, RangeRow>(map::RANGES, MapType::LpmTrie, capacity.ranges, true),
         shape::<u32, LinkRow>(map::LINKS, MapType::Hash, capacity.links, true),
         shape::<u64, OwnerRow>(map::SOCKET_OWNERS, MapType::Hash, capacity.links, true),
         shape::<GrantKey, u32>(map::GRANTS, MapType::Hash, capacity.grants, true),
@@ -302,7 +302,7 @@ impl Maps {
         held.grants = rows(pins, map::GRANTS)?;
         held.links = rows(pins, map::LINKS)?;
         held.owners = rows(pins, map::SOCKET_OWNERS)?;
-        let ranges: LpmTrie<MapData, Addr, u32> = open(pins, map::RANGES)?;
+        let ranges: LpmTrie<MapData, Addr, RangeRow> = open(pins, map::RANGES)?;
         for range in ranges.iter() {
             let (key, value) = range.map_err(map_error("read", map::RANGES))?;
             held.ranges.insert((key.prefix_len(), key.data()), value);

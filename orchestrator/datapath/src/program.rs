@@ -16,7 +16,7 @@ use crate::maps;
 use crate::pin::{Pins, unpin};
 use crate::sys::{self, AttachType};
 
-static OBJECTS: [(&str, &[u8]); 5] = [
+static OBJECTS: [(&str, &[u8]); 7] = [
     (
         "socket_lb",
         include_bytes_aligned!(concat!(env!("OUT_DIR"), "/socket_lb")),
@@ -36,6 +36,14 @@ static OBJECTS: [(&str, &[u8]); 5] = [
     (
         "to_uplink",
         include_bytes_aligned!(concat!(env!("OUT_DIR"), "/to_uplink")),
+    ),
+    (
+        "from_tunnel",
+        include_bytes_aligned!(concat!(env!("OUT_DIR"), "/from_tunnel")),
+    ),
+    (
+        "to_tunnel",
+        include_bytes_aligned!(concat!(env!("OUT_DIR"), "/to_tunnel")),
     ),
 ];
 
@@ -62,6 +70,12 @@ const POD_HOOKS: [(&str, AttachType); 2] = [
 const UPLINK_HOOKS: [(&str, AttachType); 2] = [
     (program::FROM_UPLINK, AttachType::TcxIngress),
     (program::TO_UPLINK, AttachType::TcxEgress),
+];
+
+/// Hooks of the tunnel.
+const TUNNEL_HOOKS: [(&str, AttachType); 2] = [
+    (program::FROM_TUNNEL, AttachType::TcxIngress),
+    (program::TO_TUNNEL, AttachType::TcxEgress),
 ];
 
 /// What programs write through aya-log, one reader for each object that writes any.
@@ -206,15 +220,41 @@ impl Programs {
     /// Attaches the uplink programs to the interface at `ifindex`, or takes over the links that are there; those on an
     /// interface that was the uplink before go.
     pub(crate) fn attach_to_uplink(&self, pins: &Pins, ifindex: u32) -> Result<(), DatapathError> {
-        let wanted = UPLINK_HOOKS.map(|(name, _)| uplink_pin(ifindex, name));
-        for stale in pins.links_like(UPLINK_PIN)? {
+        self.attach_to_only(pins, UPLINK_PIN, &UPLINK_HOOKS, Some(ifindex))
+    }
+
+    /// Attaches the tunnel's programs to the interface at `ifindex`, as to the uplink; forgets them without one.
+    pub(crate) fn attach_to_tunnel(
+        &self,
+        pins: &Pins,
+        ifindex: Option<u32>,
+    ) -> Result<(), DatapathError> {
+        self.attach_to_only(pins, TUNNEL_PIN, &TUNNEL_HOOKS, ifindex)
+    }
+
+    fn attach_to_only(
+        &self,
+        pins: &Pins,
+        start: &str,
+        hooks: &[(&'static str, AttachType)],
+        ifindex: Option<u32>,
+    ) -> Result<(), DatapathError> {
+        let pin = |ifindex: u32, name: &str| format!("{start}{ifindex}-{name}");
+        let wanted: Vec<String> = ifindex
+            .iter()
+            .flat_map(|ifindex| hooks.iter().map(|(name, _)| pin(*ifindex, name)))
+            .collect();
+        for stale in pins.links_like(start)? {
             if !wanted.contains(&stale) {
                 unpin(&pins.link(&stale))?;
             }
         }
-        for (name, kind) in UPLINK_HOOKS {
+        let Some(ifindex) = ifindex else {
+            return Ok(());
+        };
+        for &(name, kind) in hooks {
             place(
-                &pins.link(&uplink_pin(ifindex, name)),
+                &pins.link(&pin(ifindex, name)),
                 self.get(name)?,
                 ifindex,
                 kind,
@@ -242,10 +282,8 @@ fn pod_pin(interface: &str, program: &str) -> String {
 
 /// How the names of pins on uplinks begin.
 const UPLINK_PIN: &str = "uplink-";
-
-fn uplink_pin(ifindex: u32, program: &str) -> String {
-    format!("{UPLINK_PIN}{ifindex}-{program}")
-}
+/// The same for tunnels.
+const TUNNEL_PIN: &str = "tunnel-";
 
 /// Takes over the link pinned at `path`; makes it when there is none, or when what it was attached to is gone.
 fn place(path: &Path, program: BorrowedFd<'_>, target: u32, kind: AttachType) -> io::Result<()> {

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use futures::TryStreamExt;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
-use waggle_model::network::{Cidr, NetworkState};
-use waggle_policy::Uplink;
+use waggle_model::network::{Cidr, NetworkState, PerFamily};
+use waggle_policy::{LocalNode, Uplink, Way, way};
 
 use crate::error::{DatapathError, link_error};
 use crate::link::{invalid, mac_of, mtu_of, route_to};
@@ -24,6 +24,8 @@ const NODE_ROUTE: RouteProtocol = RouteProtocol::Other(119);
 pub(crate) enum Via {
     /// Behind the node with this underlay address.
     Node(IpAddr),
+    /// Behind the tunnel at this interface; the node itself sends from this address.
+    Tunnel(u32, Option<IpAddr>),
     /// Here: what no pod's own route takes belongs to nobody.
     Nowhere,
 }
@@ -31,19 +33,30 @@ pub(crate) enum Via {
 /// Routes by range: first address and prefix length.
 pub(crate) type Routes = BTreeMap<(IpAddr, u8), Via>;
 
-/// The routes that the node called `name` needs.
-pub(crate) fn wanted(state: &NetworkState, name: &str) -> Routes {
+/// The routes that the node `local` needs.
+pub(crate) fn wanted(state: &NetworkState, local: &LocalNode) -> Routes {
     let mut routes = Routes::new();
     for node in state.nodes.values() {
         for range in &node.pod_cidrs {
-            if node.name == name {
-                routes.insert(key(*range), Via::Nowhere);
-            } else if let Some(address) = node.address_like(range.address()) {
-                routes.insert(key(*range), Via::Node(address));
-            }
+            let ipv4 = range.address().is_ipv4();
+            let via = if node.name == local.name {
+                Via::Nowhere
+            } else {
+                match way(local, node, ipv4) {
+                    Some(Way::Direct(address)) => Via::Node(address),
+                    Some(Way::Tunnel(_)) => Via::Tunnel(local.tunnel, local.address(ipv4)),
+                    Some(Way::Routed) | None => continue,
+                }
+            };
+            routes.insert(key(*range), via);
         }
     }
     routes
+}
+
+/// Whether one of them leads through the tunnel.
+pub(crate) fn uses_tunnel(routes: &Routes) -> bool {
+    routes.values().any(|via| matches!(via, Via::Tunnel(..)))
 }
 
 fn key(cidr: Cidr) -> (IpAddr, u8) {
@@ -91,6 +104,7 @@ async fn put(handle: &Handle, range: (IpAddr, u8), via: Via) -> Result<(), Datap
         Via::Node(address) => route
             .gateway(address)
             .map_err(|error| invalid(&name, &error))?,
+        Via::Tunnel(ifindex, source) => through(route, ifindex, range.0, source)?,
         Via::Nowhere => route.kind(RouteType::Unreachable),
     };
     handle
@@ -100,6 +114,25 @@ async fn put(handle: &Handle, range: (IpAddr, u8), via: Via) -> Result<(), Datap
         .execute()
         .await
         .map_err(link_error("add route to", name))
+}
+
+/// To addresses of the family of `range` that are right behind an interface.
+fn through(
+    route: RouteMessageBuilder<IpAddr>,
+    ifindex: u32,
+    range: IpAddr,
+    source: Option<IpAddr>,
+) -> Result<RouteMessageBuilder<IpAddr>, DatapathError> {
+    let mut route = route.output_interface(ifindex);
+    if range.is_ipv4() {
+        route = route.scope(RouteScope::Link);
+    }
+    match source {
+        Some(source) => route
+            .pref_source(source)
+            .map_err(|error| invalid(&range.to_string(), &error)),
+        None => Ok(route),
+    }
 }
 
 async fn present(
@@ -146,28 +179,61 @@ fn read(route: &RouteMessage) -> Option<((IpAddr, u8), Via)> {
         RouteAttribute::Gateway(address) => Some(address),
         _ => None,
     });
-    let via = gateway.map_or(Via::Nowhere, Via::Node);
+    let source = address(|attribute| match attribute {
+        RouteAttribute::PrefSource(address) => Some(address),
+        _ => None,
+    });
+    let interface = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Oif(ifindex) => Some(*ifindex),
+            _ => None,
+        });
+    let via = match (gateway, interface) {
+        (Some(gateway), _) => Via::Node(gateway),
+        (None, Some(ifindex)) if route.header.kind == RouteType::Unicast => {
+            Via::Tunnel(ifindex, source)
+        }
+        _ => Via::Nowhere,
+    };
     Some(((destination, route.header.destination_prefix_length), via))
 }
 
-/// The interface that carries `address`, and its MTU.
-pub(crate) async fn uplink(
+/// What leads out of this node.
+pub(crate) struct Underlay {
+    /// The interface that carries the primary address.
+    pub(crate) uplink: Uplink,
+    /// Its MTU.
+    pub(crate) mtu: u32,
+    /// Ranges that are reached without a gateway: those of the addresses' links.
+    pub(crate) links: Vec<Cidr>,
+}
+
+/// Looks up the interfaces that carry the node's addresses.
+pub(crate) async fn underlay(
     handle: &Handle,
-    address: IpAddr,
-) -> Result<(Uplink, u32), DatapathError> {
-    let mut addresses = handle.address().get().execute();
-    let missing = || DatapathError::NoUplink { address };
-    let mut ifindex = None;
-    while let Some(row) = addresses
+    addresses: PerFamily<IpAddr>,
+) -> Result<Underlay, DatapathError> {
+    let primary = addresses.primary();
+    let missing = || DatapathError::NoUplink { address: primary };
+    let mut rows = handle.address().get().execute();
+    let (mut ifindex, mut links) = (None, Vec::new());
+    while let Some(row) = rows
         .try_next()
         .await
         .map_err(link_error("list", "addresses"))?
     {
-        let carries = row.attributes.iter().any(|attribute| match attribute {
-            AddressAttribute::Address(found) | AddressAttribute::Local(found) => *found == address,
-            _ => false,
+        let own = row.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(found) | AddressAttribute::Local(found) => {
+                addresses.iter().find(|address| address == found)
+            }
+            _ => None,
         });
-        if carries {
+        let Some(own) = own else { continue };
+        let link = Cidr::masked(&format!("{own}/{}", row.header.prefix_len));
+        links.extend(link.ok());
+        if own == primary {
             ifindex = Some(row.header.index);
         }
     }
@@ -187,7 +253,11 @@ pub(crate) async fn uplink(
         ifindex,
         mac: mac.unwrap_or_default(),
     };
-    Ok((uplink, mtu_of(&link).unwrap_or(1500)))
+    Ok(Underlay {
+        uplink,
+        mtu: mtu_of(&link).unwrap_or(1500),
+        links,
+    })
 }
 
 #[cfg(test)]
@@ -214,11 +284,29 @@ mod tests {
                 .collect(),
             ..NetworkState::default()
         };
-        let routes = wanted(&state, "a");
+        let local = LocalNode {
+            name: "a".into(),
+            addresses: vec!["172.30.0.11".parse().unwrap()],
+            links: vec!["172.30.0.0/24".parse().unwrap()],
+            tunnel: 7,
+            ..LocalNode::default()
+        };
+        let routes = wanted(&state, &local);
+        assert!(!uses_tunnel(&routes));
         assert_eq!(routes[&("10.244.0.0".parse().unwrap(), 24)], Via::Nowhere);
         assert_eq!(
             routes[&("10.244.1.0".parse().unwrap(), 24)],
             Via::Node("172.30.0.12".parse().unwrap())
+        );
+        let apart = LocalNode {
+            links: vec!["172.30.0.11/32".parse().unwrap()],
+            ..local
+        };
+        let routes = wanted(&state, &apart);
+        assert!(uses_tunnel(&routes));
+        assert_eq!(
+            routes[&("10.244.1.0".parse().unwrap(), 24)],
+            Via::Tunnel(7, Some("172.30.0.11".parse().unwrap()))
         );
     }
 }

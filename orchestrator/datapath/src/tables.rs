@@ -32,7 +32,7 @@ pub(crate) struct Tables {
     current: Current,
     desired: Desired,
     capacity: Capacity,
-    node: String,
+    local: LocalNode,
     /// Whether everything that an earlier agent left was compared with a network state.
     compared: bool,
     /// Rows until a fault that a test asked for.
@@ -76,13 +76,12 @@ impl Tables {
             // New tables, but flows remember numbers that earlier tables gave: these begin where those can't have come.
             current.rulesets.resume(seconds_since_the_epoch());
         }
-        let node = local.name.clone();
-        let mut desired = Desired::new(local);
+        let mut desired = Desired::new(local.clone());
         desired.set_next_ruleset(current.rulesets.next());
         Ok(Self {
             current,
             maps,
-            node,
+            local,
             desired,
             capacity,
             compared: false,
@@ -230,7 +229,7 @@ impl Tables {
     }
 
     pub(crate) fn wanted_routes(&self) -> Routes {
-        route::wanted(self.desired.state(), &self.node)
+        route::wanted(self.desired.state(), &self.local)
     }
 
     pub(crate) fn counters(&self) -> Result<Vec<(Reason, waggle_abi::Counter)>, DatapathError> {

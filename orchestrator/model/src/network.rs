@@ -8,6 +8,7 @@ mod pool;
 mod port_range;
 mod service;
 mod state;
+mod tunnel;
 
 use std::net::IpAddr;
 
@@ -18,6 +19,7 @@ pub use pool::{AddressPool, InvalidPool};
 pub use port_range::{InvalidPortRange, PortRange};
 pub use service::{Backend, Export, External, Protocol, Scope, Service, ServicePort, Standing};
 pub use state::{GenerationGap, NetworkDelta, NetworkState};
+pub use tunnel::{InvalidTunnelMode, TunnelMode};
 
 use crate::{IdentityId, TenantId};
 

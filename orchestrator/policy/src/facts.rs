@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use waggle_abi::{Addr, LinkRow};
 use waggle_model::IdentityId;
-use waggle_model::network::{NetworkDelta, NetworkState};
+use waggle_model::network::{Cidr, NetworkDelta, NetworkState, TunnelMode};
 
 use crate::claim::Claimant;
 use crate::enforce::Governed;
@@ -44,6 +44,20 @@ pub struct LocalNode {
     pub host_netns: u64,
     /// Where its traffic with other nodes and the outside passes.
     pub uplink: Uplink,
+    /// Ranges of its underlay addresses' links: who is in there is reached without a gateway.
+    pub links: Vec<Cidr>,
+    /// When it sends through its tunnel.
+    pub tunnel_mode: TunnelMode,
+    /// Interface of that tunnel; 0 for none.
+    pub tunnel: u32,
+}
+
+impl LocalNode {
+    /// Its underlay address of a family.
+    pub fn address(&self, ipv4: bool) -> Option<IpAddr> {
+        let mut own = self.addresses.iter();
+        own.find(|address| address.is_ipv4() == ipv4).copied()
+    }
 }
 
 /// The interface that leads to other nodes and out of the cluster.

@@ -24,6 +24,7 @@ mod serving;
 mod slab;
 mod steps;
 mod table;
+mod underlay;
 mod why;
 
 pub use capacity::{CapacityFault, Refusal};
@@ -38,4 +39,5 @@ pub use serving::Serving;
 pub use slab::Slabs;
 pub use steps::{Round, round};
 pub use table::{Backends, Held, Key, Row, ServicePlan, Step, Table};
+pub use underlay::{Way, way};
 pub use why::{Question, Reasoning, Why, why};

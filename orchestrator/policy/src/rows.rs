@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use waggle_abi::{
-    Addr, Config, EndpointRow, GrantKey, IDENTITY_HOST, OwnerRow, ServiceKey, TCP, TENANT_ANY,
-    TENANT_SYSTEM, UDP, V4_MAPPED_BITS, endpoint_kind, scope,
+    Addr, Config, EndpointRow, GrantKey, IDENTITY_HOST, OwnerRow, RangeRow, ServiceKey, TCP,
+    TENANT_ANY, TENANT_SYSTEM, UDP, V4_MAPPED_BITS, endpoint_kind, range_flag, scope,
 };
 use waggle_model::IdentityId;
 use waggle_model::network::{Cidr, Endpoint, Export, NetworkState, NodeNetwork, Service};
@@ -14,6 +14,10 @@ use crate::claim::Claimant;
 use crate::facts::{DnsRedirect, Fact, Facts, LocalPod};
 use crate::outside::{add_external, add_host_ports, add_ports};
 use crate::table::{Row, ServicePlan};
+use crate::underlay::{Way, way};
+
+/// Prefix length of a single address in `RANGES`.
+const ADDRESS_BITS: u32 = 128;
 
 /// What one claimant wants.
 #[derive(Debug, Default)]
@@ -87,6 +91,8 @@ fn add_here(made: &mut Made, facts: &Facts) {
         host_netns: facts.local.host_netns,
         next_ruleset: facts.next_ruleset,
         uplink: facts.local.uplink.ifindex,
+        tunnel: facts.local.tunnel,
+        pad: 0,
         node_v4: node_address(facts, true),
         node_v6: node_address(facts, false),
     };
@@ -100,15 +106,13 @@ fn add_here(made: &mut Made, facts: &Facts) {
 
 /// The node's address of a family.
 fn node_address(facts: &Facts, ipv4: bool) -> Addr {
-    let mut own = facts.local.addresses.iter();
-    let found = own.find(|address| address.is_ipv4() == ipv4);
-    found.map_or(Addr::NONE, |address| (*address).into())
+    facts.local.address(ipv4).map_or(Addr::NONE, Addr::from)
 }
 
 fn add_node(made: &mut Made, facts: &Facts, node: &NodeNetwork) {
     for range in &node.pod_cidrs {
-        let (prefix, addr) = range_of(*range);
-        made.put(Row::Range((prefix, addr), 0));
+        let row = range_row(facts, node, range.address().is_ipv4());
+        made.put(Row::Range(range_of(*range), row));
     }
     // Rule 1 is about this node's own addresses alone.
     let kind = if node.name == facts.local.name {
@@ -118,6 +122,27 @@ fn add_node(made: &mut Made, facts: &Facts, node: &NodeNetwork) {
     };
     for address in &node.addresses {
         made.put(Row::Endpoint((*address).into(), node_row(kind)));
+        let row = range_row(facts, node, address.is_ipv4());
+        if row.flags & range_flag::TUNNEL != 0 {
+            // What pods send to the node itself goes the same way: nothing between the nodes knows their addresses.
+            made.put(Row::Range((ADDRESS_BITS, (*address).into()), row));
+        }
+    }
+}
+
+/// Where packets of a family to `node` go.
+fn range_row(facts: &Facts, node: &NodeNetwork, ipv4: bool) -> RangeRow {
+    if node.name == facts.local.name {
+        return RangeRow::default();
+    }
+    let (address, flags) = match way(&facts.local, node, ipv4) {
+        Some(Way::Direct(address)) => (address.into(), 0),
+        Some(Way::Tunnel(address)) => (address.into(), range_flag::TUNNEL),
+        Some(Way::Routed) | None => (Addr::NONE, 0),
+    };
+    RangeRow {
+        node: address,
+        flags,
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use waggle_abi::{
-    Addr, Capacity, Config, EndpointRow, GrantKey, LinkRow, MaglevRow, OwnerRow, ServiceKey,
-    ServiceRow, Slot, SourceKey,
+    Addr, Capacity, Config, EndpointRow, GrantKey, LinkRow, MaglevRow, OwnerRow, RangeRow,
+    ServiceKey, ServiceRow, Slot, SourceKey,
 };
 
 use crate::capacity::CapacityFault;
@@ -179,8 +179,8 @@ macro_rules! tables {
 tables! {
     /// What programs must know about their node.
     Config(config): () => Config, |_| 1, "settings";
-    /// Pod ranges: prefix length in 128 bits, first address.
-    Range(ranges): (u32, Addr) => u32, |capacity| capacity.ranges, "pod ranges";
+    /// Pod ranges, and addresses of nodes behind a tunnel: prefix length in 128 bits, first address.
+    Range(ranges): (u32, Addr) => RangeRow, |capacity| capacity.ranges, "pod ranges";
     /// Addresses of pods, nodes and services.
     Endpoint(endpoints): Addr => EndpointRow, |capacity| capacity.endpoints, "addresses";
     /// Pods of this node, by interface index.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use waggle_model::network::{AddressPool, Cidr, PerFamily, PortRange};
+use waggle_model::network::{AddressPool, Cidr, PerFamily, PortRange, TunnelMode};
 
 use clap::{Parser, Subcommand};
 use waggle_server::listen::ListenAddress;
@@ -181,6 +181,10 @@ pub(crate) struct AgentArgs {
     /// Interface towards the other nodes; found by the address when absent
     #[arg(long, value_name = "NAME")]
     pub(crate) uplink: Option<String>,
+    /// When pods of other nodes are reached through a VXLAN tunnel: auto (nodes behind a gateway), always, never; the same
+    /// on every node
+    #[arg(long, value_name = "WHEN", default_value_t)]
+    pub(crate) tunnel: TunnelMode,
     /// Label of the Node object, key=value; may be given more than once
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     pub(crate) label: Vec<(String, String)>,

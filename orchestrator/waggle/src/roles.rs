@@ -103,6 +103,7 @@ pub(crate) async fn agent(args: AgentArgs) -> Result<ExitCode> {
         bpf_dir: args.bpf,
         addresses: args.address,
         uplink: args.uplink,
+        tunnel: args.tunnel,
         labels: args.label.into_iter().collect(),
         insecure_registries: args.insecure_registry,
         supervisor: None,

@@ -8,13 +8,14 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use waggle_abi::{EndpointRow, Reason, hook};
+use waggle_abi::{Addr, EndpointRow, LinkRow, Reason, hook};
 use waggle_ebpf::NEXT;
 use waggle_ebpf::count::count;
 use waggle_ebpf::drops::drop_packet;
 use waggle_ebpf::forward::{into_pod, to_node};
 use waggle_ebpf::packet::{Packet, ifindex, parse};
 use waggle_ebpf::peer::{Peer, link, peer};
+use waggle_ebpf::tunnel::{end_for, send};
 use waggle_ebpf::wall::{Side, decide};
 
 /// Where an allowed packet goes.
@@ -23,6 +24,8 @@ enum Route {
     Stack,
     /// A pod of another node.
     Node,
+    /// A node behind a tunnel, or one of its pods, from a pod of this tenant.
+    Tunnel(Addr, u32),
     /// Straight into a pod of this node.
     Local(&'static EndpointRow),
 }
@@ -39,6 +42,10 @@ pub fn from_pod(ctx: TcContext) -> i32 {
         Ok(Route::Node) => {
             count(Reason::Forwarded, ctx.len());
             to_node(&ctx, &packet.tuple.src, &packet.tuple.dst)
+        }
+        Ok(Route::Tunnel(end, tenant)) => {
+            count(Reason::Forwarded, ctx.len());
+            send(&ctx, &end, tenant)
         }
         Ok(Route::Local(row)) => {
             count(Reason::Forwarded, ctx.len());
@@ -64,20 +71,33 @@ fn route(ctx: &TcContext, packet: &Packet) -> Result<Route, Reason> {
     match peer(&packet.tuple.dst)? {
         // 1: what a pod's own node serves (DNS, its kubelet) it always reaches, as NetworkPolicy says.
         Peer::Host => Ok(Route::Stack),
-        Peer::World | Peer::Node => {
+        Peer::World => {
             decide(ctx, packet, &Side::of_link(link), &Side::WORLD)?;
             Ok(Route::Stack)
+        }
+        Peer::Node => {
+            decide(ctx, packet, &Side::of_link(link), &Side::WORLD)?;
+            Ok(tunnel_or(Route::Stack, packet, link))
         }
         Peer::Vip(_) => Err(Reason::Untranslated),
         Peer::Pod(row) => {
             // Here, the policy of both ends: what is delivered by redirect passes no other hook.
             decide(ctx, packet, &Side::of_link(link), &Side::of_endpoint(row))?;
             Ok(if row.ifindex == 0 {
-                Route::Node
+                tunnel_or(Route::Node, packet, link)
             } else {
                 Route::Local(row)
             })
         }
+    }
+}
+
+/// Through the tunnel to what is behind one.
+#[inline(always)]
+fn tunnel_or(other: Route, packet: &Packet, link: &LinkRow) -> Route {
+    match end_for(&packet.tuple.dst) {
+        Some(end) => Route::Tunnel(end, link.tenant),
+        None => other,
     }
 }
 

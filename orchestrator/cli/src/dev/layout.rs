@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use waggle_model::ClusterName;
 
 /// Where network namespaces are kept, as iproute2 does it.
@@ -36,6 +36,9 @@ pub(crate) const LOAD_BALANCER_POOL: &str =
     "172.30.0.220-172.30.0.250,fd00:172:30::220-fd00:172:30::250";
 /// Most nodes that the fabric's network has addresses for.
 pub(crate) const MAX_NODES: u16 = 200;
+
+/// File in a cluster's folder that says that its nodes are on links of their own.
+const ROUTED: &str = "routed";
 
 /// One cluster.
 #[derive(Debug, Clone)]
@@ -118,6 +121,28 @@ impl Layout {
     /// Pid file of a process: its pid and its start time.
     pub(crate) fn pid_file(&self, part: &str) -> PathBuf {
         self.dir.join(format!("{part}.pid"))
+    }
+
+    /// Whether its nodes are on links of their own.
+    pub(crate) fn is_routed(&self) -> bool {
+        self.dir.join(ROUTED).exists()
+    }
+
+    /// Puts the nodes of a cluster that has none yet on links of their own.
+    pub(crate) fn make_routed(&self) -> Result<()> {
+        if self.is_routed() {
+            return Ok(());
+        }
+        if !self.nodes().is_empty() {
+            bail!(
+                "the nodes of the cluster {} share one link: --routed is for a new cluster; run `waggle dev down` first",
+                self.name
+            );
+        }
+        let mark = self.dir.join(ROUTED);
+        std::fs::create_dir_all(&self.dir)
+            .and_then(|()| std::fs::write(&mark, ""))
+            .with_context(|| format!("cannot write {}", mark.display()))
     }
 
     /// Numbers of the nodes that have a state folder or a network namespace, in order.

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, anyhow};
 use futures::TryStreamExt;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
+use netlink_packet_route::route::RouteScope;
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
@@ -21,10 +22,17 @@ use super::netns;
 
 /// Makes the fabric's namespace with its bridge and address.
 pub(crate) fn ensure_fabric(layout: &Layout) -> Result<()> {
-    let name = layout.fabric();
+    let (name, routed) = (layout.fabric(), layout.is_routed());
     netns::ensure(&name)?;
-    netns::inside(&name, || {
+    netns::inside(&name, move || {
         netns::set_sysctl("net/ipv4/ip_forward", "1")?;
+        if routed {
+            netns::set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
+            // Nodes must not learn that they do share a bridge.
+            for scope in ["all", "default"] {
+                netns::set_sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
+            }
+        }
         steady_addresses(&["all", "default"])?;
         with_netlink(async |handle| {
             up(&handle, "lo").await?;
@@ -46,7 +54,7 @@ pub(crate) fn ensure_fabric(layout: &Layout) -> Result<()> {
 
 /// Makes a node's namespace and joins it to the fabric.
 pub(crate) fn ensure_node(layout: &Layout, node: u16) -> Result<()> {
-    let (name, fabric) = (layout.netns(node), layout.fabric());
+    let (name, fabric, routed) = (layout.netns(node), layout.fabric(), layout.is_routed());
     netns::ensure(&name)?;
     join_to_fabric(&fabric, &name, node)
         .with_context(|| format!("cannot join {name} to {fabric}"))?;
@@ -62,10 +70,27 @@ pub(crate) fn ensure_node(layout: &Layout, node: u16) -> Result<()> {
         steady_addresses(&["all", "default", UPLINK])?;
         with_netlink(async |handle| {
             up(&handle, "lo").await?;
-            address(&handle, UPLINK, node_address(node).into(), FABRIC_PREFIX).await?;
-            let v6 = node_address_v6(node).into();
-            address(&handle, UPLINK, v6, FABRIC_PREFIX_V6).await?;
-            up(&handle, UPLINK).await
+            let (v4, v6) = (node_address(node).into(), node_address_v6(node).into());
+            if !routed {
+                address(&handle, UPLINK, v4, FABRIC_PREFIX).await?;
+                address(&handle, UPLINK, v6, FABRIC_PREFIX_V6).await?;
+                return up(&handle, UPLINK).await;
+            }
+            address(&handle, UPLINK, v4, 32).await?;
+            address(&handle, UPLINK, v6, 128).await?;
+            up(&handle, UPLINK).await?;
+            for (router, any, prefix) in [
+                (FABRIC_ADDRESS.into(), IpAddr::V4(Ipv4Addr::UNSPECIFIED), 32),
+                (
+                    FABRIC_ADDRESS_V6.into(),
+                    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                    128,
+                ),
+            ] {
+                route(&handle, (router, prefix), None).await?;
+                route(&handle, (any, 0), Some(router)).await?;
+            }
+            Ok(())
         })
     })
     .with_context(|| format!("cannot set up the network namespace {name}"))
@@ -160,6 +185,26 @@ pub(crate) fn ensure_pod_routes(
             Ok(())
         })
     })
+}
+
+/// A route by the uplink of the namespace, to whom is right behind it or to a gateway that is.
+async fn route(
+    handle: &Handle,
+    (address, prefix): (IpAddr, u8),
+    gateway: Option<IpAddr>,
+) -> Result<()> {
+    let failed = || format!("cannot add the route to {address}/{prefix}");
+    let mut route = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(address, prefix)
+        .with_context(failed)?
+        .output_interface(index(handle, UPLINK).await?);
+    if let Some(gateway) = gateway {
+        route = route.gateway(gateway).with_context(failed)?;
+    } else if address.is_ipv4() {
+        route = route.scope(RouteScope::Link);
+    }
+    let adding = handle.route().add(route.build()).replace().execute();
+    adding.await.with_context(failed)
 }
 
 /// Runs netlink work on the calling thread, in whatever namespace it is in.

@@ -40,6 +40,9 @@ pub(crate) struct UpArgs {
     /// more than once
     #[arg(long, value_name = "HOST:PORT")]
     insecure_registry: Vec<String>,
+    /// Put each node on a link of its own, with a router between them: pods talk through tunnels. Of a new cluster
+    #[arg(long)]
+    routed: bool,
     /// How long to wait for the nodes
     #[arg(long, value_parser = parse_duration, default_value = "90s", value_name = "DURATION")]
     timeout: Duration,
@@ -127,6 +130,9 @@ pub(crate) fn run(args: UpArgs) -> Result<ExitCode> {
         up.layout.name,
         up.layout.dir.display()
     ));
+    if args.routed {
+        up.layout.make_routed()?;
+    }
     up.network()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -254,8 +260,13 @@ impl Up {
             links::ensure_node(&self.layout, node)?;
             mounts::ensure_bpffs(&self.layout.bpf_dir(node))?;
         }
+        let between = if self.layout.is_routed() {
+            "a router between them"
+        } else {
+            "one bridge"
+        };
         let detail = format!(
-            "{} and {} node namespaces, one bridge",
+            "{} and {} node namespaces, {between}",
             self.layout.fabric(),
             self.nodes
         );
@@ -321,6 +332,10 @@ impl Up {
             } else {
                 50
             }));
+        }
+        if self.layout.is_routed() {
+            // The router knows nothing of pods.
+            return Ok(());
         }
         self.pod_routes(runtime, api)
     }

@@ -3,7 +3,7 @@ use crate::{DnsRedirect, Held, LocalNode, LocalPod, Row, range_of};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use waggle_abi::{Addr, LinkRow, MaglevRow, TCP, scope};
+use waggle_abi::{Addr, LinkRow, MaglevRow, RangeRow, TCP, scope};
 use waggle_model::network::{
     Backend, Endpoint, Export, NetworkState, NodeNetwork, Protocol, Service, ServicePort,
 };
@@ -470,7 +470,10 @@ fn order_is_adds_upwards_and_removals_downwards() {
     assert_eq!(steps.len(), 7);
     assert!(steps.is_sorted_by_key(rank));
     let (range, addr) = range_of("10.244.0.0/29".parse().unwrap());
-    assert_eq!(steps[0], Step::Put(Row::Range((range, addr), 0)));
+    assert_eq!(
+        steps[0],
+        Step::Put(Row::Range((range, addr), RangeRow::default()))
+    );
     node.program(usize::MAX);
     node.desired.set_state(&NetworkState::default());
     let steps = round(&node.desired, &mut node.current, &node.capacity).steps;

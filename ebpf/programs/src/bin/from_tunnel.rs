@@ -1,0 +1,93 @@
+//! tcx ingress on the tunnel: what nodes that share no link with this one send to its pods, and to itself in their pods'
+//! names. Who sends is told twice, by the source address and by the tunnel; where they differ, nobody is believed.
+#![no_std]
+#![no_main]
+#![expect(
+    missing_docs,
+    reason = "the hook macros drop the documentation of entries"
+)]
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use waggle_abi::{Addr, Config, Reason, TENANT_SYSTEM, TUNNEL_TENANT, hook};
+use waggle_ebpf::NEXT;
+use waggle_ebpf::count::count;
+use waggle_ebpf::drops::drop_packet;
+use waggle_ebpf::forward::into_pod;
+use waggle_ebpf::nat::{find, work};
+use waggle_ebpf::packet::{Packet, parse};
+use waggle_ebpf::peer::{Peer, peer};
+use waggle_ebpf::rewrite::translate;
+use waggle_ebpf::tunnel::{end_for, sender};
+use waggle_ebpf::uplink::{config, error, node_address, send_on};
+use waggle_ebpf::wall::{Side, decide};
+
+/// Entry.
+#[classifier]
+pub fn from_tunnel(ctx: TcContext) -> i32 {
+    let mut packet = Packet::EMPTY;
+    match parse(&ctx, &mut packet).and_then(|()| admit(&ctx, &packet)) {
+        Ok(verdict) => {
+            count(Reason::Forwarded, ctx.len());
+            verdict
+        }
+        Err(reason) => drop_packet(&ctx, &packet, hook::FROM_TUNNEL, reason),
+    }
+}
+
+#[inline(always)]
+fn admit(ctx: &TcContext, packet: &Packet) -> Result<i32, Reason> {
+    let src = origin(ctx, &packet.tuple.src)?;
+    match peer(&packet.tuple.dst)? {
+        Peer::Pod(row) if row.ifindex != 0 => {
+            decide(ctx, packet, &src, &Side::of_endpoint(row))?;
+            Ok(into_pod(ctx, row))
+        }
+        Peer::Host => to_host(ctx, config()?, packet),
+        _ => Err(Reason::NotHere),
+    }
+}
+
+/// Who sent it: a pod of the node that the tunnel names, in the tenant that it names, or that node itself.
+#[inline(always)]
+fn origin(ctx: &TcContext, src: &Addr) -> Result<Side, Reason> {
+    let mut node = Addr::NONE;
+    let tenant = sender(ctx, &mut node).ok_or(Reason::TunnelSource)?;
+    if end_for(src) != Some(node) {
+        return Err(Reason::TunnelSource);
+    }
+    let (side, known) = match peer(src)? {
+        Peer::Pod(row) => (Side::of_endpoint(row), row.tenant),
+        Peer::Node => (Side::WORLD, TENANT_SYSTEM),
+        _ => return Err(Reason::TunnelSource),
+    };
+    if known & TUNNEL_TENANT == tenant {
+        Ok(side)
+    } else {
+        Err(Reason::TunnelSource)
+    }
+}
+
+/// Answers to flows that this node speaks for go on to whom they are for; the rest is for the host.
+#[inline(never)]
+fn to_host(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, Reason> {
+    if packet.tuple.dst != node_address(config, &packet.tuple.dst) {
+        return Ok(NEXT);
+    }
+    let work = work()?;
+    if packet.icmp_error {
+        return Ok(if error(ctx, packet, work)? {
+            send_on(ctx, config, &work.row.src, &work.row.dst)
+        } else {
+            NEXT
+        });
+    }
+    work.key = packet.flow();
+    let Some(row) = find(&work.key) else {
+        return Ok(NEXT);
+    };
+    translate(ctx, packet, &work.key, row)?;
+    Ok(send_on(ctx, config, &row.src, &row.dst))
+}
+
+waggle_ebpf::program!();

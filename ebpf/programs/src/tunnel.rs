@@ -1,0 +1,116 @@
+//! Between nodes that share no link: a pod's packet travels inside one of the nodes (VXLAN, RFC 7348), so that the network in
+//! between need not know pods. Its network identifier is the tenant of who sent it, which the receiver holds against what it
+//! knows about the source address. The tenant and not the identity, because it stays while labels change.
+
+use aya_ebpf::bindings::{
+    BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
+    bpf_tunnel_key as TunnelKey, bpf_tunnel_key__bindgen_ty_1 as Remote,
+    bpf_tunnel_key__bindgen_ty_2 as Flags, bpf_tunnel_key__bindgen_ty_3 as Local,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_check_mtu, bpf_redirect, bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key,
+    bpf_skb_store_bytes,
+};
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::programs::TcContext;
+use waggle_abi::{Addr, Config, TUNNEL_MAC, TUNNEL_PEER_MAC, TUNNEL_TENANT, range_flag};
+
+use crate::NEXT;
+use crate::maps::RANGES;
+use crate::uplink::{config, mark, node_address};
+
+const KEY_SIZE: u32 = size_of::<TunnelKey>() as u32;
+const HOPS: u8 = 64;
+
+/// The other end of the tunnel that `addr` is behind; `None` for an address that is reached without one.
+#[inline(always)]
+pub fn end_for(addr: &Addr) -> Option<Addr> {
+    let row = RANGES.get(Key::new(128, *addr))?;
+    (row.flags & range_flag::TUNNEL != 0).then_some(row.node)
+}
+
+/// Sends the packet, whose sender is of `tenant`, to the node at `end`. One that is too big is left to the host's stack,
+/// which has a route to the same tunnel and cuts it, or says so to its sender.
+#[inline(never)]
+pub fn send(ctx: &TcContext, end: &Addr, tenant: u32) -> i32 {
+    let Ok(config) = config() else {
+        return NEXT;
+    };
+    let mut mtu = 0;
+    let segments = u64::from(BPF_MTU_CHK_SEGS);
+    // SAFETY: the context is the kernel's, the length is of this stack.
+    unsafe {
+        if bpf_check_mtu(ctx.skb.skb.cast(), config.tunnel, &raw mut mtu, 0, segments) != 0
+            || !address(ctx, config, end, tenant)
+        {
+            return NEXT;
+        }
+        bpf_redirect(config.tunnel, 0) as i32
+    }
+}
+
+/// Says to the tunnel's interface where the packet goes and whose it is; false when the kernel refuses.
+#[inline(never)]
+pub fn address(ctx: &TcContext, config: &Config, end: &Addr, tenant: u32) -> bool {
+    let own = node_address(config, end);
+    let mut key = empty();
+    key.tunnel_id = tenant & TUNNEL_TENANT;
+    key.tunnel_ttl = HOPS;
+    let flags = if end.is_v4() {
+        key.__bindgen_anon_1.remote_ipv4 = u32::from_be(end.words[3]);
+        key.__bindgen_anon_3.local_ipv4 = u32::from_be(own.words[3]);
+        // What is inside has checksums of its own.
+        BPF_F_ZERO_CSUM_TX
+    } else {
+        key.__bindgen_anon_1.remote_ipv6 = end.words;
+        key.__bindgen_anon_3.local_ipv6 = own.words;
+        BPF_F_TUNINFO_IPV6
+    };
+    let mut macs = [0u8; 12];
+    macs[..6].copy_from_slice(&TUNNEL_MAC);
+    macs[6..].copy_from_slice(&TUNNEL_PEER_MAC);
+    let skb = ctx.skb.skb;
+    // SAFETY: the context is the kernel's; key and addresses are of this stack, with their sizes.
+    let refused = unsafe {
+        bpf_skb_set_tunnel_key(skb, &raw mut key, KEY_SIZE, u64::from(flags)) != 0
+            || bpf_skb_store_bytes(skb.cast(), 0, macs.as_ptr().cast(), 12, 0) != 0
+    };
+    if !refused {
+        mark(ctx);
+    }
+    !refused
+}
+
+/// Which node sent what came out of the tunnel, and the tenant that it names.
+#[inline(never)]
+pub fn sender(ctx: &TcContext, node: &mut Addr) -> Option<u32> {
+    let mut key = empty();
+    let skb = ctx.skb.skb;
+    let v6 = u64::from(BPF_F_TUNINFO_IPV6);
+    // SAFETY: the context is the kernel's, the key is of this stack, with its size; both ways to read it are words.
+    unsafe {
+        if bpf_skb_get_tunnel_key(skb, &raw mut key, KEY_SIZE, 0) == 0 {
+            *node = Addr::v4(key.__bindgen_anon_1.remote_ipv4.to_be());
+        } else if bpf_skb_get_tunnel_key(skb, &raw mut key, KEY_SIZE, v6) == 0 {
+            node.words = key.__bindgen_anon_1.remote_ipv6;
+        } else {
+            return None;
+        }
+    }
+    Some(key.tunnel_id)
+}
+
+#[inline(always)]
+fn empty() -> TunnelKey {
+    TunnelKey {
+        tunnel_id: 0,
+        __bindgen_anon_1: Remote {
+            remote_ipv6: [0; 4],
+        },
+        tunnel_tos: 0,
+        tunnel_ttl: 0,
+        __bindgen_anon_2: Flags { tunnel_ext: 0 },
+        tunnel_label: 0,
+        __bindgen_anon_3: Local { local_ipv6: [0; 4] },
+    }
+}

@@ -1,0 +1,95 @@
+//! How a node reaches the pods of another: by a route where both share a link, else through the tunnel between them.
+
+use std::net::IpAddr;
+
+use waggle_model::network::{NodeNetwork, TunnelMode};
+
+use crate::facts::LocalNode;
+
+/// How packets get to another node, with its underlay address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// As they are, over a common link.
+    Direct(IpAddr),
+    /// As they are, by the node's other routes: the network in between knows pods' addresses.
+    Routed,
+    /// Inside a packet to that address.
+    Tunnel(IpAddr),
+}
+
+/// The way from `local` to `node` for packets of a family; `None` when there is none. Both nodes come to the same: an
+/// underlay address of the packets' own family where both have one, else of the other family, then always by tunnel.
+pub fn way(local: &LocalNode, node: &NodeNetwork, ipv4: bool) -> Option<Way> {
+    let common = |ipv4: bool| {
+        let own = local.address(ipv4)?;
+        node.address_like(own)
+    };
+    let Some(address) = common(ipv4) else {
+        let address = common(!ipv4).filter(|_| local.tunnel_mode != TunnelMode::Never)?;
+        return Some(Way::Tunnel(address));
+    };
+    let on_link = local.links.iter().any(|link| link.contains(address));
+    Some(match local.tunnel_mode {
+        TunnelMode::Always => Way::Tunnel(address),
+        _ if on_link => Way::Direct(address),
+        TunnelMode::Auto => Way::Tunnel(address),
+        TunnelMode::Never => Way::Routed,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ways(mode: TunnelMode, own: &[&str], peer: &[&str], ipv4: bool) -> Option<Way> {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let local = LocalNode {
+            addresses: parse(own),
+            links: vec![
+                "172.30.0.0/24".parse().unwrap(),
+                "fd00:172:30::/64".parse().unwrap(),
+            ],
+            tunnel_mode: mode,
+            ..LocalNode::default()
+        };
+        let node = NodeNetwork {
+            addresses: parse(peer),
+            ..NodeNetwork::default()
+        };
+        way(&local, &node, ipv4)
+    }
+
+    #[test]
+    fn nodes_that_share_a_link_need_no_tunnel() {
+        use TunnelMode::{Always, Auto, Never};
+        let own = ["172.30.0.11", "fd00:172:30::11"];
+        let direct = |text: &str| Some(Way::Direct(text.parse().unwrap()));
+        let tunnel = |text: &str| Some(Way::Tunnel(text.parse().unwrap()));
+        let near = ["172.30.0.12", "fd00:172:30::12"];
+        let far = ["172.31.0.12", "fd00:172:31::12"];
+        assert_eq!(ways(Auto, &own, &near, true), direct(near[0]));
+        assert_eq!(ways(Auto, &own, &near, false), direct(near[1]));
+        assert_eq!(ways(Auto, &own, &far, true), tunnel(far[0]));
+        assert_eq!(ways(Auto, &own, &far, false), tunnel(far[1]));
+        assert_eq!(ways(Always, &own, &near, true), tunnel(near[0]));
+        assert_eq!(ways(Never, &own, &near, true), direct(near[0]));
+        assert_eq!(ways(Never, &own, &far, true), Some(Way::Routed));
+    }
+
+    #[test]
+    fn a_family_that_the_underlay_lacks_is_carried_by_the_other() {
+        use TunnelMode::{Auto, Never};
+        let tunnel = Some(Way::Tunnel("172.30.0.12".parse().unwrap()));
+        assert_eq!(
+            ways(Auto, &["172.30.0.11"], &["172.30.0.12"], false),
+            tunnel
+        );
+        assert_eq!(ways(Never, &["172.30.0.11"], &["172.30.0.12"], false), None);
+        let dual = ["172.30.0.12", "fd00:172:30::12"];
+        assert_eq!(ways(Auto, &["172.30.0.11"], &dual, false), tunnel);
+        assert_eq!(
+            ways(Auto, &["fd00:172:30::11"], &["172.30.0.12"], true),
+            None
+        );
+    }
+}
