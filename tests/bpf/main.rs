@@ -10,6 +10,7 @@ mod frame;
 mod lifecycle;
 mod log_sink;
 mod measure;
+mod mtu;
 mod outside;
 mod packets;
 mod policy;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         programming::CASES,
         outside::CASES,
         tunnel::CASES,
+        mtu::CASES,
     ]
     .concat();
     let trials = cases.into_iter().map(|(name, check)| {

@@ -10,7 +10,7 @@ use waggle_abi::TUNNEL_PORT;
 use waggle_datapath::{Drop, Reason};
 use waggle_model::network::{
     NetworkState, NodeNetwork, Peers, PerFamily, Policy, PolicyPort, PolicyRule, PortMatch,
-    Protocol,
+    Protocol, TunnelMode,
 };
 use waggle_model::{IdentityId, PolicyId};
 
@@ -44,26 +44,26 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-const NEAR: [&str; 2] = ["172.31.1.11", "fd00:31:1::11"];
-const FAR: [&str; 2] = ["172.31.2.12", "fd00:31:2::12"];
+pub(crate) const NEAR: [&str; 2] = ["172.31.1.11", "fd00:31:1::11"];
+pub(crate) const FAR: [&str; 2] = ["172.31.2.12", "fd00:31:2::12"];
 /// The router's, in the link of each node.
 const ROUTER: [[&str; 2]; 2] = [
     ["172.31.1.1", "fd00:31:1::1"],
     ["172.31.2.1", "fd00:31:2::1"],
 ];
-const WEB: [&str; 2] = ["10.244.1.2", "fd00:244:1::2"];
-const CART: [&str; 2] = ["10.244.2.2", "fd00:244:2::2"];
+pub(crate) const WEB: [&str; 2] = ["10.244.1.2", "fd00:244:1::2"];
+pub(crate) const CART: [&str; 2] = ["10.244.2.2", "fd00:244:2::2"];
 const BILL: &str = "10.244.2.3";
 
 /// Both nodes and what is between them.
-struct Net {
-    router: Room,
-    near: World,
-    far: World,
+pub(crate) struct Net {
+    pub(crate) router: Room,
+    pub(crate) near: World,
+    pub(crate) far: World,
     /// On the near node.
-    web: Pod,
+    pub(crate) web: Pod,
     /// On the far node.
-    cart: Pod,
+    pub(crate) cart: Pod,
     /// On the far node, of another tenant.
     bill: Pod,
 }
@@ -72,12 +72,19 @@ fn both(texts: [&str; 2]) -> PerFamily<IpAddr> {
     PerFamily::of(texts.map(ip)).expect("one of each family")
 }
 
-/// The link of a node: its end `eth0`, the router's end `name`.
-fn join(router: &Room, host: &Room, name: &str, own: [&str; 2], gateway: [&str; 2]) {
-    host.run(|| {
+/// Makes a router of it.
+pub(crate) fn forward(room: &Room) {
+    room.run(|| {
         for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             std::fs::write(format!("/proc/sys/net/{path}"), "1").expect("forwarding");
         }
+    });
+}
+
+/// The link of a node: its end `eth0`, the router's end `name`.
+fn join(router: &Room, host: &Room, name: &str, own: [&str; 2], gateway: [&str; 2]) {
+    forward(host);
+    host.run(|| {
         for scope in ["all", "default"] {
             let path = format!("/proc/sys/net/ipv6/conf/{scope}/keep_addr_on_down");
             std::fs::write(path, "1").expect("set");
@@ -101,10 +108,15 @@ fn join(router: &Room, host: &Room, name: &str, own: [&str; 2], gateway: [&str; 
     }
 }
 
-fn state() -> NetworkState {
+pub(crate) fn state() -> NetworkState {
+    state_of(&[0, 1])
+}
+
+/// Nodes with addresses of these families: 0 is IPv4, 1 is IPv6.
+fn state_of(families: &[usize]) -> NetworkState {
     let node = |name: &str, addresses: [&str; 2], ranges: [&str; 2]| NodeNetwork {
         name: name.into(),
-        addresses: addresses.map(ip).into(),
+        addresses: families.iter().map(|index| ip(addresses[*index])).collect(),
         pod_cidrs: ranges.map(|range| range.parse().expect("a range")).into(),
         zone: String::new(),
     };
@@ -121,13 +133,22 @@ fn state() -> NetworkState {
 }
 
 impl Net {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
+        Self::with(TunnelMode::Auto)
+    }
+
+    pub(crate) fn with(tunnel: TunnelMode) -> Self {
+        Self::make(tunnel, &[0, 1], &state())
+    }
+
+    /// The pods are connected when their nodes know of no other.
+    pub(crate) fn before_others_are_known() -> Self {
+        Self::make(TunnelMode::Auto, &[0, 1], &NetworkState::default())
+    }
+
+    fn make(tunnel: TunnelMode, families: &[usize], first: &NetworkState) -> Self {
         let router = Room::new();
-        router.run(|| {
-            for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
-                std::fs::write(format!("/proc/sys/net/{path}"), "1").expect("forwarding");
-            }
-        });
+        forward(&router);
         let [near, far] = [
             ("near", "node1", NEAR, ROUTER[0]),
             ("far", "node2", FAR, ROUTER[1]),
@@ -135,8 +156,10 @@ impl Net {
         .map(|(link, node, own, gateway)| {
             let host = Room::new();
             join(&router, &host, link, own, gateway);
-            let world = World::of(host, Room::new(), node, both(own), small());
-            world.apply(&state());
+            let addresses = families.iter().map(|index| ip(own[*index]));
+            let addresses = PerFamily::of(addresses).expect("one of each family");
+            let world = World::of(host, Room::new(), node, addresses, small(), tunnel);
+            world.apply(first);
             world
         });
         let (web, cart) = (near.pod_at(both(WEB), SHOP), far.pod_at(both(CART), SHOP));
@@ -149,16 +172,16 @@ impl Net {
             cart,
             bill,
         };
-        net.apply(&state());
+        net.apply(&state_of(families));
         net
     }
 
-    fn assert_no_drops(&self) {
+    pub(crate) fn assert_no_drops(&self) {
         assert_eq!(drops(&self.near), []);
         assert_eq!(drops(&self.far), []);
     }
 
-    fn apply(&self, state: &NetworkState) {
+    pub(crate) fn apply(&self, state: &NetworkState) {
         self.near.apply(state);
         self.far.apply(state);
     }
@@ -172,13 +195,13 @@ fn drops(world: &World) -> Vec<Drop> {
 }
 
 /// What comes out is what went in: each byte is made from its position.
-fn pattern(start: usize, length: usize) -> Vec<u8> {
+pub(crate) fn pattern(length: usize) -> Vec<u8> {
     let byte = |at: usize| (at ^ (at >> 8) ^ (at >> 16)) as u8;
-    (start..start + length).map(byte).collect()
+    (0..length).map(byte).collect()
 }
 
 /// Sends `length` bytes from one room to another, and looks at each of them there.
-pub(crate) fn bulk(from: &Room, to: &Room, address: SocketAddr, length: usize) {
+fn bulk(from: &Room, to: &Room, address: SocketAddr, length: usize) {
     let listener = to.run(move || TcpListener::bind(address).expect("binds"));
     let receiver = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
@@ -191,14 +214,19 @@ pub(crate) fn bulk(from: &Room, to: &Room, address: SocketAddr, length: usize) {
         let mut stream =
             TcpStream::connect_timeout(&address, Duration::from_secs(3)).expect("connects");
         stream.set_write_timeout(Some(PATIENCE)).expect("a limit");
-        stream.write_all(&pattern(0, length)).expect("sent");
+        stream.write_all(&pattern(length)).expect("sent");
     });
     let received = receiver.join().expect("it received");
-    assert!(received == pattern(0, length), "{address}: what was sent");
+    assert!(received == pattern(length), "{address}: what was sent");
 }
 
 fn pods_behind_a_router_talk_through_the_tunnel() {
-    let net = Net::new();
+    talk(&Net::new());
+    // Both families in tunnels over IPv6.
+    talk(&Net::make(TunnelMode::Auto, &[1], &state_of(&[1])));
+}
+
+fn talk(net: &Net) {
     for (web, cart) in WEB.into_iter().zip(CART) {
         serve_tcp(&net.cart.room, at(cart, 8080), "cart");
         serve_tcp(&net.web.room, at(web, 8080), "web");

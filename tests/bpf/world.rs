@@ -50,7 +50,14 @@ impl World {
     pub(crate) fn with_capacity(capacity: Capacity) -> Self {
         let (host, other) = (Room::new(), Room::new());
         wire(&host, &other);
-        Self::of(host, other, "node1", PerFamily::single(ip(HOST)), capacity)
+        Self::of(
+            host,
+            other,
+            "node1",
+            PerFamily::single(ip(HOST)),
+            capacity,
+            TunnelMode::Auto,
+        )
     }
 
     /// The node that `host` is, at addresses that it has; who is in `other` is up to the caller.
@@ -60,6 +67,7 @@ impl World {
         node: &str,
         addresses: PerFamily<IpAddr>,
         capacity: Capacity,
+        tunnel: TunnelMode,
     ) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("wgt-bpf-")
@@ -71,7 +79,7 @@ impl World {
             node: node.into(),
             addresses,
             mtu: None,
-            tunnel: TunnelMode::Auto,
+            tunnel,
             capacity,
             abi: waggle_abi::ABI_HASH,
         };

@@ -2,12 +2,13 @@
 //! looked up by the program; the packet goes straight to the interface. The hop is not counted (TTL).
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Lookup, bpf_fib_lookup__bindgen_ty_1 as Length,
-    bpf_fib_lookup__bindgen_ty_2 as Service, bpf_fib_lookup__bindgen_ty_3 as Source,
-    bpf_fib_lookup__bindgen_ty_4 as Destination, bpf_fib_lookup__bindgen_ty_5 as Vlan,
+    BPF_FIB_LKUP_RET_SUCCESS, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_fib_lookup as Lookup,
+    bpf_fib_lookup__bindgen_ty_1 as Length, bpf_fib_lookup__bindgen_ty_2 as Service,
+    bpf_fib_lookup__bindgen_ty_3 as Source, bpf_fib_lookup__bindgen_ty_4 as Destination,
+    bpf_fib_lookup__bindgen_ty_5 as Vlan,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup, bpf_redirect, bpf_redirect_peer, bpf_skb_store_bytes,
+    bpf_check_mtu, bpf_fib_lookup, bpf_redirect, bpf_redirect_peer, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Addr, EndpointRow};
@@ -51,7 +52,7 @@ pub fn to_node(ctx: &TcContext, src: &Addr, dst: &Addr) -> i32 {
     unsafe {
         let size = size_of::<Lookup>() as i32;
         let found = bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut lookup, size, 0);
-        if found != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+        if found != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || !fits(ctx, lookup.ifindex) {
             return NEXT;
         }
         let mut macs = [0u8; 12];
@@ -62,6 +63,15 @@ pub fn to_node(ctx: &TcContext, src: &Addr, dst: &Addr) -> i32 {
         }
         bpf_redirect(lookup.ifindex, 0) as i32
     }
+}
+
+/// Whether an interface takes the packet as it is, or each segment that it will be cut into.
+#[inline(always)]
+pub fn fits(ctx: &TcContext, ifindex: u32) -> bool {
+    let mut mtu = 0;
+    let segments = u64::from(BPF_MTU_CHK_SEGS);
+    // SAFETY: the context is the kernel's, the length is of this stack.
+    unsafe { bpf_check_mtu(ctx.skb.skb.cast(), ifindex, &raw mut mtu, 0, segments) == 0 }
 }
 
 /// Puts the packet into a pod's namespace with the link addresses that it would have after routing.

@@ -3,19 +3,19 @@
 //! knows about the source address. The tenant and not the identity, because it stays while labels change.
 
 use aya_ebpf::bindings::{
-    BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
-    bpf_tunnel_key as TunnelKey, bpf_tunnel_key__bindgen_ty_1 as Remote,
-    bpf_tunnel_key__bindgen_ty_2 as Flags, bpf_tunnel_key__bindgen_ty_3 as Local,
+    BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key as TunnelKey,
+    bpf_tunnel_key__bindgen_ty_1 as Remote, bpf_tunnel_key__bindgen_ty_2 as Flags,
+    bpf_tunnel_key__bindgen_ty_3 as Local,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_check_mtu, bpf_redirect, bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key,
-    bpf_skb_store_bytes,
+    bpf_redirect, bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
 };
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Addr, Config, TUNNEL_MAC, TUNNEL_PEER_MAC, TUNNEL_TENANT, range_flag};
 
 use crate::NEXT;
+use crate::forward::fits;
 use crate::maps::RANGES;
 use crate::uplink::{config, mark, node_address};
 
@@ -36,17 +36,11 @@ pub fn send(ctx: &TcContext, end: &Addr, tenant: u32) -> i32 {
     let Ok(config) = config() else {
         return NEXT;
     };
-    let mut mtu = 0;
-    let segments = u64::from(BPF_MTU_CHK_SEGS);
-    // SAFETY: the context is the kernel's, the length is of this stack.
-    unsafe {
-        if bpf_check_mtu(ctx.skb.skb.cast(), config.tunnel, &raw mut mtu, 0, segments) != 0
-            || !address(ctx, config, end, tenant)
-        {
-            return NEXT;
-        }
-        bpf_redirect(config.tunnel, 0) as i32
+    if !fits(ctx, config.tunnel) || !address(ctx, config, end, tenant) {
+        return NEXT;
     }
+    // SAFETY: the helper takes numbers.
+    unsafe { bpf_redirect(config.tunnel, 0) as i32 }
 }
 
 /// Says to the tunnel's interface where the packet goes and whose it is; false when the kernel refuses.

@@ -17,24 +17,20 @@ pub enum Way {
     Tunnel(IpAddr),
 }
 
-/// The way from `local` to `node` for packets of a family; `None` when there is none. Both nodes come to the same: an
-/// underlay address of the packets' own family where both have one, else of the other family, then always by tunnel.
+/// The way from `local` to `node` for packets of a family; `None` when there is none. Both nodes come to the same. Tunnels run
+/// over IPv4 where both nodes have it, whatever they carry: routers cut what is too big there, and of IPv6 they only tell.
 pub fn way(local: &LocalNode, node: &NodeNetwork, ipv4: bool) -> Option<Way> {
     let common = |ipv4: bool| {
         let own = local.address(ipv4)?;
         node.address_like(own)
     };
-    let Some(address) = common(ipv4) else {
-        let address = common(!ipv4).filter(|_| local.tunnel_mode != TunnelMode::Never)?;
-        return Some(Way::Tunnel(address));
-    };
-    let on_link = local.links.iter().any(|link| link.contains(address));
-    Some(match local.tunnel_mode {
-        TunnelMode::Always => Way::Tunnel(address),
-        _ if on_link => Way::Direct(address),
-        TunnelMode::Auto => Way::Tunnel(address),
-        TunnelMode::Never => Way::Routed,
-    })
+    let same = common(ipv4);
+    let on_link = same.filter(|address| local.links.iter().any(|link| link.contains(*address)));
+    match (local.tunnel_mode, on_link) {
+        (TunnelMode::Auto | TunnelMode::Never, Some(address)) => Some(Way::Direct(address)),
+        (TunnelMode::Never, None) => same.map(|_| Way::Routed),
+        _ => common(true).or_else(|| common(false)).map(Way::Tunnel),
+    }
 }
 
 #[cfg(test)]
@@ -70,7 +66,9 @@ mod tests {
         assert_eq!(ways(Auto, &own, &near, true), direct(near[0]));
         assert_eq!(ways(Auto, &own, &near, false), direct(near[1]));
         assert_eq!(ways(Auto, &own, &far, true), tunnel(far[0]));
-        assert_eq!(ways(Auto, &own, &far, false), tunnel(far[1]));
+        assert_eq!(ways(Auto, &own, &far, false), tunnel(far[0]));
+        assert_eq!(ways(Auto, &own[1..], &far, false), tunnel(far[1]));
+        assert_eq!(ways(Auto, &own[1..], &far, true), tunnel(far[1]));
         assert_eq!(ways(Always, &own, &near, true), tunnel(near[0]));
         assert_eq!(ways(Never, &own, &near, true), direct(near[0]));
         assert_eq!(ways(Never, &own, &far, true), Some(Way::Routed));
