@@ -6,6 +6,7 @@
 
 mod affinity;
 mod cgroup;
+mod counts;
 mod frame;
 mod lifecycle;
 mod log_sink;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         outside::CASES,
         tunnel::CASES,
         mtu::CASES,
+        counts::CASES,
     ]
     .concat();
     let trials = cases.into_iter().map(|(name, check)| {

@@ -210,7 +210,7 @@ const SHOPPERS: IdentityId = IdentityId(SHOP * 10);
 const SERVER: IdentityId = IdentityId(77);
 
 /// WEB, of an identity of its own, and CART here, FAR on the other node; all of one tenant.
-fn shop(policies: Vec<Policy>) -> NetworkState {
+pub(crate) fn shop(policies: Vec<Policy>) -> NetworkState {
     let mut state = nodes().pod(WEB, SHOP).pod(CART, SHOP).pod(FAR, SHOP);
     let mut server = state.identities[&SHOPPERS].clone();
     server.id = SERVER;
@@ -231,7 +231,7 @@ fn shop(policies: Vec<Policy>) -> NetworkState {
     state
 }
 
-fn from_pods(port: u16) -> PolicyRule {
+pub(crate) fn from_pods(port: u16) -> PolicyRule {
     PolicyRule {
         peers: Peers::Of {
             identities: [SHOPPERS].into(),
@@ -244,7 +244,7 @@ fn from_pods(port: u16) -> PolicyRule {
     }
 }
 
-fn ingress(rules: Vec<PolicyRule>) -> Policy {
+pub(crate) fn ingress(rules: Vec<PolicyRule>) -> Policy {
     Policy {
         subjects: [SERVER].into(),
         ingress: Some(rules),
@@ -265,7 +265,7 @@ fn at(address: &str, port: u16) -> SocketAddr {
 }
 
 /// An open connection from `pod`.
-fn open(pod: &Pod, to: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) fn open(pod: &Pod, to: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = pod
         .room
         .run(move || TcpStream::connect_timeout(&to, Duration::from_secs(3)))?;

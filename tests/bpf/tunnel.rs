@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use waggle_abi::TUNNEL_PORT;
-use waggle_datapath::{Drop, Reason};
+use waggle_datapath::{FlowEvent, Reason};
 use waggle_model::network::{
     NetworkState, NodeNetwork, Peers, PerFamily, Policy, PolicyPort, PolicyRule, PortMatch,
     Protocol, TunnelMode,
@@ -188,8 +188,8 @@ impl Net {
 }
 
 /// But for those of what kernels multicast by themselves.
-fn drops(world: &World) -> Vec<Drop> {
-    let is_chatter = |drop: &Drop| drop.destination.is_some_and(|to| to.ip().is_multicast());
+fn drops(world: &World) -> Vec<FlowEvent> {
+    let is_chatter = |drop: &FlowEvent| drop.destination.is_some_and(|to| to.ip().is_multicast());
     let drops = world.drops().into_iter();
     drops.filter(|drop| !is_chatter(drop)).collect()
 }

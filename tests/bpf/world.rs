@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, umount2};
 use tokio::runtime::Runtime;
 use waggle_datapath::{
-    Attachment, Capacity, Config, Datapath, DatapathError, Drop, Drops, PodLink, Reason,
+    Attachment, Capacity, Config, Datapath, DatapathError, FlowEvent, FlowEvents, PodLink, Reason,
 };
 use waggle_model::network::{NetworkState, PerFamily, TunnelMode};
 use waggle_model::{IdentityId, TenantId};
@@ -212,9 +212,9 @@ impl World {
     }
 
     /// Every drop that was reported and not yet read.
-    pub(crate) fn drops(&self) -> Vec<Drop> {
+    pub(crate) fn drops(&self) -> Vec<FlowEvent> {
         self.with(async |datapath| {
-            let mut drops: Drops = datapath.drops().expect("events are readable");
+            let mut drops: FlowEvents = datapath.events().expect("events are readable");
             std::iter::from_fn(|| drops.take()).collect()
         })
     }

@@ -51,4 +51,6 @@ pub mod hook {
     pub const TO_UPLINK: u32 = 6;
     /// What other nodes send through the tunnel.
     pub const FROM_TUNNEL: u32 = 7;
+    /// What the host sends to nodes behind the tunnel; nothing is dropped there.
+    pub const TO_TUNNEL: u32 = 8;
 }

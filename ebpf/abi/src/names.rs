@@ -52,6 +52,9 @@ pub mod map {
         AFFINITY = "AFFINITY";
         /// Per-CPU array of [`crate::Counter`], one for each reason.
         COUNTERS = "COUNTERS";
+        /// Hash: [`crate::ObjectKey`] to [`crate::ObjectCount`]. Programs add rows and count in them; user space removes those
+        /// of objects that are gone.
+        OBJECT_COUNTS = "OBJECT_COUNTS";
         /// Ring buffer of [`crate::Event`].
         EVENTS = "EVENTS";
     }
@@ -136,6 +139,8 @@ pub mod limit {
     pub const SOCK_VIP: u32 = 65_536;
     /// Callers that keep a backend.
     pub const AFFINITY: u32 = 65_536;
+    /// Services, policies and identities that are counted for; what is more is only in the sums.
+    pub const OBJECT_COUNTS: u32 = 131_072;
     /// Bytes of the event ring.
     pub const EVENTS: u32 = 256 * 1024;
 }

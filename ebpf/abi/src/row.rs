@@ -13,14 +13,14 @@ rows! {
         pub next_ruleset: u32,
         /// Interface that leads to other nodes and out of the cluster; 0 for none.
         pub uplink: u32,
+        /// Interface of the tunnel to nodes that share no link with this one; 0 for none.
+        pub tunnel: u32,
+        /// Bits of [`config_flag`].
+        pub flags: u32,
         /// The node's IPv4 address, which pods' traffic to the outside gets; [`Addr::NONE`] for none.
         pub node_v4: Addr,
         /// The node's IPv6 address; [`Addr::NONE`] for none.
         pub node_v6: Addr,
-        /// Interface of the tunnel to nodes that share no link with this one; 0 for none.
-        pub tunnel: u32,
-        /// Zero.
-        pub pad: u32,
     }
 
     /// Value of `RANGES` (key: an address, by prefix): who has the addresses in it.
@@ -306,6 +306,22 @@ rows! {
         pub pad: [u8; 6],
     }
 
+    /// Key of `OBJECT_COUNTS`: what is counted for.
+    pub struct ObjectKey [8] {
+        /// One of [`object_kind`].
+        pub kind: u32,
+        /// Number of the object.
+        pub number: u32,
+    }
+
+    /// Value of `OBJECT_COUNTS`.
+    pub struct ObjectCount [16] {
+        /// Calls, datagrams or flows that passed.
+        pub passed: u64,
+        /// Calls or packets that did not.
+        pub refused: u64,
+    }
+
     /// Value of `COUNTERS` (key: number of a [`crate::Reason`]), one for each CPU.
     pub struct Counter [16] {
         /// Packets; calls for the socket hooks.
@@ -313,6 +329,24 @@ rows! {
         /// Bytes from the Ethernet header on; 0 for the socket hooks.
         pub bytes: u64,
     }
+}
+
+/// Bits of [`Config::flags`].
+pub mod config_flag {
+    /// New calls and flows are told through `EVENTS`, too.
+    pub const TELL_NEW: u32 = 1;
+}
+
+/// What [`ObjectKey::kind`] says.
+pub mod object_kind {
+    /// A service, by its number: calls sent to a backend; calls refused for lack of one, or for who called.
+    pub const SERVICE: u32 = 1;
+    /// A policy, by its number: flows that it let through.
+    pub const POLICY: u32 = 2;
+    /// What no policy of these pods let in, by their identity.
+    pub const INGRESS_OF: u32 = 3;
+    /// What no policy of these pods let out, by their identity.
+    pub const EGRESS_OF: u32 = 4;
 }
 
 /// What [`EndpointRow::kind`] says.

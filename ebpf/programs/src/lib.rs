@@ -1,6 +1,7 @@
 //! What the programs share: maps, packet parsing, the tenant wall, policy, flows, translation and counting. A binary in
 //! `bin/` is one hook; its entry functions only turn a [`Verdict`] into what the hook returns.
 #![no_std]
+#![feature(asm_experimental_arch)]
 
 pub mod announce;
 pub mod count;
@@ -19,10 +20,13 @@ pub mod tunnel;
 pub mod uplink;
 pub mod wall;
 
+use aya_ebpf::bindings::TC_ACT_SHOT;
 use waggle_abi::Reason;
 
 /// On to the next program and then to the host's stack.
 pub const NEXT: i32 = -1;
+/// Not on to anywhere.
+pub const DROP: i32 = TC_ACT_SHOT as i32;
 
 /// Let through, or why not.
 pub type Verdict = Result<(), Reason>;

@@ -5,8 +5,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use waggle_abi::{
     Addr, AffinityKey, AffinityRow, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey,
-    GrantKey, LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, RangeRow, Reason, RuleKey, ServiceKey,
-    ServiceRow, Slot, SocketKey, SourceKey, VipRow, limit,
+    GrantKey, LinkRow, MaglevRow, NatRow, ObjectCount, ObjectKey, OwnerRow, PeerRow, RangeRow,
+    Reason, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey, SourceKey, VipRow, limit,
 };
 
 /// What programs must know about their node.
@@ -66,6 +66,10 @@ pub static AFFINITY: LruHashMap<AffinityKey, AffinityRow> = LruHashMap::pinned(l
 /// Verdicts by reason.
 #[map]
 pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(Reason::ALL.len() as u32, 0);
+/// What was done for services and policies.
+#[map]
+pub static OBJECT_COUNTS: HashMap<ObjectKey, ObjectCount> =
+    HashMap::pinned(limit::OBJECT_COUNTS, BPF_F_NO_PREALLOC);
 /// Drops and denials.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::pinned(limit::EVENTS, 0);

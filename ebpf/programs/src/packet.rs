@@ -2,6 +2,8 @@
 //! packets parse too.
 
 use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Addr, FlowKey, Reason, SCTP, TCP, UDP};
 
@@ -27,8 +29,11 @@ const ECHO: u16 = 8_u16.to_be();
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Packet {
-    /// Addresses, ports and protocol; ports are 0 where the protocol or fragment has none.
+    /// What tells its flow from others: addresses, ports and protocol, and in the place of ports an echo's number at the end
+    /// that asked. Ports are 0 where the protocol or fragment has none.
     pub tuple: FlowKey,
+    /// Where it was met: one of [`waggle_abi::hook`].
+    pub hook: u32,
     /// Offset of the transport header from the frame's start.
     pub transport: usize,
     /// A fragment behind the first: has no transport header.
@@ -43,15 +48,17 @@ pub struct Packet {
     pub opening: bool,
     /// A TCP segment with SYN and ACK: the answer to the first.
     pub opening_reply: bool,
-    /// Ports that tell flows apart: the transport's, and for an echo its number, at the end that asked.
-    flow_ports: [u16; 2],
 }
+
+/// Each CPU's own.
+#[map]
+static PACKETS: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);
 
 /// What an ICMP error quotes.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Quote {
-    /// What tells the quoted packet's flow from others, as [`Packet::flow`] does.
+    /// What tells the quoted packet's flow from others, as [`Packet::tuple`] does.
     pub flow: FlowKey,
     /// Offset of the quoted network header.
     pub network: usize,
@@ -72,8 +79,8 @@ impl Quote {
 }
 
 impl Packet {
-    /// What [`parse`] fills in.
-    pub const EMPTY: Self = Self {
+    const EMPTY: Self = Self {
+        hook: 0,
         tuple: FlowKey {
             src: Addr::NONE,
             dst: Addr::NONE,
@@ -89,17 +96,21 @@ impl Packet {
         closing: false,
         opening: false,
         opening_reply: false,
-        flow_ports: [0; 2],
     };
 
-    /// What tells its flow from others.
+    /// What [`parse`] fills in, at one of [`waggle_abi::hook`]: this CPU's own, because it would be a good part of a
+    /// program's stack.
     #[inline(always)]
-    pub fn flow(&self) -> FlowKey {
-        FlowKey {
-            src_port: self.flow_ports[0],
-            dst_port: self.flow_ports[1],
-            ..self.tuple
-        }
+    pub fn at(hook: u32) -> Option<&'static mut Self> {
+        let packet = PACKETS.get_ptr_mut(0)?;
+        // SAFETY: the map keeps the row alive, and nothing else uses it while this program runs: a packet's program is
+        // not interrupted by another's on the same CPU.
+        let packet = unsafe { &mut *packet };
+        *packet = Self {
+            hook,
+            ..Self::EMPTY
+        };
+        Some(packet)
     }
 }
 
@@ -163,7 +174,11 @@ extern "C" fn parse_frame(skb: *mut __sk_buff, out: *mut Packet) -> u32 {
     match read_frame(&TcContext::new(skb)) {
         Ok(packet) => {
             // SAFETY: `parse` gives its own; the verifier knows its size.
-            unsafe { *out = packet };
+            unsafe {
+                let hook = (*out).hook;
+                *out = packet;
+                (*out).hook = hook;
+            }
             DONE
         }
         Err(Reason::NotIp) => NOT_IP,
@@ -255,8 +270,9 @@ fn load<T>(ctx: &TcContext, offset: usize) -> Result<T, Reason> {
     ctx.load(offset).map_err(|_| Reason::Malformed)
 }
 
+/// Whether the protocol has ports where TCP has them.
 #[inline(always)]
-fn has_ports(protocol: u8) -> bool {
+pub fn has_ports(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP | SCTP)
 }
 
@@ -335,7 +351,6 @@ fn parse_transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     if has_ports(protocol) {
         let ports: [u16; 2] = load(ctx, packet.transport)?;
         (packet.tuple.src_port, packet.tuple.dst_port) = (ports[0], ports[1]);
-        packet.flow_ports = ports;
         if protocol == TCP {
             let flags: u8 = load(ctx, packet.transport + 13)?;
             packet.closing = flags & TCP_FIN_OR_RST != 0;
@@ -348,7 +363,7 @@ fn parse_transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
             ICMP => matches!(head[0], 3 | 11 | 12),
             _ => head[0] < 128,
         };
-        packet.flow_ports = echo_ports(&head);
+        [packet.tuple.src_port, packet.tuple.dst_port] = echo_ports(&head);
     }
     Ok(())
 }

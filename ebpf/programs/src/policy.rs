@@ -15,12 +15,12 @@ pub struct Other<'a> {
     pub addr: &'a Addr,
 }
 
-/// Whether `ruleset` allows `protocol` at the receiver's `port` (network byte order) from or to `other`. Port 0 asks
-/// for what allows every port.
+/// The policy by which `ruleset` allows `protocol` at the receiver's `port` (network byte order) from or to `other`; 0
+/// where no policy governs. Port 0 asks for what allows every port.
 #[inline(always)]
-pub fn allows(ruleset: u32, other: &Other<'_>, protocol: u8, port: u16) -> bool {
+pub fn allows(ruleset: u32, other: &Other<'_>, protocol: u8, port: u16) -> Option<u32> {
     if ruleset == RULESET_NONE {
-        return true;
+        return Some(0);
     }
     let mut key = RuleKey {
         ruleset,
@@ -29,25 +29,27 @@ pub fn allows(ruleset: u32, other: &Other<'_>, protocol: u8, port: u16) -> bool 
         pad: 0,
         port,
     };
-    if other.identity != PEER_ANY && has(&key) {
-        return true;
+    if other.identity != PEER_ANY
+        && let Some(policy) = find(&key)
+    {
+        return Some(policy);
     }
     key.peer = PEER_ANY;
-    if has(&key) {
-        return true;
+    if let Some(policy) = find(&key) {
+        return Some(policy);
     }
     let block = BlockKey {
         ruleset,
         addr: *other.addr,
     };
-    let Some(class) = BLOCKS.get(Key::new(rule_bits::BLOCK, block)) else {
-        return false;
-    };
-    key.peer = *class;
-    key.peer != PEER_ANY && has(&key)
+    key.peer = *BLOCKS.get(Key::new(rule_bits::BLOCK, block))?;
+    if key.peer == PEER_ANY {
+        return None;
+    }
+    find(&key)
 }
 
 #[inline(always)]
-fn has(key: &RuleKey) -> bool {
-    POLICY.get(Key::new(rule_bits::PORT, *key)).is_some()
+fn find(key: &RuleKey) -> Option<u32> {
+    POLICY.get(Key::new(rule_bits::PORT, *key)).copied()
 }

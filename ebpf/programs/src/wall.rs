@@ -13,9 +13,12 @@
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{
     Addr, EndpointRow, FlowKey, GrantKey, LinkRow, Reason, TCP, TENANT_ANY, TENANT_SYSTEM,
+    object_kind,
 };
 
 use crate::Verdict;
+use crate::count::{Outcome, count_object};
+use crate::drops::tell_first;
 use crate::flow::{Row, Stamp, remember, row_key};
 use crate::maps::GRANTS;
 use crate::packet::{Packet, Quote, quote};
@@ -113,13 +116,17 @@ pub fn decide(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Verdi
     if packet.icmp_error && about_a_flow(ctx, packet, src, dst)? {
         return Ok(());
     }
-    by_flow(packet, src, dst)
+    if by_flow(packet, src, dst)? {
+        tell_first(ctx, packet, Reason::Forwarded);
+    }
+    Ok(())
 }
 
+/// The verdict of the packet's flow; whether it is one that was not known.
 #[inline(never)]
-fn by_flow(packet: &Packet, src: &Side, dst: &Side) -> Verdict {
-    let flow = packet.flow();
-    let (key, backwards) = row_key(&flow);
+fn by_flow(packet: &Packet, src: &Side, dst: &Side) -> Result<bool, Reason> {
+    let flow = &packet.tuple;
+    let (key, backwards) = row_key(flow);
     let mut row = Row::find(&key);
     let sender_opened = match &row {
         Some(row) => row.opened_by_second() == backwards,
@@ -130,13 +137,14 @@ fn by_flow(packet: &Packet, src: &Side, dst: &Side) -> Verdict {
         // 2
         let verdict = settle(
             packet,
-            &Asked::of(&flow, true, src, dst),
+            &Asked::of(flow, true, src, dst),
             &key,
             !backwards,
             row,
         );
         // Whose flow it was is only half known where nothing is a first packet: it may stand in its own right.
         if verdict.is_ok() || flow.protocol == TCP {
+            count_refusal(verdict, dst.identity, src.identity);
             return verdict;
         }
         row = None;
@@ -144,13 +152,27 @@ fn by_flow(packet: &Packet, src: &Side, dst: &Side) -> Verdict {
         // A first segment against the flow that was: a new one between the same ports.
         row = None;
     }
-    settle(
+    let verdict = settle(
         packet,
-        &Asked::of(&flow, false, src, dst),
+        &Asked::of(flow, false, src, dst),
         &key,
         backwards,
         row,
-    )
+    );
+    count_refusal(verdict, src.identity, dst.identity);
+    verdict
+}
+
+/// Notes for whom policy refused, given the identities of who would have opened the flow and of the other end.
+#[inline(always)]
+fn count_refusal(verdict: Result<bool, Reason>, opener: u32, answerer: u32) {
+    match verdict {
+        Err(Reason::PolicyEgress) => count_object(object_kind::EGRESS_OF, opener, Outcome::Refused),
+        Err(Reason::PolicyIngress) => {
+            count_object(object_kind::INGRESS_OF, answerer, Outcome::Refused);
+        }
+        _ => {}
+    }
 }
 
 /// A flow as the rules see it, from its opener on.
@@ -197,7 +219,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// The verdict of a flow, remembered when it is let through. Not inlined: it has two callers and needs much of the stack.
+/// The verdict of a flow, remembered when it is let through; whether it is one that was not known. Not inlined: it has two callers and needs much of the stack.
 #[inline(never)]
 fn settle(
     packet: &Packet,
@@ -205,7 +227,7 @@ fn settle(
     key: &FlowKey,
     opened_by_second: bool,
     row: Option<Row>,
-) -> Verdict {
+) -> Result<bool, Reason> {
     // 3
     let (protocol, port) = (asked.protocol, asked.port);
     if !asked.open && grant(*asked.answerer.addr, port, protocol, asked.tenant).is_none() {
@@ -220,22 +242,23 @@ fn settle(
     // 4
     let settled = row.as_ref().is_some_and(|row| row.is_stamped(&stamp));
     if !settled {
-        if !allows(stamp.egress, &asked.answerer, protocol, port) {
-            return Err(Reason::PolicyEgress);
-        }
-        if !allows(stamp.ingress, &asked.opener, protocol, port) {
-            return Err(Reason::PolicyIngress);
-        }
+        let egress = allows(stamp.egress, &asked.answerer, protocol, port);
+        let egress = egress.ok_or(Reason::PolicyEgress)?;
+        let ingress = allows(stamp.ingress, &asked.opener, protocol, port);
+        let ingress = ingress.ok_or(Reason::PolicyIngress)?;
+        count_object(object_kind::POLICY, egress, Outcome::Passed);
+        count_object(object_kind::POLICY, ingress, Outcome::Passed);
     }
     // 5
     let Some(row) = row else {
-        return remember(key, opened_by_second, &stamp, packet.closing);
+        remember(key, opened_by_second, &stamp, packet.closing)?;
+        return Ok(true);
     };
     if !settled {
         row.stamp(&stamp);
     }
     row.touch(packet.closing, packet.opening);
-    Ok(())
+    Ok(false)
 }
 
 /// Who opened a flow that is in no row. A first TCP segment says it; of others the end whose port is in the callers'
@@ -291,7 +314,9 @@ fn fragment(packet: &Packet, src: &Side, dst: &Side) -> Verdict {
         identity: src.identity,
         addr: &tuple.src,
     };
-    if allows(src.egress, &to, tuple.protocol, 0) && allows(dst.ingress, &from, tuple.protocol, 0) {
+    if allows(src.egress, &to, tuple.protocol, 0).is_some()
+        && allows(dst.ingress, &from, tuple.protocol, 0).is_some()
+    {
         Ok(())
     } else {
         Err(Reason::Fragment)

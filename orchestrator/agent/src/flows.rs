@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use tokio::sync::watch;
-use waggle_datapath::{DatapathError, Drop, Drops, Reason, Verdict, since_boot};
+use waggle_datapath::{DatapathError, FlowEvent, FlowEvents, Reason, Verdict, since_boot};
 use waggle_model::TenantId;
 use waggle_model::network::NetworkState;
 use waggle_wire::v1;
@@ -44,6 +44,8 @@ pub(crate) struct Flows {
     log: Mutex<Log>,
     /// Number of the next item.
     news: watch::Sender<u64>,
+    /// Followers who want to hear of what is let through: programs only tell it while there are some.
+    curious: Mutex<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -129,6 +131,46 @@ impl Flows {
     }
 }
 
+/// A follower, for as long as this lives.
+pub(crate) struct Following(Option<Arc<Node>>);
+
+impl Following {
+    /// Has the datapath tell what this one wants to hear of.
+    pub(crate) fn begin(node: &Arc<Node>, request: &v1::FlowsRequest) -> Self {
+        let verdict = request
+            .filter
+            .as_ref()
+            .map_or(v1::FlowVerdict::Unspecified, v1::FlowFilter::verdict);
+        if !request.follow || verdict == v1::FlowVerdict::Drop {
+            return Self(None);
+        }
+        change_curious(Arc::clone(node), |curious| curious + 1);
+        Self(Some(Arc::clone(node)))
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        if let Some(node) = self.0.take() {
+            change_curious(node, |curious| curious - 1);
+        }
+    }
+}
+
+fn change_curious(node: Arc<Node>, change: fn(usize) -> usize) {
+    tokio::task::spawn_blocking(move || {
+        let mut curious = node
+            .flows
+            .curious
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *curious = change(*curious);
+        if let Err(error) = node.datapath.tell_new(*curious > 0) {
+            tracing::warn!(%error, "the flow log may lack what was let through");
+        }
+    });
+}
+
 fn encoded(items: Vec<Item>) -> v1::StreamFrame {
     let items = items
         .into_iter()
@@ -181,26 +223,24 @@ fn wanted(item: &Item, cursor: &Cursor) -> bool {
 struct Rate {
     /// When the window began; `None` before its first flow.
     since: Option<Instant>,
-    told: u64,
+    /// Drops, and what was let through: a flood of one leaves room for the other.
+    told: [u64; 2],
     skipped: u64,
 }
 
 impl Rate {
     const QUIET: Self = Self {
         since: None,
-        told: 0,
+        told: [0; 2],
         skipped: 0,
     };
 
     /// Whether this one is told.
-    fn allows(&mut self, now: Instant) -> bool {
+    fn allows(&mut self, verdict: Verdict, now: Instant) -> bool {
         self.since.get_or_insert(now);
-        let allowed = self.told < MOST;
-        *(if allowed {
-            &mut self.told
-        } else {
-            &mut self.skipped
-        }) += 1;
+        let told = &mut self.told[usize::from(verdict != Verdict::Drop)];
+        let allowed = *told < MOST;
+        *(if allowed { told } else { &mut self.skipped }) += 1;
         allowed
     }
 
@@ -213,8 +253,8 @@ impl Rate {
 /// Reads what the programs report, for as long as it runs.
 pub(crate) async fn read(node: Arc<Node>) {
     loop {
-        let error = match node.datapath.drops() {
-            Ok(drops) => read_on(&node, drops).await,
+        let error = match node.datapath.events() {
+            Ok(events) => read_on(&node, events).await,
             Err(error) => error,
         };
         tracing::warn!(%error, "what the datapath reports can't be read; trying again");
@@ -222,7 +262,7 @@ pub(crate) async fn read(node: Arc<Node>) {
     }
 }
 
-async fn read_on(node: &Node, mut drops: Drops) -> DatapathError {
+async fn read_on(node: &Node, mut events: FlowEvents) -> DatapathError {
     let (mut rate, mut names) = (Rate::QUIET, Names::default());
     let mut lost = events_lost(node);
     loop {
@@ -242,19 +282,22 @@ async fn read_on(node: &Node, mut drops: Drops) -> DatapathError {
                 rate = Rate::QUIET;
                 continue;
             }
-            next = drops.next() => match next {
+            next = events.next() => match next {
                 Ok(first) => first,
                 Err(error) => return error,
             },
         };
         let now = Instant::now();
         let boot = (since_boot(), clock::now());
-        let more = std::iter::from_fn(|| drops.take()).take(GULP);
-        for drop in std::iter::once(first).chain(more) {
-            if rate.allows(now) {
+        let more = std::iter::from_fn(|| events.take()).take(GULP);
+        for event in std::iter::once(first).chain(more) {
+            let Some(verdict) = Verdict::of(event.reason) else {
+                continue;
+            };
+            if rate.allows(verdict, now) {
                 let flow = node
                     .network
-                    .read(|state| described(&drop, boot, state, &mut names, now));
+                    .read(|state| described(&event, boot, state, &mut names, now));
                 flow.into_iter().for_each(|flow| node.flows.add(flow));
             }
         }
@@ -272,15 +315,15 @@ fn events_lost(node: &Node) -> u64 {
 }
 
 fn described(
-    drop: &Drop,
+    event: &FlowEvent,
     (boot, wall): (Duration, i64),
     state: &NetworkState,
     names: &mut Names,
     now: Instant,
 ) -> Option<Item> {
-    let age = boot.saturating_sub(drop.time).as_nanos();
+    let age = boot.saturating_sub(event.time).as_nanos();
     let age = i64::try_from(age).unwrap_or(i64::MAX);
-    let verdict = match Verdict::of(drop.reason)? {
+    let verdict = match Verdict::of(event.reason)? {
         Verdict::Drop => v1::FlowVerdict::Drop,
         Verdict::Forward => v1::FlowVerdict::Forward,
         Verdict::Translate => v1::FlowVerdict::Translate,
@@ -289,11 +332,11 @@ fn described(
     Some(Item::Flow(v1::Flow {
         time_ns: wall.saturating_sub(age).unsigned_abs(),
         verdict: verdict.into(),
-        reason: drop.reason.key().to_owned(),
-        message: drop.reason.text().to_owned(),
-        hook: drop.hook.to_owned(),
-        protocol: drop.protocol.into(),
-        source: end(drop.source, drop.source_tenant),
-        destination: end(drop.destination, drop.destination_tenant),
+        reason: event.reason.key().to_owned(),
+        message: event.reason.text().to_owned(),
+        hook: event.hook.to_owned(),
+        protocol: event.protocol.into(),
+        source: end(event.source, event.source_tenant),
+        destination: end(event.destination, event.destination_tenant),
     }))
 }

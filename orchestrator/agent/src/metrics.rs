@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use waggle_datapath::{Datapath, Occupancy, Tally, Verdict};
+use waggle_datapath::{Occupancy, Tallies, Tally, Verdict};
+use waggle_model::network::NetworkState;
 use waggle_wire::v1;
 
 use crate::node::Node;
@@ -58,8 +59,8 @@ fn number(value: u64) -> f64 {
 
 /// Everything there is to tell.
 pub(crate) async fn gather(node: &Arc<Node>, table: &Table) -> v1::Metrics {
-    let datapath = Arc::clone(&node.datapath);
-    let of_datapath = tokio::task::spawn_blocking(move || datapath_families(&datapath));
+    let of_datapath = Arc::clone(node);
+    let of_datapath = tokio::task::spawn_blocking(move || datapath_families(&of_datapath));
     let mut families = of_datapath.await.unwrap_or_default();
     families.extend(state_families(node));
     families.extend(usage_families(node, table).await);
@@ -68,7 +69,8 @@ pub(crate) async fn gather(node: &Arc<Node>, table: &Table) -> v1::Metrics {
     }
 }
 
-fn datapath_families(datapath: &Datapath) -> Vec<Family> {
+fn datapath_families(node: &Node) -> Vec<Family> {
+    let datapath = &node.datapath;
     let tallies = datapath.counters().unwrap_or_else(|error| {
         tracing::warn!(%error, "the datapath's counters can't be read");
         Vec::new()
@@ -79,6 +81,12 @@ fn datapath_families(datapath: &Datapath) -> Vec<Family> {
         Err(error) => tracing::warn!(%error, "the datapath's flows can't be counted"),
     }
     let mut families = verdicts(&tallies);
+    match datapath.tallies() {
+        Ok(tallies) => families.extend(node.network.read(|state| objects(&tallies, state))),
+        Err(error) => {
+            tracing::warn!(%error, "what services and policies did can't be read");
+        }
+    }
     families.extend(pressure(&tables));
     families
 }
@@ -106,6 +114,57 @@ fn verdicts(tallies: &[Tally]) -> Vec<Family> {
         bytes.add(&labels, number(tally.bytes));
     }
     vec![packets, bytes, lost]
+}
+
+/// What services and policies did, by their names.
+fn objects(tallies: &Tallies, state: &NetworkState) -> [Family; 4] {
+    let mut calls = Family::counter(
+        "waggle_service_calls_total",
+        "Calls and datagrams to a service that were sent to one of its backends.",
+    );
+    let mut refused = Family::counter(
+        "waggle_service_refused_total",
+        "Calls to a service that found no backend, or came from outside of its source ranges.",
+    );
+    for (id, tally) in tallies.services() {
+        let Some(service) = state.services.get(id) else {
+            continue;
+        };
+        let labels = [
+            ("namespace", service.namespace.as_str()),
+            ("service", service.name.as_str()),
+        ];
+        calls.add(&labels, number(tally.calls));
+        refused.add(&labels, number(tally.refused));
+    }
+    let mut allowed = Family::counter(
+        "waggle_policy_allowed_total",
+        "Flows that a rule of a NetworkPolicy let through.",
+    );
+    let mut denied = Family::counter(
+        "waggle_policy_denied_total",
+        "Packets and calls that no NetworkPolicy of a pod allowed, for each policy that selects it.",
+    );
+    for (id, tally) in tallies.policies() {
+        let Some(policy) = state.policies.get(id) else {
+            continue;
+        };
+        let labels = [
+            ("namespace", policy.namespace.as_str()),
+            ("policy", policy.name.as_str()),
+        ];
+        allowed.add(&labels, number(tally.allowed));
+        for (direction, count) in [
+            ("egress", tally.denied_egress),
+            ("ingress", tally.denied_ingress),
+        ] {
+            denied.add(
+                &[("direction", direction), labels[0], labels[1]],
+                number(count),
+            );
+        }
+    }
+    [calls, refused, allowed, denied]
 }
 
 fn pressure(tables: &[Occupancy]) -> [Family; 3] {

@@ -21,6 +21,7 @@ use waggle_wire::v1;
 use waggle_wire::v1::open_stream::Request;
 use waggle_wire::v1::stream_frame::Frame;
 
+use crate::flows::Following;
 use crate::metrics;
 use crate::node::Node;
 use crate::pods::observed::last_ended;
@@ -100,6 +101,7 @@ pub(crate) fn open(node: &Arc<Node>, table: &Table, channel: Channel, request: v
                 server.port_forward(request, &up, &mut down).await
             }
             Some(Request::Flows(request)) => {
+                let _following = Following::begin(&server.node, &request);
                 let hung_up = async { while let Ok(Some(_)) = down.message().await {} };
                 tokio::select! {
                     () = server.node.flows.tell(request, &up) => {}

@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail};
 use futures::{AsyncBufReadExt, StreamExt};
 use serde_json::Value;
 
+use counters::Counted;
+
 use crate::age::parse_duration;
 use crate::connect::{Api, Globals, check_segment, refused_with, with_query};
 use crate::get::put;
@@ -17,8 +19,8 @@ use crate::get::put;
 /// Arguments of `flows`.
 #[derive(Debug, Default, clap::Args)]
 #[command(
-    long_about = "Show what the nodes' datapaths decide and why: the last that each node has kept, and with -f what \
-                  comes. Without -n it shows the whole cluster. In a flood verdicts are left out, and how many is \
+    long_about = "Show what the nodes' datapaths decide and why: the last drops that each node has kept, and with -f what \
+                  comes, new calls and flows that are let through included. Without -n it shows the whole cluster. In a flood verdicts are left out, and how many is \
                   said; --counters are exact at any rate."
 )]
 pub struct FlowsArgs {
@@ -49,9 +51,17 @@ pub struct FlowsArgs {
     /// Newer than this only, `5m`
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     since: Option<Duration>,
-    /// How often each verdict was given, instead: exact, by node and reason
-    #[arg(long, conflicts_with_all = ["follow", "pod", "tenant", "port", "protocol", "since"])]
-    counters: bool,
+    /// Counts instead, exact: how often each verdict was given, or what each service or NetworkPolicy did
+    #[arg(
+        long,
+        value_enum,
+        value_name = "OF",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "verdicts",
+        conflicts_with_all = ["follow", "pod", "tenant", "port", "protocol", "since"]
+    )]
+    counters: Option<Counted>,
     /// `json` writes one object a line, `wide` addresses and full reasons
     #[arg(short, long, value_parser = ["json", "wide"])]
     output: Option<String>,
@@ -60,8 +70,8 @@ pub struct FlowsArgs {
 /// Runs it.
 pub(crate) async fn run(args: FlowsArgs, globals: &Globals) -> Result<ExitCode> {
     let api = Api::connect(globals).await?;
-    if args.counters {
-        return counters::run(&api, &args).await;
+    if let Some(counted) = args.counters {
+        return counters::run(&api, &args, counted, globals.namespace.as_deref()).await;
     }
     let namespace = globals.namespace.as_deref();
     let path = path(&args, namespace)?;

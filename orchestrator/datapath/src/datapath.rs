@@ -15,13 +15,13 @@ use waggle_abi::{Addr, LinkRow, Reason};
 use waggle_model::Generation;
 use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState, TunnelMode};
 use waggle_policy::{
-    CapacityFault, Claimant, DnsRedirect, Governed, LocalNode, LocalPod, Table, Uplink,
+    CapacityFault, Claimant, DnsRedirect, Governed, LocalNode, LocalPod, Table, Tallies, Uplink,
 };
 
 use crate::announce::announce;
 use crate::config::{Applied, Attachment, Config, PodLink, Tally};
 use crate::error::{DatapathError, file_error};
-use crate::event::{Drops, forward_logs};
+use crate::event::{FlowEvents, forward_logs};
 use crate::link::{self, PodPort};
 use crate::maps;
 use crate::pin::Pins;
@@ -400,12 +400,30 @@ impl Datapath {
         Ok(counters.into_iter().map(tally).collect())
     }
 
-    /// A reader of drops and denials.
+    /// What services and policies did: of services since the counters were made, of policies since this was opened.
     ///
     /// # Errors
     /// When the kernel can't be read.
-    pub fn drops(&self) -> Result<Drops, DatapathError> {
-        Drops::new(maps::events(&self.pins)?)
+    pub fn tallies(&self) -> Result<Tallies, DatapathError> {
+        self.lock().tallies().cloned()
+    }
+
+    /// Has programs report new calls and flows too, or not any more.
+    ///
+    /// # Errors
+    /// When the kernel can't be written.
+    pub fn tell_new(&self, tell: bool) -> Result<(), DatapathError> {
+        let mut tables = self.lock();
+        tables.tell_new(tell);
+        tables.program().map(drop)
+    }
+
+    /// A reader of what programs report.
+    ///
+    /// # Errors
+    /// When the kernel can't be read.
+    pub fn events(&self) -> Result<FlowEvents, DatapathError> {
+        FlowEvents::new(maps::events(&self.pins)?)
     }
 
     /// Puts back the routes to other nodes whenever the uplink or the tunnel comes up: the kernel drops them when it goes down. Runs until

@@ -1,4 +1,4 @@
-//! What programs report: drops and denials through the event ring, their own remarks through aya-log.
+//! What programs report: drops, denials and what is new through the event ring, their own remarks through aya-log.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,9 +13,9 @@ use waggle_model::TenantId;
 use crate::error::DatapathError;
 use crate::program::Logger;
 
-/// One packet or call that was not let through.
+/// One packet or call that was not let through, or the first of a flow that was.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Drop {
+pub struct FlowEvent {
     /// Since boot, without suspend.
     pub time: Duration,
     /// Why.
@@ -69,7 +69,7 @@ impl Verdict {
     }
 }
 
-/// The clock that [`Drop::time`] is of, now.
+/// The clock that [`FlowEvent::time`] is of, now.
 pub fn since_boot() -> Duration {
     let mut now = libc::timespec {
         tv_sec: 0,
@@ -81,7 +81,7 @@ pub fn since_boot() -> Duration {
     Duration::from_secs(whole(now.tv_sec)) + Duration::from_nanos(whole(now.tv_nsec))
 }
 
-impl Drop {
+impl FlowEvent {
     fn of(event: &Event) -> Option<Self> {
         let end = |addr: Addr, port: u16| {
             (addr != Addr::NONE).then(|| SocketAddr::new(IpAddr::from(addr), u16::from_be(port)))
@@ -97,6 +97,7 @@ impl Drop {
                 hook::FROM_UPLINK => "from_uplink",
                 hook::TO_UPLINK => "to_uplink",
                 hook::FROM_TUNNEL => "from_tunnel",
+                hook::TO_TUNNEL => "to_tunnel",
                 _ => "unknown",
             },
             source: end(event.src, event.src_port),
@@ -109,7 +110,7 @@ impl Drop {
     }
 }
 
-impl fmt::Display for Drop {
+impl fmt::Display for FlowEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let end =
             |end: Option<SocketAddr>| end.map_or_else(|| "?".to_owned(), |end| end.to_string());
@@ -133,12 +134,12 @@ impl fmt::Display for Drop {
     }
 }
 
-/// Reads drops as they happen. There is one position in the ring: two readers would share what there is.
-pub struct Drops {
+/// Reads reports as they come. There is one position in the ring: two readers would share what there is.
+pub struct FlowEvents {
     ring: AsyncFd<RingBuf<MapData>>,
 }
 
-impl Drops {
+impl FlowEvents {
     pub(crate) fn new(ring: RingBuf<MapData>) -> Result<Self, DatapathError> {
         // SAFETY: the ring owns its descriptor and never gives away another.
         let ring = unsafe { AsyncFd::register(ring) }.map_err(|error| logs(error.into()))?;
@@ -149,7 +150,7 @@ impl Drops {
     ///
     /// # Errors
     /// [`DatapathError::Logs`] when the ring can't be waited on.
-    pub async fn next(&mut self) -> Result<Drop, DatapathError> {
+    pub async fn next(&mut self) -> Result<FlowEvent, DatapathError> {
         loop {
             if let Some(event) = self.take() {
                 return Ok(event);
@@ -164,7 +165,7 @@ impl Drops {
     }
 
     /// The next drop, if one is there already.
-    pub fn take(&mut self) -> Option<Drop> {
+    pub fn take(&mut self) -> Option<FlowEvent> {
         loop {
             let item = self.ring.get_mut().next()?;
             let bytes: &[u8] = &item;
@@ -174,7 +175,7 @@ impl Drops {
             // SAFETY: long enough, every bit pattern is an Event, and read_unaligned asks for no alignment.
             let event = unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() };
             // One of a reason that this build doesn't know must not hide those behind it.
-            if let Some(drop) = Drop::of(&event) {
+            if let Some(drop) = FlowEvent::of(&event) {
                 return Some(drop);
             }
         }
@@ -231,12 +232,12 @@ mod tests {
             ..Event::default()
         };
         assert_eq!(
-            Drop::of(&event).unwrap().to_string(),
+            FlowEvent::of(&event).unwrap().to_string(),
             "connect: tcp 10.244.0.2:0 -> 10.96.0.5:80 (tenant 3 -> 2): source and destination belong to different \
              tenants and the service is not exported"
         );
         assert_eq!(
-            Drop::of(&Event {
+            FlowEvent::of(&Event {
                 reason: 999,
                 ..event
             }),

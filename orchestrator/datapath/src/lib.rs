@@ -23,9 +23,11 @@ mod tunnel;
 pub use config::{Applied, Attachment, Config, PodLink, Tally};
 pub use datapath::{Datapath, Occupancy};
 pub use error::DatapathError;
-pub use event::{Drop, Drops, Verdict, since_boot};
+pub use event::{FlowEvent, FlowEvents, Verdict, since_boot};
 pub use waggle_abi::{ABI_HASH, Capacity, Reason};
-pub use waggle_policy::{CapacityFault, Claimant, DnsRedirect, Refusal, Table};
+pub use waggle_policy::{
+    CapacityFault, Claimant, DnsRedirect, PolicyTally, Refusal, ServiceTally, Table, Tallies,
+};
 
 /// Cookie of the calling thread's network namespace (SO_NETNS_COOKIE).
 ///

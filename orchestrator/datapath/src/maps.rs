@@ -11,8 +11,9 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use waggle_abi::{
     Addr, AffinityKey, AffinityRow, BlockKey, Capacity, Config, Counter, EndpointRow, Event, Flow,
-    FlowKey, GrantKey, LinkRow, MaglevRow, NatRow, OwnerRow, PeerRow, RangeRow, Reason, RuleKey,
-    STATE, ServiceKey, ServiceRow, Slot, SocketKey, SourceKey, VipRow, limit, map,
+    FlowKey, GrantKey, LinkRow, MaglevRow, NatRow, ObjectCount, ObjectKey, OwnerRow, PeerRow,
+    RangeRow, Reason, RuleKey, STATE, ServiceKey, ServiceRow, Slot, SocketKey, SourceKey, VipRow,
+    limit, map,
 };
 use waggle_policy::{Current, Held, Key as RowKey, Row, Ruleset, Step};
 
@@ -68,6 +69,12 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
         ),
         shape::<u64, PeerRow>(map::SOCK_PEER, MapType::Hash, capacity.sock_vip, false),
         shape::<u32, Counter>(map::COUNTERS, MapType::PerCpuArray, reasons, false),
+        shape::<ObjectKey, ObjectCount>(
+            map::OBJECT_COUNTS,
+            MapType::Hash,
+            limit::OBJECT_COUNTS,
+            false,
+        ),
         Shape {
             name: map::EVENTS,
             kind: MapType::RingBuf,
@@ -275,6 +282,7 @@ pub(crate) struct Maps {
     slots: SharedRows<Slot>,
     maglev: SharedRows<MaglevRow>,
     counters: PerCpuArray<MapData, Counter>,
+    object_counts: HashMap<MapData, ObjectKey, ObjectCount>,
 }
 
 impl Maps {
@@ -288,6 +296,7 @@ impl Maps {
             slots: shared(pins, map::SLOTS, capacity.slots)?,
             maglev: shared(pins, map::MAGLEV, capacity.maglev)?,
             counters: open(pins, map::COUNTERS)?,
+            object_counts: open(pins, map::OBJECT_COUNTS)?,
         })
     }
 
@@ -390,6 +399,23 @@ impl Maps {
             }
             _ => self.plain.write(steps),
         }
+    }
+
+    /// What was counted for services, policies and identities.
+    pub(crate) fn object_counts(&self) -> Result<Vec<(ObjectKey, ObjectCount)>, DatapathError> {
+        let rows: Result<_, _> = self.object_counts.iter().collect();
+        rows.map_err(map_error("read", map::OBJECT_COUNTS))
+    }
+
+    /// Begins to count for these anew.
+    pub(crate) fn forget_counts(&mut self, keys: &[ObjectKey]) -> Result<(), DatapathError> {
+        for key in keys {
+            match self.object_counts.remove(key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(fault) => return Err(map_error("remove from", map::OBJECT_COUNTS)(fault)),
+            }
+        }
+        Ok(())
     }
 
     /// Sums of all CPUs, by reason.

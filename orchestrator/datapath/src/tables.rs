@@ -7,7 +7,7 @@ use waggle_abi::{Capacity, Config, LinkRow, Reason, endpoint_flag};
 use waggle_model::ServiceId;
 use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState};
 use waggle_policy::{
-    Current, Desired, DnsRedirect, LocalNode, LocalPod, Refusal, Row, Step, enforce, round,
+    Current, Desired, DnsRedirect, LocalNode, LocalPod, Refusal, Row, Step, Tallies, enforce, round,
 };
 
 use crate::error::{DatapathError, table_error};
@@ -35,6 +35,7 @@ pub(crate) struct Tables {
     local: LocalNode,
     /// Whether everything that an earlier agent left was compared with a network state.
     compared: bool,
+    tallies: Tallies,
     /// Rows until a fault that a test asked for.
     fault_after: Option<usize>,
 }
@@ -63,6 +64,14 @@ fn seconds_since_the_epoch() -> u32 {
     })
 }
 
+/// Whether refusals are put down to other policies from then on.
+fn moves_policies(delta: &NetworkDelta) -> bool {
+    !(delta.policy_upserts.is_empty()
+        && delta.policy_removals.is_empty()
+        && delta.identity_upserts.is_empty()
+        && delta.identity_removals.is_empty())
+}
+
 impl Tables {
     /// Reads what is in the kernel.
     pub(crate) fn adopt(
@@ -85,6 +94,7 @@ impl Tables {
             desired,
             capacity,
             compared: false,
+            tallies: Tallies::default(),
             fault_after: None,
         })
     }
@@ -199,11 +209,34 @@ impl Tables {
     }
 
     pub(crate) fn set_state(&mut self, state: &NetworkState) {
+        self.settle_tallies();
         self.desired.set_state(state);
     }
 
     pub(crate) fn advance(&mut self, delta: NetworkDelta) -> Result<(), GenerationGap> {
+        if moves_policies(&delta) {
+            self.settle_tallies();
+        }
         self.desired.apply(delta)
+    }
+
+    /// Puts what was counted down to the objects as they are now, and returns the sums.
+    pub(crate) fn tallies(&mut self) -> Result<&Tallies, DatapathError> {
+        let counts = self.maps.object_counts()?;
+        let gone = self.tallies.take(counts, self.desired.state());
+        self.maps.forget_counts(&gone)?;
+        Ok(&self.tallies)
+    }
+
+    /// Counts are no reason not to go on.
+    fn settle_tallies(&mut self) {
+        if let Err(error) = self.tallies() {
+            tracing::warn!(%error, "what services and policies did can't be read");
+        }
+    }
+
+    pub(crate) fn tell_new(&mut self, tell: bool) {
+        self.desired.tell_new(tell);
     }
 
     pub(crate) fn set_dns(&mut self, dns: Option<DnsRedirect>) {

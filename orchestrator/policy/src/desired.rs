@@ -151,6 +151,14 @@ impl Desired {
             .collect()
     }
 
+    /// Has programs report new calls and flows, or not.
+    pub fn tell_new(&mut self, tell: bool) {
+        if self.facts.tell_new != tell {
+            self.facts.tell_new = tell;
+            self.remake(&Claimant::Here);
+        }
+    }
+
     /// Where numbers of rulesets go on.
     pub fn set_next_ruleset(&mut self, next: u32) {
         if self.facts.next_ruleset != next {

@@ -82,6 +82,8 @@ pub(crate) struct Facts {
     pub(crate) governed: BTreeMap<IdentityId, Governed>,
     /// Number of the next ruleset.
     pub(crate) next_ruleset: u32,
+    /// Programs report new calls and flows.
+    pub(crate) tell_new: bool,
 }
 
 impl Facts {

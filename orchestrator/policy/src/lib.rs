@@ -24,6 +24,7 @@ mod serving;
 mod slab;
 mod steps;
 mod table;
+mod tally;
 mod underlay;
 mod why;
 
@@ -39,5 +40,6 @@ pub use serving::Serving;
 pub use slab::Slabs;
 pub use steps::{Round, round};
 pub use table::{Backends, Held, Key, Row, ServicePlan, Step, Table};
+pub use tally::{PolicyTally, ServiceTally, Tallies};
 pub use underlay::{Way, way};
 pub use why::{Question, Reasoning, Why, why};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use waggle_abi::{
     Addr, Config, EndpointRow, GrantKey, IDENTITY_HOST, OwnerRow, RangeRow, ServiceKey, TCP,
-    TENANT_ANY, TENANT_SYSTEM, UDP, V4_MAPPED_BITS, endpoint_kind, range_flag, scope,
+    TENANT_ANY, TENANT_SYSTEM, UDP, V4_MAPPED_BITS, config_flag, endpoint_kind, range_flag, scope,
 };
 use waggle_model::IdentityId;
 use waggle_model::network::{Cidr, Endpoint, Export, NetworkState, NodeNetwork, Service};
@@ -92,7 +92,11 @@ fn add_here(made: &mut Made, facts: &Facts) {
         next_ruleset: facts.next_ruleset,
         uplink: facts.local.uplink.ifindex,
         tunnel: facts.local.tunnel,
-        pad: 0,
+        flags: if facts.tell_new {
+            config_flag::TELL_NEW
+        } else {
+            0
+        },
         node_v4: node_address(facts, true),
         node_v6: node_address(facts, false),
     };

@@ -9,7 +9,6 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Addr, EndpointRow, LinkRow, Reason, hook};
-use waggle_ebpf::NEXT;
 use waggle_ebpf::count::count;
 use waggle_ebpf::drops::drop_packet;
 use waggle_ebpf::forward::{into_pod, to_node};
@@ -17,6 +16,7 @@ use waggle_ebpf::packet::{Packet, ifindex, parse};
 use waggle_ebpf::peer::{Peer, link, peer};
 use waggle_ebpf::tunnel::{end_for, send};
 use waggle_ebpf::wall::{Side, decide};
+use waggle_ebpf::{DROP, NEXT};
 
 /// Where an allowed packet goes.
 enum Route {
@@ -33,8 +33,10 @@ enum Route {
 /// Entry.
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
-    let mut packet = Packet::EMPTY;
-    match parse(&ctx, &mut packet).and_then(|()| route(&ctx, &packet)) {
+    let Some(packet) = Packet::at(hook::FROM_POD) else {
+        return DROP;
+    };
+    match parse(&ctx, packet).and_then(|()| route(&ctx, packet)) {
         Ok(Route::Stack) => {
             count(Reason::Forwarded, ctx.len());
             NEXT
@@ -51,7 +53,7 @@ pub fn from_pod(ctx: TcContext) -> i32 {
             count(Reason::Forwarded, ctx.len());
             into_pod(&ctx, row)
         }
-        Err(reason) => drop_packet(&ctx, &packet, hook::FROM_POD, reason),
+        Err(reason) => drop_packet(&ctx, packet, reason),
     }
 }
 

@@ -10,7 +10,6 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Addr, Config, Reason, TENANT_SYSTEM, TUNNEL_TENANT, hook};
-use waggle_ebpf::NEXT;
 use waggle_ebpf::count::count;
 use waggle_ebpf::drops::drop_packet;
 use waggle_ebpf::forward::into_pod;
@@ -21,17 +20,20 @@ use waggle_ebpf::rewrite::translate;
 use waggle_ebpf::tunnel::{end_for, sender};
 use waggle_ebpf::uplink::{config, error, node_address, send_on};
 use waggle_ebpf::wall::{Side, decide};
+use waggle_ebpf::{DROP, NEXT};
 
 /// Entry.
 #[classifier]
 pub fn from_tunnel(ctx: TcContext) -> i32 {
-    let mut packet = Packet::EMPTY;
-    match parse(&ctx, &mut packet).and_then(|()| admit(&ctx, &packet)) {
+    let Some(packet) = Packet::at(hook::FROM_TUNNEL) else {
+        return DROP;
+    };
+    match parse(&ctx, packet).and_then(|()| admit(&ctx, packet)) {
         Ok(verdict) => {
             count(Reason::Forwarded, ctx.len());
             verdict
         }
-        Err(reason) => drop_packet(&ctx, &packet, hook::FROM_TUNNEL, reason),
+        Err(reason) => drop_packet(&ctx, packet, reason),
     }
 }
 
@@ -82,7 +84,7 @@ fn to_host(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, Rea
             NEXT
         });
     }
-    work.key = packet.flow();
+    work.key = packet.tuple;
     let Some(row) = find(&work.key) else {
         return Ok(NEXT);
     };

@@ -11,10 +11,12 @@
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use waggle_abi::{Config, FlowKey, Reason, ServiceRow, TCP, endpoint_kind, hook, scope};
+use waggle_abi::{
+    Config, FlowKey, Reason, ServiceRow, TCP, endpoint_kind, hook, object_kind, scope,
+};
 use waggle_ebpf::announce::{answer_arp, answer_solicitation};
-use waggle_ebpf::count::count;
-use waggle_ebpf::drops::drop_packet;
+use waggle_ebpf::count::{Outcome, count, count_object};
+use waggle_ebpf::drops::{drop_packet, tell_first};
 use waggle_ebpf::forward::into_pod;
 use waggle_ebpf::nat::{Work, find, remember, work};
 use waggle_ebpf::packet::{Packet, ifindex, parse};
@@ -24,22 +26,24 @@ use waggle_ebpf::rewrite::translate;
 use waggle_ebpf::service::{called, choose_for};
 use waggle_ebpf::uplink::{config, error, node_address, open, send_on};
 use waggle_ebpf::wall::{Side, decide};
-use waggle_ebpf::{NEXT, Verdict};
+use waggle_ebpf::{DROP, NEXT, Verdict};
 
 /// Entry.
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     let link = ifindex(&ctx);
-    let mut packet = Packet::EMPTY;
-    if parse(&ctx, &mut packet).is_err() {
+    let Some(packet) = Packet::at(hook::FROM_UPLINK) else {
+        return DROP;
+    };
+    if parse(&ctx, packet).is_err() {
         return if answer_arp(&ctx) { back(link) } else { NEXT };
     }
-    if answer_solicitation(&ctx, &packet) {
+    if answer_solicitation(&ctx, packet) {
         return back(link);
     }
-    let verdict = match between_pods(&ctx, &packet) {
+    let verdict = match between_pods(&ctx, packet) {
         Some(verdict) => verdict,
-        None => admit(&ctx, &packet),
+        None => admit(&ctx, packet),
     };
     match verdict {
         Ok(verdict) => {
@@ -47,8 +51,8 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
             verdict
         }
         Err(reason) => {
-            let dropped = drop_packet(&ctx, &packet, hook::FROM_UPLINK, reason);
-            if reason == Reason::NoBackend && refuse(&ctx, &packet).is_ok() {
+            let dropped = drop_packet(&ctx, packet, reason);
+            if reason == Reason::NoBackend && refuse(&ctx, packet).is_ok() {
                 back(link)
             } else {
                 dropped
@@ -74,7 +78,7 @@ fn admit(ctx: &TcContext, packet: &Packet) -> Result<i32, Reason> {
             NEXT
         });
     }
-    work.key = packet.flow();
+    work.key = packet.tuple;
     // A flow that is known stays where it is; a call that begins anew may choose anew.
     if !packet.opening
         && let Some(row) = find(&work.key)
@@ -159,7 +163,13 @@ fn call(
     work: &mut Work,
     row: &ServiceRow,
 ) -> Result<i32, Reason> {
-    let slot = choose_for(&work.key, row)?;
+    let slot = match choose_for(&work.key, row) {
+        Ok(slot) => slot,
+        Err(reason) => {
+            count_object(object_kind::SERVICE, row.service, Outcome::Refused);
+            return Err(reason);
+        }
+    };
     // The same call, sent again.
     if let Some(row) = find(&work.key)
         && (row.dst, row.dst_port) == (slot.addr, slot.port)
@@ -179,8 +189,10 @@ fn call(
     if !here && endpoint(&work.key.src).is_some_and(|row| row.kind == endpoint_kind::POD) {
         return Err(Reason::Untranslated);
     }
+    tell_first(ctx, packet, Reason::Translated);
     open(ctx, packet, work, slot, (!here).then_some(&node))?;
     count(Reason::Translated, 0);
+    count_object(object_kind::SERVICE, row.service, Outcome::Passed);
     Ok(send_on(ctx, config, &work.row.src, &work.row.dst))
 }
 

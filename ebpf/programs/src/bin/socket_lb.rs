@@ -16,9 +16,9 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::error;
 use waggle_abi::{
     Addr, Event, FlowKey, OwnerRow, PeerRow, Reason, ServiceKey, ServiceRow, Slot, SocketKey,
-    TENANT_SYSTEM, UDP, VipRow, hook, peer_kind, scope, service_flag,
+    TENANT_SYSTEM, UDP, VipRow, hook, object_kind, peer_kind, scope, service_flag,
 };
-use waggle_ebpf::count::{count, report};
+use waggle_ebpf::count::{Outcome, count, count_object, report, tell, tells_new};
 use waggle_ebpf::flow::{Row, row_key};
 use waggle_ebpf::maps::{CONFIG, SOCK_PEER, SOCK_VIP};
 use waggle_ebpf::peer::{Peer, owner, peer};
@@ -122,12 +122,15 @@ fn call(ctx: &SockAddrContext, family: Family, hook: u32) -> i32 {
             if hook == hook::CONNECT {
                 // It may have been connected to a service before.
                 let _ = SOCK_PEER.remove(cookie(ctx.as_ptr()));
+                tell_new(ctx, hook, caller, called, Reason::Forwarded);
             }
             ALLOW
         }
         Ok(Some(slot)) => {
             count(Reason::Translated, 0);
-            remember(ctx, hook, caller, called, slot);
+            if remember(ctx, hook, caller, called, slot) {
+                tell_new(ctx, hook, caller, called, Reason::Translated);
+            }
             rewrite(ctx, family, (slot.addr, slot.port));
             ALLOW
         }
@@ -185,9 +188,13 @@ fn target(
         protocol,
     };
     match admit(caller, &found, &called) {
+        Ok(()) => Ok(None),
         // Rule 2 before the others: who was let in may be answered.
         Err(_) if answers(ctx, caller, &called) => Ok(None),
-        verdict => verdict.map(|()| None),
+        Err(reason) => {
+            count_refusal(caller, &found, reason);
+            Err(reason)
+        }
     }
 }
 
@@ -239,6 +246,7 @@ fn translate(
                     u16::from_be(key.port)
                 );
             }
+            count_object(object_kind::SERVICE, row.service, Outcome::Refused);
             return Err(reason);
         }
     };
@@ -251,7 +259,12 @@ fn translate(
         pass_wall(caller, row.tenant, &called)?;
     }
     // An EndpointSlice may name another tenant's pods: the backend's own wall counts too.
-    admit(caller, &peer(&slot.addr)?, &called)?;
+    let backend = peer(&slot.addr)?;
+    if let Err(reason) = admit(caller, &backend, &called) {
+        count_refusal(caller, &backend, reason);
+        return Err(reason);
+    }
+    count_object(object_kind::SERVICE, row.service, Outcome::Passed);
     Ok(Some(slot))
 }
 
@@ -306,17 +319,28 @@ fn admit(caller: Caller, target: &Peer, called: &Called) -> Result<(), Reason> {
         identity,
         addr: &called.addr,
     };
-    if !allows(owner.egress, &to, called.protocol, called.port) {
+    if allows(owner.egress, &to, called.protocol, called.port).is_none() {
         return Err(Reason::PolicyEgress);
     }
     let from = Other {
         identity: owner.identity,
         addr: &owner.addr,
     };
-    if !allows(ingress, &from, called.protocol, called.port) {
+    if allows(ingress, &from, called.protocol, called.port).is_none() {
         return Err(Reason::PolicyIngress);
     }
     Ok(())
+}
+
+/// Notes for whom policy refused a call.
+#[inline(always)]
+fn count_refusal(caller: Caller, target: &Peer, reason: Reason) {
+    let (kind, number) = match (reason, caller.who, target) {
+        (Reason::PolicyEgress, Who::Pod(owner), _) => (object_kind::EGRESS_OF, owner.identity),
+        (Reason::PolicyIngress, _, Peer::Pod(row)) => (object_kind::INGRESS_OF, row.identity),
+        _ => return,
+    };
+    count_object(kind, number, Outcome::Refused);
 }
 
 #[inline(always)]
@@ -356,6 +380,26 @@ fn answers(ctx: &SockAddrContext, caller: Caller, called: &Called) -> bool {
 
 #[inline(always)]
 fn deny(ctx: &SockAddrContext, hook: u32, caller: Caller, called: Place, reason: Reason) {
+    report(reason, event(ctx, hook, caller, called));
+    let errno = if reason == Reason::NoBackend {
+        ECONNREFUSED
+    } else {
+        EACCES
+    };
+    // SAFETY: the helper takes a number.
+    unsafe { bpf_set_retval(-errno) };
+}
+
+/// Tells of a call that is let through, to whoever listens.
+#[inline(always)]
+fn tell_new(ctx: &SockAddrContext, hook: u32, caller: Caller, called: Place, reason: Reason) {
+    if tells_new() {
+        tell(reason, event(ctx, hook, caller, called));
+    }
+}
+
+#[inline(always)]
+fn event(ctx: &SockAddrContext, hook: u32, caller: Caller, called: Place) -> Event {
     let (dst, dst_port) = called;
     let mut event = Event {
         hook,
@@ -373,25 +417,19 @@ fn deny(ctx: &SockAddrContext, hook: u32, caller: Caller, called: Place, reason:
         Ok(Peer::Vip(tenant)) => event.dst_tenant = tenant,
         _ => {}
     }
-    report(reason, event);
-    let errno = if reason == Reason::NoBackend {
-        ECONNREFUSED
-    } else {
-        EACCES
-    };
-    // SAFETY: the helper takes a number.
-    unsafe { bpf_set_retval(-errno) };
+    event
 }
 
 /// Notes the virtual address for getpeername and recvmsg. A table that does not take it costs only that view.
+/// Says whether this is not just another datagram of the same.
 #[inline(always)]
-fn remember(ctx: &SockAddrContext, hook: u32, caller: Caller, called: Place, slot: &Slot) {
+fn remember(ctx: &SockAddrContext, hook: u32, caller: Caller, called: Place, slot: &Slot) -> bool {
     let backend = (slot.addr, slot.port);
     let kind = if hook == hook::CONNECT {
         peer_kind::CONNECTED
     } else {
         if is_remembered(ctx, called, backend) {
-            return;
+            return false;
         }
         let row = VipRow {
             addr: called.0,
@@ -400,7 +438,7 @@ fn remember(ctx: &SockAddrContext, hook: u32, caller: Caller, called: Place, slo
         };
         let _ = SOCK_VIP.insert(socket_key(ctx, backend), row, u64::from(BPF_ANY));
         if is_connected(ctx) {
-            return;
+            return true;
         }
         peer_kind::DATAGRAMS
     };
@@ -416,6 +454,7 @@ fn remember(ctx: &SockAddrContext, hook: u32, caller: Caller, called: Place, slo
         pad: [0; 6],
     };
     let _ = SOCK_PEER.insert(cookie(ctx.as_ptr()), row, u64::from(BPF_ANY));
+    true
 }
 
 /// Whether the socket's last call was the same, with the same outcome.

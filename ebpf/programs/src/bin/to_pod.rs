@@ -15,14 +15,16 @@ use waggle_ebpf::drops::drop_packet;
 use waggle_ebpf::packet::{Packet, ifindex, parse};
 use waggle_ebpf::peer::{Peer, link, peer};
 use waggle_ebpf::wall::{Side, decide};
-use waggle_ebpf::{NEXT, Verdict};
+use waggle_ebpf::{DROP, NEXT, Verdict};
 
 /// Entry.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
-    let mut packet = Packet::EMPTY;
-    let verdict = match parse(&ctx, &mut packet) {
-        Ok(()) => admit(&ctx, &packet),
+    let Some(packet) = Packet::at(hook::TO_POD) else {
+        return DROP;
+    };
+    let verdict = match parse(&ctx, packet) {
+        Ok(()) => admit(&ctx, packet),
         // The host's own neighbour discovery.
         Err(Reason::NotIp) => Ok(()),
         Err(reason) => Err(reason),
@@ -32,7 +34,7 @@ pub fn to_pod(ctx: TcContext) -> i32 {
             count(Reason::Forwarded, ctx.len());
             NEXT
         }
-        Err(reason) => drop_packet(&ctx, &packet, hook::TO_POD, reason),
+        Err(reason) => drop_packet(&ctx, packet, reason),
     }
 }
 

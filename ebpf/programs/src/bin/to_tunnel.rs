@@ -9,18 +9,20 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use waggle_abi::{TENANT_SYSTEM, endpoint_kind};
-use waggle_ebpf::NEXT;
+use waggle_abi::{TENANT_SYSTEM, endpoint_kind, hook};
 use waggle_ebpf::packet::{Packet, parse};
 use waggle_ebpf::peer::endpoint;
 use waggle_ebpf::tunnel::{address, end_for};
 use waggle_ebpf::uplink::{config, is_marked};
+use waggle_ebpf::{DROP, NEXT};
 
 /// Entry.
 #[classifier]
 pub fn to_tunnel(ctx: TcContext) -> i32 {
-    let mut packet = Packet::EMPTY;
-    if is_marked(&ctx) || parse(&ctx, &mut packet).is_err() {
+    let Some(packet) = Packet::at(hook::TO_TUNNEL) else {
+        return DROP;
+    };
+    if is_marked(&ctx) || parse(&ctx, packet).is_err() {
         return NEXT;
     }
     if let (Some(end), Ok(config)) = (end_for(&packet.tuple.dst), config()) {

@@ -17,7 +17,7 @@ use waggle_ebpf::packet::{Packet, parse};
 use waggle_ebpf::peer::{Peer, endpoint, peer};
 use waggle_ebpf::rewrite::translate;
 use waggle_ebpf::uplink::{error, is_translated, masquerade};
-use waggle_ebpf::{NEXT, Verdict};
+use waggle_ebpf::{DROP, NEXT, Verdict};
 
 /// Entry.
 #[classifier]
@@ -25,16 +25,18 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
     if is_translated(&ctx) {
         return NEXT;
     }
-    let mut packet = Packet::EMPTY;
-    if parse(&ctx, &mut packet).is_err() {
+    let Some(packet) = Packet::at(hook::TO_UPLINK) else {
+        return DROP;
+    };
+    if parse(&ctx, packet).is_err() {
         return NEXT;
     }
-    match leave(&ctx, &packet) {
+    match leave(&ctx, packet) {
         Ok(()) => {
             count(Reason::Forwarded, ctx.len());
             NEXT
         }
-        Err(reason) => drop_packet(&ctx, &packet, hook::TO_UPLINK, reason),
+        Err(reason) => drop_packet(&ctx, packet, reason),
     }
 }
 
@@ -47,7 +49,7 @@ fn leave(ctx: &TcContext, packet: &Packet) -> Verdict {
     let Some(sender) = endpoint(&packet.tuple.src) else {
         return Ok(());
     };
-    work.key = packet.flow();
+    work.key = packet.tuple;
     if let Some(row) = find(&work.key) {
         return translate(ctx, packet, &work.key, row);
     }

@@ -89,15 +89,21 @@ fn an_end_has_the_name_of_whoever_has_the_address() {
 #[test]
 fn a_flood_is_cut_off_and_counted() {
     let (mut rate, start) = (Rate::QUIET, Instant::now());
-    let allowed = (0..5 * MOST).filter(|_| rate.allows(start)).count();
+    let allowed = (0..5 * MOST)
+        .filter(|_| rate.allows(Verdict::Drop, start))
+        .count();
     assert_eq!(allowed as u64, MOST);
     assert_eq!(rate.skipped, 4 * MOST);
     assert_eq!(rate.ends(), Some(start + WINDOW));
+    assert!(
+        rate.allows(Verdict::Forward, start),
+        "room is left for the others"
+    );
 }
 
 #[test]
 fn the_time_of_a_flow_is_when_it_was_decided() {
-    let drop = Drop {
+    let drop = FlowEvent {
         time: Duration::from_secs(10),
         reason: Reason::TenantWall,
         hook: "connect",
