@@ -98,6 +98,10 @@ fn suite(cluster: Cluster) -> Suite<Cluster> {
             sight::counters_grow_by_what_was_denied,
         )
         .test(
+            "sight_tells_calls_and_counts_them_for_their_service",
+            sight::calls_are_heard_and_counted_for_their_service,
+        )
+        .test(
             "sight_tells_metrics_to_those_who_may",
             sight::metrics_are_told_to_those_who_may,
         )

@@ -86,6 +86,57 @@ pub(crate) fn denied_call_is_in_the_flow_log(cluster: &Cluster) -> Result<()> {
     )
 }
 
+/// Calls that are let through are told to who follows, and counted for the service that was called.
+pub(crate) fn calls_are_heard_and_counted_for_their_service(cluster: &Cluster) -> Result<()> {
+    const CALLS: u64 = 10;
+    let shop = format!("{}:80", vip(cluster, "shop", "user-center")?);
+    let pod = format!("client-{NODE}");
+    let call = |count: u64| -> Result<()> {
+        let arguments = ["http", &shop, "--count", &count.to_string()];
+        let report = client(cluster, "shop", &pod, &arguments)?;
+        ensure!(report["ok"] == count, "the shop answers: {report}");
+        Ok(())
+    };
+    let before = calls(cluster)?;
+    call(CALLS)?;
+    let after = calls(cluster)?;
+    ensure!(
+        after >= before + CALLS,
+        "{CALLS} calls: {before} before, {after} after"
+    );
+    let follower = Follower::start(cluster, &["--node", NODE, "--tenant", "shop"])?;
+    eventually("a call is heard", Duration::from_secs(10), || {
+        call(1)?;
+        let heard = follower.heard()?;
+        let found = heard.lines().any(|line| {
+            line.contains("\"translate\"") && line.contains(&pod) && line.contains("user-center")
+        });
+        ensure!(found, "heard: {heard}");
+        Ok(())
+    })
+}
+
+/// Of the shop's front, at one node.
+fn calls(cluster: &Cluster) -> Result<u64> {
+    let arguments = [
+        "flows",
+        "--counters=services",
+        "-n",
+        "shop",
+        "--node",
+        NODE,
+        "-o",
+        "json",
+    ];
+    let text = cluster.waggle(&arguments)?.ok()?;
+    let rows: Vec<Value> = text
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    let row = rows.iter().find(|row| row["service"] == "user-center");
+    row.map_or(Ok(0), |row| row["calls"].as_u64().context("calls"))
+}
+
 /// `waggle flows -f` that writes to a file; ended when dropped.
 struct Follower {
     process: Child,
