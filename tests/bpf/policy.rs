@@ -29,6 +29,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a_call_that_policy_forbids_fails_at_once", errno),
     ("a_pod_is_locked_until_its_policies_are_known", locked),
     ("errors_about_allowed_flows_pass", errors),
+    ("rules_without_room_lock_their_pods_and_nothing_else", full),
     ("rulesets_outlive_agents_and_leave_when_unused", kept),
     ("the_verifiers_work_stays_within_its_budget", budget),
 ];
@@ -425,6 +426,45 @@ fn errors() {
         "the flow is forbidden now"
     );
     drop(cart);
+}
+
+fn full() {
+    let world = World::with_capacity(waggle_datapath::Capacity {
+        policy: 3,
+        flows: 1024,
+        sock_vip: 1024,
+        ..waggle_datapath::Capacity::default()
+    });
+    let (web, cart) = (world.pod(WEB, SHOP), world.pod(CART, SHOP));
+    serve_tcp(&web.room, at(WEB, 80), "web");
+    let ports = |ports: &[u16]| {
+        shop(vec![ingress(
+            ports.iter().copied().map(from_pods).collect(),
+        )])
+    };
+    world.apply(&ports(&[80, 81]));
+    answers(&mut open(&cart, at(WEB, 80)).expect("two rules fit"));
+    let state = ports(&[80, 82, 83, 84]).service("10.96.0.5", SHOP, &[CART], &[]);
+    let applied = world.try_apply(&state).expect("everything else applies");
+    let faults: Vec<String> = applied
+        .refused
+        .iter()
+        .map(|refusal| refusal.fault.to_string())
+        .collect();
+    assert_eq!(
+        faults,
+        ["4 policy rules are needed but this node's datapath has room for 3"]
+    );
+    let denied = open(&cart, at(WEB, 80)).expect_err("what a full table can't say is denied");
+    assert_eq!(denied.kind(), ErrorKind::PermissionDenied);
+    serve_tcp(&cart.room, at(CART, 8080), "cart");
+    answers(&mut open(&web, at("10.96.0.5", 80)).expect("services go on"));
+    let applied = world.try_apply(&ports(&[80, 82, 83])).expect("applies");
+    assert_eq!(applied.refused, [], "they fit once the old ones are gone");
+    answers(&mut open(&cart, at(WEB, 80)).expect("port 80 is open"));
+    let applied = world.try_apply(&ports(&[80, 85, 86])).expect("applies");
+    assert_eq!(applied.refused, [], "room is made for them");
+    answers(&mut open(&cart, at(WEB, 80)).expect("port 80 is open"));
 }
 
 fn kept() {

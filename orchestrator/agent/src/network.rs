@@ -228,12 +228,6 @@ async fn carry_out(node: &Node) -> Result<(), DatapathError> {
     let applied = node.datapath.carry_out().await.inspect_err(|error| {
         tracing::error!(%generation, %error, "network state not applied");
         node.outbox.ack(|ack| ack.network_fault = error.to_string());
-        if let DatapathError::Capacity(_) = error {
-            let refused = node
-                .network
-                .read(|state| refused::kept_out(error, state, &node.name));
-            tell_refused(node, refused);
-        }
     })?;
     tracing::debug!(
         %generation,

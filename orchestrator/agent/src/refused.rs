@@ -1,10 +1,11 @@
 //! What found no room in the datapath's tables, in the words of those it belongs to: told to the server, which knows the
 //! objects, and put into the node's own condition.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use waggle_datapath::{CapacityFault, Claimant, DatapathError, Refusal};
-use waggle_model::network::NetworkState;
+use waggle_datapath::{CapacityFault, Claimant, Refusal};
+use waggle_model::IdentityId;
+use waggle_model::network::{NetworkState, Policy};
 use waggle_wire::v1;
 
 /// Objects that are told one by one; others are counted.
@@ -16,6 +17,16 @@ const NAMED: usize = 5;
 pub(crate) fn left_out(refusals: &[Refusal], state: &NetworkState) -> v1::Refusals {
     let mut all = BTreeMap::new();
     for refusal in refusals {
+        if let Claimant::Identity(identity) = &refusal.claimant {
+            for policy in policies_of(*identity, state) {
+                let owner = (
+                    "NetworkPolicy",
+                    policy.namespace.clone(),
+                    policy.name.clone(),
+                );
+                note(&mut all, owner, refusal.fault);
+            }
+        }
         let owner = match &refusal.claimant {
             Claimant::Service(id) => state
                 .services
@@ -36,25 +47,9 @@ pub(crate) fn left_out(refusals: &[Refusal], state: &NetworkState) -> v1::Refusa
     told(all, faults)
 }
 
-/// What has no room when the state could not be put into the kernel because of that: the policies of this node's pods.
-pub(crate) fn kept_out(error: &DatapathError, state: &NetworkState, node: &str) -> v1::Refusals {
-    let DatapathError::Capacity(fault) = error else {
-        return v1::Refusals::default();
-    };
-    let pods = state.endpoints.values().filter(|pod| pod.node == node);
-    let here: BTreeSet<_> = pods.map(|pod| pod.identity).collect();
-    let mut all = BTreeMap::new();
-    for policy in state.policies.values() {
-        if !policy.subjects.is_disjoint(&here) {
-            let owner = (
-                "NetworkPolicy",
-                policy.namespace.clone(),
-                policy.name.clone(),
-            );
-            note(&mut all, owner, *fault);
-        }
-    }
-    told(all, std::iter::once(*fault))
+fn policies_of(identity: IdentityId, state: &NetworkState) -> impl Iterator<Item = &Policy> {
+    let policies = state.policies.values();
+    policies.filter(move |policy| policy.subjects.contains(&identity))
 }
 
 type Owner = (&'static str, String, String);
@@ -112,8 +107,8 @@ pub(crate) fn condition(refusals: &v1::Refusals) -> Option<String> {
 mod tests {
     use super::*;
     use waggle_datapath::Table;
-    use waggle_model::network::{Endpoint, Policy, Service};
-    use waggle_model::{IdentityId, PolicyId, ServiceId, TenantId};
+    use waggle_model::network::Service;
+    use waggle_model::{PolicyId, ServiceId};
 
     fn fault(table: Table, needed: usize) -> CapacityFault {
         CapacityFault {
@@ -155,31 +150,23 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_do_not_fit_are_told_to_the_policies_of_pods_here() {
-        let mut state = NetworkState::default();
-        for (id, node) in [(10, "node1"), (11, "node2")] {
-            let address = format!("10.244.0.{id}").parse().unwrap();
-            let endpoint = Endpoint {
-                address,
-                identity: IdentityId(id),
-                tenant: TenantId(2),
-                node: node.into(),
-                namespace: "shop".into(),
-                pod: format!("p{id}"),
-                host_ports: Vec::new(),
-            };
-            state.endpoints.insert(address, endpoint);
-            let policy = Policy {
-                id: PolicyId(id),
-                namespace: "shop".into(),
-                name: format!("of-{id}"),
-                subjects: [IdentityId(id)].into(),
-                ..Policy::default()
-            };
-            state.policies.insert(policy.id, policy);
-        }
-        let error = DatapathError::Capacity(fault(Table::Rule, 9));
-        let told = kept_out(&error, &state, "node1");
+    fn rules_that_do_not_fit_are_told_to_the_policies_of_those_pods() {
+        let policy = |id: u32| Policy {
+            id: PolicyId(id),
+            namespace: "shop".into(),
+            name: format!("of-{id}"),
+            subjects: [IdentityId(id)].into(),
+            ..Policy::default()
+        };
+        let state = NetworkState {
+            policies: [10, 11].map(|id| (PolicyId(id), policy(id))).into(),
+            ..NetworkState::default()
+        };
+        let refusal = Refusal {
+            claimant: Claimant::Identity(IdentityId(10)),
+            fault: fault(Table::Rule, 9),
+        };
+        let told = left_out(&[refusal], &state);
         let names: Vec<_> = told.refused.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["of-10"]);
         assert!(

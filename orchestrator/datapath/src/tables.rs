@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use waggle_abi::{Capacity, Config, LinkRow, Reason, endpoint_flag};
 use waggle_model::ServiceId;
@@ -101,24 +102,33 @@ impl Tables {
 
     /// Carries out the steps for whatever was touched.
     pub(crate) fn program(&mut self) -> Result<Programmed, DatapathError> {
-        // Until a state is known, pods stay under what their links say.
-        let governing = self.compared && self.desired.is_ungoverned();
-        if governing {
-            self.provide_rulesets()?;
+        let mut programmed = Programmed::default();
+        loop {
+            // Until a state is known, pods stay under what their links say.
+            let governing = self.compared && self.desired.is_ungoverned();
+            let refused = if governing {
+                self.provide_rulesets()?
+            } else {
+                Vec::new()
+            };
+            let round = self.carry_out_rounds()?;
+            programmed.rows += round.rows;
+            programmed.announced.extend(round.announced);
+            programmed.refused = round.refused;
+            let room_is_made = governing && self.sweep_rulesets()?;
+            if refused.is_empty() || !room_is_made {
+                programmed.refused.extend(refused);
+                return Ok(programmed);
+            }
         }
-        let programmed = self.carry_out_rounds()?;
-        if governing {
-            self.sweep_rulesets()?;
-        }
-        Ok(programmed)
     }
 
-    /// Has the rulesets of the connected pods in the kernel, before anything names them.
-    fn provide_rulesets(&mut self) -> Result<(), DatapathError> {
+    /// Has the rulesets of the connected pods in the kernel, before anything names them; says which found no room.
+    fn provide_rulesets(&mut self) -> Result<Vec<Refusal>, DatapathError> {
         let identities = self.desired.identities();
         let state = self.desired.state();
         let rulesets = &mut self.current.rulesets;
-        let enforcement = enforce(state, &identities, rulesets, &self.capacity)?;
+        let enforcement = enforce(state, &identities, rulesets, &self.capacity);
         // Before their first row: no number may ever be given twice.
         let next_ruleset = self.current.rulesets.next();
         self.desired.set_next_ruleset(next_ruleset);
@@ -131,25 +141,27 @@ impl Tables {
             };
             self.carry_out(&[Step::Put(Row::Config((), config))])?;
         }
-        for (number, ruleset) in enforcement.new {
-            self.maps.write_ruleset(number, &ruleset)?;
-            self.current.rulesets.adopt(number, ruleset);
+        for (number, ruleset) in &enforcement.new {
+            self.maps.write_ruleset(*number, ruleset)?;
+            self.current.rulesets.adopt(*number, Arc::clone(ruleset));
         }
-        self.desired.govern(enforcement.governed);
-        Ok(())
+        let refused = enforcement.refused.clone();
+        self.desired.govern(enforcement);
+        Ok(refused)
     }
 
-    /// Removes the rulesets that no row names.
-    fn sweep_rulesets(&mut self) -> Result<(), DatapathError> {
+    /// Removes the rulesets that no row names; says whether there were any.
+    fn sweep_rulesets(&mut self) -> Result<bool, DatapathError> {
         let links = self.current.held.links.values();
         let used = links.flat_map(|link| [link.ingress, link.egress]).collect();
-        for number in self.current.rulesets.unused(&used) {
+        let unused = self.current.rulesets.unused(&used);
+        for number in unused.iter().copied() {
             if let Some(ruleset) = self.current.rulesets.contents().get(&number) {
                 self.maps.remove_ruleset(number, ruleset)?;
             }
             self.current.rulesets.forget(number);
         }
-        Ok(())
+        Ok(!unused.is_empty())
     }
 
     fn carry_out_rounds(&mut self) -> Result<Programmed, DatapathError> {

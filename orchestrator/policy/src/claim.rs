@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
 use waggle_abi::Capacity;
-use waggle_model::ServiceId;
+use waggle_model::{IdentityId, ServiceId};
 
 use crate::capacity::CapacityFault;
 use crate::table::Table;
@@ -27,6 +27,8 @@ pub enum Claimant {
     Dns,
     /// A Service.
     Service(ServiceId),
+    /// The policies of pods with this identity; their rows are rulesets.
+    Identity(IdentityId),
 }
 
 /// One table's claims, and which of its rows may differ from what the kernel holds.

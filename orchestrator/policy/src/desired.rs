@@ -9,7 +9,7 @@ use waggle_model::{IdentityId, ServiceId};
 
 use crate::claim::Claimant;
 use crate::current::Current;
-use crate::enforce::Governed;
+use crate::enforce::Enforcement;
 use crate::facts::{DnsRedirect, Fact, Facts, LocalNode, LocalPod, changed};
 use crate::outside::maglev_entries;
 use crate::rows::{Made, make};
@@ -167,10 +167,11 @@ impl Desired {
         }
     }
 
-    /// Puts the connected pods under these rulesets, whose rows are in the kernel already.
-    pub fn govern(&mut self, governed: BTreeMap<IdentityId, Governed>) {
-        self.ungoverned = false;
-        let before = std::mem::replace(&mut self.facts.governed, governed);
+    /// Puts the connected pods under what was found for them; the rows of new rulesets are in the kernel already. Where some
+    /// found no room, it is tried again.
+    pub fn govern(&mut self, enforcement: Enforcement) {
+        self.ungoverned = !enforcement.refused.is_empty();
+        let before = std::mem::replace(&mut self.facts.governed, enforcement.governed);
         let pods: Vec<u32> = self.facts.pods.keys().copied().collect();
         for ifindex in pods {
             let identity = IdentityId(self.facts.placed(&self.facts.pods[&ifindex]).identity);

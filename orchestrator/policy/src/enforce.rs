@@ -11,7 +11,8 @@ use waggle_abi::{Capacity, RULESET_LOCKED, RULESET_NONE};
 use waggle_model::IdentityId;
 use waggle_model::network::NetworkState;
 
-use crate::capacity::{CapacityFault, check};
+use crate::capacity::{CapacityFault, Refusal, check};
+use crate::claim::Claimant;
 use crate::ruleset::{Direction, Ruleset, compile};
 use crate::table::Table;
 
@@ -110,19 +111,58 @@ pub struct Enforcement {
     pub new: Vec<(u32, Arc<Ruleset>)>,
     /// By identity.
     pub governed: BTreeMap<IdentityId, Governed>,
+    /// Identities whose rulesets find no room: nothing is let through for them that has to be asked for.
+    pub refused: Vec<Refusal>,
 }
 
-/// Finds the rulesets of `identities`. One that `state` does not know is locked: its policies can't be known either.
-///
-/// # Errors
-/// [`CapacityFault`] when the rows of old and new rulesets together don't fit.
+/// What is asked for of the tables of rulesets, and what they have room for.
+struct Room<'a> {
+    capacity: &'a Capacity,
+    /// Rows of `POLICY` and of `BLOCKS` that are there or will be.
+    taken: (usize, usize),
+    /// Those, and the ones that find no room.
+    needed: (usize, usize),
+}
+
+impl Room<'_> {
+    /// Takes it for a ruleset; the table that has none.
+    fn take(&mut self, (rules, blocks): (usize, usize)) -> Result<(), Table> {
+        self.needed = (self.needed.0 + rules, self.needed.1 + blocks);
+        let after = (self.taken.0 + rules, self.taken.1 + blocks);
+        for (table, rows) in [(Table::Rule, after.0), (Table::Block, after.1)] {
+            check(self.capacity, table, rows).map_err(|fault| fault.table)?;
+        }
+        self.taken = after;
+        Ok(())
+    }
+
+    fn fault(&self, table: Table) -> CapacityFault {
+        CapacityFault {
+            table,
+            needed: match table {
+                Table::Block => self.needed.1,
+                _ => self.needed.0,
+            },
+            limit: table.limit(self.capacity),
+        }
+    }
+}
+
+/// Finds the rulesets of `identities`. One that `state` does not know is locked: its policies can't be known either. So is
+/// one whose rules don't fit beside those that are there, old ones included: what a full table can't say is denied.
 pub fn enforce(
     state: &NetworkState,
     identities: &BTreeSet<IdentityId>,
     rulesets: &mut Rulesets,
     capacity: &Capacity,
-) -> Result<Enforcement, CapacityFault> {
+) -> Enforcement {
     let mut enforcement = Enforcement::default();
+    let mut room = Room {
+        capacity,
+        taken: rulesets.rows,
+        needed: rulesets.rows,
+    };
+    let mut homeless: Vec<(IdentityId, Table)> = Vec::new();
     let mut fresh: BTreeMap<Arc<Ruleset>, u32> = BTreeMap::new();
     for identity in identities {
         if !state.identities.contains_key(identity) {
@@ -140,6 +180,10 @@ pub fn enforce(
             if let Some(number) = known.or_else(|| fresh.get(&ruleset)) {
                 return *number;
             }
+            if let Err(table) = room.take(ruleset.len()) {
+                homeless.push((*identity, table));
+                return RULESET_LOCKED;
+            }
             let (number, ruleset) = (rulesets.fresh(), Arc::new(ruleset));
             fresh.insert(Arc::clone(&ruleset), number);
             enforcement.new.push((number, ruleset));
@@ -151,14 +195,12 @@ pub fn enforce(
         };
         enforcement.governed.insert(*identity, governed);
     }
-    let (mut rules, mut blocks) = rulesets.rows;
-    for (_, ruleset) in &enforcement.new {
-        rules += ruleset.len().0;
-        blocks += ruleset.len().1;
-    }
-    check(capacity, Table::Rule, rules)?;
-    check(capacity, Table::Block, blocks)?;
-    Ok(enforcement)
+    let refused = homeless.into_iter().map(|(identity, table)| Refusal {
+        claimant: Claimant::Identity(identity),
+        fault: room.fault(table),
+    });
+    enforcement.refused = refused.collect();
+    enforcement
 }
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ pub(crate) fn make(facts: &Facts, claimant: &Claimant) -> Made {
                 add_host_ports(&mut made, facts, endpoint);
             }
         }
+        // Rulesets are made in `enforce`.
+        Claimant::Identity(_) => {}
         Claimant::Dns => {
             if let Some(dns) = facts.dns {
                 add_dns(&mut made, dns);

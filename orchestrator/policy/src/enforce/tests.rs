@@ -40,7 +40,8 @@ fn asked(ids: &[u32]) -> BTreeSet<IdentityId> {
 
 /// Enforces `state` and notes what it takes as done.
 fn settle(state: &NetworkState, ids: &[u32], rulesets: &mut Rulesets) -> Enforcement {
-    let made = enforce(state, &asked(ids), rulesets, &Capacity::default()).unwrap();
+    let made = enforce(state, &asked(ids), rulesets, &Capacity::default());
+    assert_eq!(made.refused, []);
     for (number, ruleset) in &made.new {
         rulesets.adopt(*number, Arc::clone(ruleset));
     }
@@ -108,16 +109,38 @@ fn who_is_unknown_is_locked_and_nothing_allowed_is_locked_too() {
 }
 
 #[test]
-fn old_and_new_rules_must_fit_side_by_side() {
+fn what_does_not_fit_beside_the_old_rules_is_locked_and_said() {
     let capacity = Capacity {
         policy: 3,
         ..Capacity::default()
     };
     let mut rulesets = Rulesets::default();
     settle(&state(&[11, 12]), &[10], &mut rulesets);
-    let fault = enforce(&state(&[10, 12]), &asked(&[10]), &mut rulesets, &capacity).unwrap_err();
+    let before = rulesets.contents().keys().copied().next().unwrap();
+    let made = enforce(
+        &state(&[10, 12]),
+        &asked(&[10, 12]),
+        &mut rulesets,
+        &capacity,
+    );
+    assert_eq!(made.new, []);
     assert_eq!(
-        fault.to_string(),
+        made.governed[&IdentityId(10)],
+        Governed {
+            ingress: RULESET_LOCKED,
+            egress: 0
+        }
+    );
+    assert_eq!(made.governed[&IdentityId(12)], Governed::default());
+    let [refusal] = made.refused.as_slice() else {
+        panic!("one is refused: {:?}", made.refused);
+    };
+    assert_eq!(refusal.claimant, Claimant::Identity(IdentityId(10)));
+    assert_eq!(
+        refusal.fault.to_string(),
         "4 policy rules are needed but this node's datapath has room for 3"
     );
+    rulesets.forget(before);
+    let made = enforce(&state(&[10, 12]), &asked(&[10]), &mut rulesets, &capacity);
+    assert_eq!((made.new.len(), made.refused.len()), (1, 0), "now it fits");
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{DnsRedirect, Held, LocalNode, LocalPod, Row, range_of};
+use crate::{DnsRedirect, Enforcement, Held, LocalNode, LocalPod, Row, range_of};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -370,7 +370,7 @@ proptest! {
             for one in [&mut kept, &mut fresh] {
                 one.settle([]);
                 one.take_moved_services();
-                one.govern(BTreeMap::new());
+                one.govern(Enforcement::default());
             }
             prop_assert_eq!(kept, fresh);
             let (done, refused) = node.program(usize::MAX);
