@@ -12,6 +12,7 @@ mod lifecycle;
 mod log_sink;
 mod measure;
 mod mtu;
+mod oracle;
 mod outside;
 mod packets;
 mod policy;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         policy::CASES,
         programming::CASES,
         outside::CASES,
+        oracle::CASES,
         tunnel::CASES,
         mtu::CASES,
         counts::CASES,

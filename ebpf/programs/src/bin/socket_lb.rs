@@ -227,8 +227,8 @@ fn translate(
     key: &ServiceKey,
 ) -> Result<Target, Reason> {
     let client = match caller.who {
-        Who::Pod(row) => row.addr,
-        Who::Host => Addr::NONE,
+        Who::Pod(row) => *own(row, &called.0),
+        Who::Host => Addr::any(called.0.is_v4()),
     };
     let kept = if hook == hook::SENDMSG {
         kept(ctx, called)
@@ -290,6 +290,16 @@ fn is_own(caller: Caller, addr: &Addr) -> bool {
     }
 }
 
+/// The pod's address of the family that `other` is of: the one that others see it by.
+#[inline(always)]
+fn own(owner: &'static OwnerRow, other: &Addr) -> &'static Addr {
+    if owner.addr.is_v4() == other.is_v4() {
+        &owner.addr
+    } else {
+        &owner.addr_other
+    }
+}
+
 /// Where a call goes to in the end.
 struct Called {
     addr: Addr,
@@ -324,7 +334,7 @@ fn admit(caller: Caller, target: &Peer, called: &Called) -> Result<(), Reason> {
     }
     let from = Other {
         identity: owner.identity,
-        addr: &owner.addr,
+        addr: own(owner, &called.addr),
     };
     if allows(ingress, &from, called.protocol, called.port).is_none() {
         return Err(Reason::PolicyIngress);
@@ -368,7 +378,7 @@ fn answers(ctx: &SockAddrContext, caller: Caller, called: &Called) -> bool {
     };
     let asked = FlowKey {
         src: called.addr,
-        dst: row.addr,
+        dst: *own(row, &called.addr),
         src_port: called.port,
         dst_port: own_port,
         protocol: called.protocol,
@@ -410,7 +420,7 @@ fn event(ctx: &SockAddrContext, hook: u32, caller: Caller, called: Place) -> Eve
     };
     match caller.who {
         Who::Host => event.src_tenant = TENANT_SYSTEM,
-        Who::Pod(row) => (event.src, event.src_tenant) = (row.addr, row.tenant),
+        Who::Pod(row) => (event.src, event.src_tenant) = (*own(row, &dst), row.tenant),
     }
     match peer(&dst) {
         Ok(Peer::Pod(row)) => event.dst_tenant = row.tenant,
