@@ -96,6 +96,30 @@ pub(crate) fn as_later_fragment(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
+/// The two pieces of a UDP packet with this number.
+pub(crate) fn fragments(src: (IpAddr, u16), dst: (IpAddr, u16), id: u16) -> [Vec<u8>; 2] {
+    let segment = [
+        &src.1.to_be_bytes()[..],
+        &dst.1.to_be_bytes(),
+        &[0, 24, 0, 0],
+    ]
+    .concat();
+    // Offsets count by 8 bytes; the last bit of IPv6's word, and the third of IPv4's, say that there is more.
+    let piece = |later: bool, payload: &[u8]| {
+        let offset = u8::from(later);
+        if src.0.is_ipv4() {
+            let mut frame = ip(src.0, dst.0, UDP, payload);
+            frame[18..20].copy_from_slice(&id.to_be_bytes());
+            (frame[20], frame[21]) = (if later { 0 } else { 0x20 }, offset);
+            return frame;
+        }
+        let [high, low] = id.to_be_bytes();
+        let head = [UDP, 0, 0, if later { 8 } else { 1 }, 0, 0, high, low];
+        ip(src.0, dst.0, 44, &[&head[..], payload].concat())
+    };
+    [piece(false, &segment), piece(true, &[7; 16])]
+}
+
 /// An ARP request.
 pub(crate) fn arp() -> Vec<u8> {
     let mut frame = vec![0xff; 6];

@@ -7,6 +7,7 @@
 mod affinity;
 mod cgroup;
 mod counts;
+mod fragments;
 mod frame;
 mod lifecycle;
 mod log_sink;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         tunnel::CASES,
         mtu::CASES,
         counts::CASES,
+        fragments::CASES,
     ]
     .concat();
     let trials = cases.into_iter().map(|(name, check)| {

@@ -76,7 +76,7 @@ fn learns(room: &Room, to: &'static str, size: usize, mtu: u32) {
 }
 
 /// `length` bytes there and back; each is looked at.
-fn transfer(
+pub(crate) fn transfer(
     client: &Room,
     server: &Room,
     (listen, connect): (SocketAddr, SocketAddr),

@@ -29,7 +29,7 @@ pub(crate) const CASES: &[Case] = &[
 const PASS: u32 = u32::MAX;
 const DROP: u32 = 2;
 /// Into a pod of this node: TC_ACT_REDIRECT.
-const LOCAL: u32 = 7;
+pub(crate) const LOCAL: u32 = 7;
 
 /// A node with two pods of tenant shop and one of billing; another pod of each on the other node.
 struct Scene {
@@ -88,7 +88,13 @@ fn run(world: &World, name: &str, ifindex: u32, frame: &[u8], repeat: u32) -> (u
 }
 
 /// The verdict, and that exactly it was counted, and that a drop was also reported.
-fn check(world: &World, name: &str, ifindex: u32, frame: &[u8], expect: Result<u32, Reason>) {
+pub(crate) fn check(
+    world: &World,
+    name: &str,
+    ifindex: u32,
+    frame: &[u8],
+    expect: Result<u32, Reason>,
+) {
     let (verdict, reason) = match expect {
         Ok(verdict) => (verdict, Reason::Forwarded),
         Err(reason) => (DROP, reason),

@@ -16,6 +16,7 @@ use waggle_model::{IdentityId, PolicyId};
 
 use crate::Case;
 use crate::frame;
+use crate::mtu::transfer;
 use crate::room::Room;
 use crate::sockets::{ask_tcp, ask_udp, at, serve_tcp, serve_udp};
 use crate::state::{BILLING, SHOP, With, ip, nodes};
@@ -47,7 +48,7 @@ pub(crate) const CASES: &[Case] = &[
 pub(crate) const NEAR: [&str; 2] = ["172.31.1.11", "fd00:31:1::11"];
 pub(crate) const FAR: [&str; 2] = ["172.31.2.12", "fd00:31:2::12"];
 /// The router's, in the link of each node.
-const ROUTER: [[&str; 2]; 2] = [
+pub(crate) const ROUTER: [[&str; 2]; 2] = [
     ["172.31.1.1", "fd00:31:1::1"],
     ["172.31.2.1", "fd00:31:2::1"],
 ];
@@ -310,15 +311,28 @@ fn hosts_and_node_ports_reach_pods_through_the_tunnel() {
         let (answer, _) = ask_tcp(&net.web.room, at(FAR[index], 8081)).expect("the far host");
         assert_eq!(answer, "far?");
     }
-    let mut exposed = state().service("10.96.0.5", SHOP, &[CART[0]], &[]);
-    for service in exposed.services.values_mut() {
+    let mut exposed = state().service("10.96.0.5", SHOP, &[CART[0]], &[]).service(
+        "10.96.0.6",
+        SHOP,
+        &[CART[0]],
+        &[],
+    );
+    for (service, number) in exposed.services.values_mut().zip(30_080..) {
         for port in &mut service.ports {
-            port.node_port = Some(30_080);
+            port.node_port = Some(number);
+            port.backends[0].port = [8080, 9000][usize::from(number - 30_080)];
         }
     }
     net.apply(&exposed);
     let (answer, _) = ask_tcp(&net.router, at(NEAR[0], 30_080)).expect("from outside");
     assert_eq!(answer, "cart?");
+    // Segments that fill the outside's links.
+    transfer(
+        &net.router,
+        &net.cart.room,
+        (at(CART[0], 9000), at(NEAR[0], 30_081)),
+        1 << 20,
+    );
     serve_udp(&net.cart.room, at(CART[0], 8080), "cart");
     let (answer, from) = ask_udp(&net.router, at(NEAR[0], 30_080)).expect("from outside");
     assert_eq!((answer.as_str(), from), ("cart", at(NEAR[0], 30_080)));

@@ -42,6 +42,8 @@ pub mod map {
         MAGLEV = "MAGLEV";
         /// LRU hash: [`crate::FlowKey`] to [`crate::NatRow`].
         NAT = "NAT";
+        /// LRU hash: [`crate::FragmentKey`] to [`crate::FragmentRow`].
+        FRAGMENTS = "FRAGMENTS";
         /// Longest prefix match: [`crate::SourceKey`] to nothing.
         SOURCES = "SOURCES";
         /// Hash: socket cookie to [`crate::PeerRow`].
@@ -133,6 +135,8 @@ pub mod limit {
     pub const MAGLEV: u32 = 524_288;
     /// Translated flows, two rows each.
     pub const NAT: u32 = 131_072;
+    /// Packets that come in fragments, at once; the least recently used is replaced when full.
+    pub const FRAGMENTS: u32 = 8_192;
     /// Source ranges of all services.
     pub const SOURCES: u32 = 65_536;
     /// Sockets that talk to a VIP; and peers of those that send datagrams to several.

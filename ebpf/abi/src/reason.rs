@@ -63,8 +63,8 @@ reasons! {
     Untranslated = 8, "untranslated", "the packet is addressed to a service's virtual address, past the socket hooks";
     /// Other tenant, nothing exported.
     TenantWall = 9, "tenant_wall", "source and destination belong to different tenants and the service is not exported";
-    /// A fragment without ports between tenants.
-    Fragment = 10, "fragment", "a fragment between tenants carries no ports to decide by";
+    /// A fragment without ports, where ports decide.
+    Fragment = 10, "fragment", "a fragment came before the first of its packet, whose ports would decide";
     /// A service without ready backends, or a port that the service lacks.
     NoBackend = 11, "no_backend", "the service has no ready backend at that port";
     /// Tables contradict each other.

@@ -226,6 +226,34 @@ rows! {
         pub seen: u64,
     }
 
+    /// Key of `FRAGMENTS`: a packet that was cut.
+    pub struct FragmentKey [40] {
+        /// Source.
+        pub src: Addr,
+        /// Destination.
+        pub dst: Addr,
+        /// Its number, network byte order.
+        pub id: u32,
+        /// IANA number in front of the cut part.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: [u8; 3],
+    }
+
+    /// Value of `FRAGMENTS`: what its first fragment says.
+    pub struct FragmentRow [16] {
+        /// When that came, nanoseconds of the monotonic clock.
+        pub seen: u64,
+        /// Network byte order; an echo's number at the end that asked.
+        pub src_port: u16,
+        /// Network byte order; the same.
+        pub dst_port: u16,
+        /// IANA number of the transport.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: [u8; 3],
+    }
+
     /// Key data of `SOURCES`, a longest prefix match over all of it: who may call a service that names its callers.
     pub struct SourceKey [20] {
         /// Service number.

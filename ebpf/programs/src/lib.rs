@@ -8,6 +8,7 @@ pub mod count;
 pub mod drops;
 pub mod flow;
 pub mod forward;
+pub mod fragment;
 pub mod maps;
 pub mod nat;
 pub mod packet;

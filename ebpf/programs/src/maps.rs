@@ -5,8 +5,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use waggle_abi::{
     Addr, AffinityKey, AffinityRow, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey,
-    GrantKey, LinkRow, MaglevRow, NatRow, ObjectCount, ObjectKey, OwnerRow, PeerRow, RangeRow,
-    Reason, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey, SourceKey, VipRow, limit,
+    FragmentKey, FragmentRow, GrantKey, LinkRow, MaglevRow, NatRow, ObjectCount, ObjectKey,
+    OwnerRow, PeerRow, RangeRow, Reason, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey,
+    SourceKey, VipRow, limit,
 };
 
 /// What programs must know about their node.
@@ -50,6 +51,10 @@ pub static MAGLEV: Array<MaglevRow> = Array::pinned(limit::MAGLEV, BPF_F_MMAPABL
 /// Translated flows, a row for each direction.
 #[map]
 pub static NAT: LruHashMap<FlowKey, NatRow> = LruHashMap::pinned(limit::NAT, 0);
+/// Ports of packets that come in fragments.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentRow> =
+    LruHashMap::pinned(limit::FRAGMENTS, 0);
 /// Who may call services that name their callers.
 #[map]
 pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::pinned(limit::SOURCES, 0);

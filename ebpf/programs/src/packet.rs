@@ -5,9 +5,10 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
-use waggle_abi::{Addr, FlowKey, Reason, SCTP, TCP, UDP};
+use waggle_abi::{Addr, FlowKey, FragmentKey, Reason, SCTP, TCP, UDP};
 
-use crate::Verdict;
+use crate::rewrite::word;
+use crate::{Verdict, fragment};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -38,6 +39,8 @@ pub struct Packet {
     pub transport: usize,
     /// A fragment behind the first: has no transport header.
     pub later_fragment: bool,
+    /// One whose first did not come before it: its ports are not known.
+    pub unknown_ports: bool,
     /// A fragment, the first included.
     pub fragment: bool,
     /// An ICMP error, whose payload quotes the packet it is about.
@@ -91,6 +94,7 @@ impl Packet {
         },
         transport: 0,
         later_fragment: false,
+        unknown_ports: false,
         fragment: false,
         icmp_error: false,
         closing: false,
@@ -147,6 +151,10 @@ struct Network {
     transport: usize,
     later_fragment: bool,
     fragment: bool,
+    /// Number of the packet that a fragment is of, network byte order.
+    id: u32,
+    /// What follows the fragment header.
+    cut_protocol: u8,
 }
 
 /// Parses a frame into `packet`.
@@ -204,7 +212,35 @@ fn read_frame(ctx: &TcContext) -> Result<Packet, Reason> {
     if !network.later_fragment {
         parse_transport(ctx, &mut packet)?;
     }
+    if network.fragment {
+        join(&network, &mut packet);
+    }
     Ok(packet)
+}
+
+/// Gives later fragments the ports of the first, and remembers those of a first.
+#[inline(always)]
+fn join(network: &Network, packet: &mut Packet) {
+    let key = FragmentKey {
+        src: network.src,
+        dst: network.dst,
+        id: network.id,
+        protocol: network.cut_protocol,
+        pad: [0; 3],
+    };
+    if !network.later_fragment {
+        // What an error is about is in none of its fragments but the first.
+        if !packet.icmp_error {
+            fragment::remember(&key, packet);
+        }
+        return;
+    }
+    let Some(row) = fragment::find(&key) else {
+        packet.unknown_ports = true;
+        return;
+    };
+    packet.tuple.protocol = row.protocol;
+    (packet.tuple.src_port, packet.tuple.dst_port) = (row.src_port, row.dst_port);
 }
 
 /// Fills in what the ICMP error `packet` quotes.
@@ -303,6 +339,8 @@ fn parse_v4(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
         later_fragment: u16::from_be(header.fragment) & 0x1fff != 0,
         // An offset, or "more fragments".
         fragment: u16::from_be(header.fragment) & 0x3fff != 0,
+        id: u32::from(header.id),
+        cut_protocol: header.protocol,
     })
 }
 
@@ -319,6 +357,8 @@ fn parse_v6(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
         transport: offset + size_of::<V6>(),
         later_fragment: false,
         fragment: false,
+        id: 0,
+        cut_protocol: 0,
     };
     for _ in 0..EXTENSIONS {
         match network.protocol {
@@ -328,10 +368,12 @@ fn parse_v6(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
                 network.protocol = head[0];
                 network.transport += (usize::from(head[1]) + 1) * 8;
             }
-            // Fragment: next header, reserved, offset and flags.
+            // Fragment: next header, reserved, offset and flags, number.
             44 => {
-                let head: [u16; 2] = load(ctx, network.transport)?;
+                let head: [u16; 4] = load(ctx, network.transport)?;
                 network.protocol = head[0].to_ne_bytes()[0];
+                network.cut_protocol = network.protocol;
+                network.id = word([head[2], head[3]]);
                 network.transport += 8;
                 network.fragment = u16::from_be(head[1]) & 0xfff9 != 0;
                 if u16::from_be(head[1]) >> 3 != 0 {

@@ -1,7 +1,7 @@
 //! Changing a packet's addresses and ports with its checksums kept right, offloaded ones included: the checksum helpers
 //! know what state a packet's checksum is in.
 
-use aya_ebpf::helpers::generated::bpf_csum_diff;
+use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_csum_update};
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Addr, FlowKey, NatRow, Reason, SCTP, TCP, UDP};
 
@@ -28,6 +28,14 @@ const ICMP_ID: usize = 4;
 #[inline(never)]
 pub fn translate(ctx: &TcContext, packet: &Packet, key: &FlowKey, row: &NatRow) -> Verdict {
     let diff = addresses(ctx, ETHERNET, [&key.src, &key.dst], [&row.src, &row.dst])?;
+    if packet.later_fragment {
+        // The transport's checksum is in the first. Of IPv6 nothing here makes up for what changed in the sum of it all.
+        if !key.src.is_v4() {
+            // SAFETY: the context is the kernel's. It refuses where the packet has no such sum.
+            unsafe { bpf_csum_update(ctx.skb.skb, diff as u32) };
+        }
+        return Ok(());
+    }
     let offset = match key.protocol {
         TCP => packet.transport + 16,
         UDP => packet.transport + 6,
@@ -162,7 +170,7 @@ fn ports(
 }
 
 #[inline(always)]
-fn word(ports: [u16; 2]) -> u32 {
+pub(crate) fn word(ports: [u16; 2]) -> u32 {
     let (first, second) = (ports[0].to_ne_bytes(), ports[1].to_ne_bytes());
     u32::from_ne_bytes([first[0], first[1], second[0], second[1]])
 }

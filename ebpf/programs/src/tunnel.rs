@@ -29,14 +29,20 @@ pub fn end_for(addr: &Addr) -> Option<Addr> {
     (row.flags & range_flag::TUNNEL != 0).then_some(row.node)
 }
 
-/// Sends the packet, whose sender is of `tenant`, to the node at `end`. One that is too big is left to the host's stack,
-/// which has a route to the same tunnel and cuts it, or says so to its sender.
-#[inline(never)]
+/// Sends a pod's packet, which is of `tenant`, to the node at `end`. One that is too big is left to the host's stack, which has
+/// a route to the same tunnel and cuts it, or says so to its sender.
+#[inline(always)]
 pub fn send(ctx: &TcContext, end: &Addr, tenant: u32) -> i32 {
-    let Ok(config) = config() else {
-        return NEXT;
-    };
-    if !fits(ctx, config.tunnel) || !address(ctx, config, end, tenant) {
+    match config() {
+        Ok(config) if fits(ctx, config.tunnel) => send_whole(ctx, config, end, tenant),
+        _ => NEXT,
+    }
+}
+
+/// Sends a packet to the node at `end` whatever its size: what is around it is cut where that is too big.
+#[inline(never)]
+pub fn send_whole(ctx: &TcContext, config: &Config, end: &Addr, tenant: u32) -> i32 {
+    if !address(ctx, config, end, tenant) {
         return NEXT;
     }
     // SAFETY: the helper takes numbers.

@@ -12,7 +12,7 @@ use crate::nat::{Work, find, remember, remember_with_port};
 use crate::packet::{Packet, quote};
 use crate::peer::endpoint;
 use crate::rewrite::{translate, translate_error};
-use crate::tunnel::{end_for, send};
+use crate::tunnel::{end_for, send_whole};
 use crate::{NEXT, Verdict};
 
 /// Mark of a packet that leaves as it is, translated or inside a tunnel; taken off where it leaves.
@@ -100,7 +100,7 @@ pub fn send_on(ctx: &TcContext, config: &Config, src: &Addr, dst: &Addr) -> i32 
         }
     }
     match end_for(dst) {
-        Some(end) => send(ctx, &end, TENANT_SYSTEM),
+        Some(end) => send_whole(ctx, config, &end, TENANT_SYSTEM),
         None => out(ctx, config.uplink),
     }
 }

@@ -109,7 +109,7 @@ pub fn decide(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Verdi
     if open_between(src.tenant, dst.tenant) && !src.is_governed() && !dst.is_governed() {
         return Ok(()); // 5
     }
-    if packet.later_fragment {
+    if packet.unknown_ports {
         return fragment(packet, src, dst);
     }
     // 2, an error about a flow that was let through.
@@ -299,7 +299,7 @@ fn about_a_flow(ctx: &TcContext, packet: &Packet, src: &Side, dst: &Side) -> Res
     })
 }
 
-/// A fragment behind the first carries no ports: it passes where every port would.
+/// A fragment that came before the first carries no ports: it passes where every port would.
 #[inline(never)]
 fn fragment(packet: &Packet, src: &Side, dst: &Side) -> Verdict {
     let tuple = &packet.tuple;

@@ -11,9 +11,9 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use waggle_abi::{
     Addr, AffinityKey, AffinityRow, BlockKey, Capacity, Config, Counter, EndpointRow, Event, Flow,
-    FlowKey, GrantKey, LinkRow, MaglevRow, NatRow, ObjectCount, ObjectKey, OwnerRow, PeerRow,
-    RangeRow, Reason, RuleKey, STATE, ServiceKey, ServiceRow, Slot, SocketKey, SourceKey, VipRow,
-    limit, map,
+    FlowKey, FragmentKey, FragmentRow, GrantKey, LinkRow, MaglevRow, NatRow, ObjectCount,
+    ObjectKey, OwnerRow, PeerRow, RangeRow, Reason, RuleKey, STATE, ServiceKey, ServiceRow, Slot,
+    SocketKey, SourceKey, VipRow, limit, map,
 };
 use waggle_policy::{Current, Held, Key as RowKey, Row, Ruleset, Step};
 
@@ -59,6 +59,12 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
         shape::<FlowKey, Flow>(map::FLOWS, MapType::LruHash, capacity.flows, false),
         shape::<u32, MaglevRow>(map::MAGLEV, MapType::Array, capacity.maglev, true),
         shape::<FlowKey, NatRow>(map::NAT, MapType::LruHash, capacity.nat, false),
+        shape::<FragmentKey, FragmentRow>(
+            map::FRAGMENTS,
+            MapType::LruHash,
+            limit::FRAGMENTS,
+            false,
+        ),
         shape::<Key<SourceKey>, u32>(map::SOURCES, MapType::LpmTrie, capacity.sources, true),
         shape::<SocketKey, VipRow>(map::SOCK_VIP, MapType::LruHash, capacity.sock_vip, false),
         shape::<AffinityKey, AffinityRow>(

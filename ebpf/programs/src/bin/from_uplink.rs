@@ -95,11 +95,14 @@ fn admit(ctx: &TcContext, packet: &Packet) -> Result<i32, Reason> {
         // The node's address has other uses; a service's has none.
         return if at_node {
             Ok(NEXT)
+        } else if packet.unknown_ports {
+            Err(Reason::Fragment)
         } else {
             Err(Reason::NoBackend)
         };
     };
-    if packet.fragment {
+    // Its first has made a flow, or was not let through.
+    if packet.later_fragment {
         return Err(Reason::Fragment);
     }
     call(ctx, config, packet, work, &row)

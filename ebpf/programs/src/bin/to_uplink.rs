@@ -72,7 +72,8 @@ fn pod_leaves(packet: &Packet) -> Result<bool, Reason> {
     let Peer::World = peer(&packet.tuple.dst)? else {
         return Ok(false);
     };
-    if packet.fragment {
+    // Its first has made a flow, or was not let through.
+    if packet.later_fragment {
         return Err(Reason::Fragment);
     }
     Ok(packet.tuple.protocol != TCP || packet.opening)
@@ -81,7 +82,7 @@ fn pod_leaves(packet: &Packet) -> Result<bool, Reason> {
 /// The host's own packets keep their port, unless a pod's flow to the same peer got it first.
 #[inline(always)]
 fn host_collides(packet: &Packet, work: &mut Work) -> bool {
-    !packet.fragment && work.key.src_port != 0 && collides(work)
+    !packet.later_fragment && work.key.src_port != 0 && collides(work)
 }
 
 waggle_ebpf::program!();
