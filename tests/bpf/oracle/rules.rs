@@ -4,12 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use waggle_model::network::Scope;
 
 use super::services::{HOSTS, POD_RANGES, Spec, TARGET_PORT, Target, address_of};
 
 const PROTOCOLS: [&str; 2] = ["tcp", "udp"];
+const KINDS: [&str; 2] = ["ipv4_addr", "ipv6_addr"];
 
 /// Elements of the maps, and the chains that they lead to.
 #[derive(Default)]
@@ -30,7 +32,7 @@ pub(crate) fn table(specs: &[Spec], family: usize) -> String {
         let address = spec.address(Target::ClusterIp, family);
         rules.cluster_ips.push(address.to_string());
         for protocol in PROTOCOLS {
-            rules.add(spec, protocol, family);
+            rules.add(&Port::new(spec, protocol, family));
         }
     }
     rules.write(family)
@@ -40,112 +42,147 @@ fn word(family: usize) -> &'static str {
     ["ip", "ip6"][family]
 }
 
-impl Rules {
-    fn add(&mut self, spec: &Spec, protocol: &str, family: usize) {
-        let (ip, number) = (word(family), spec.number);
-        let name = format!("{protocol}-{number}");
-        let place = |target| {
-            let (address, port) = (spec.address(target, family), spec.port(target));
-            format!("{address} . {protocol} . {port}")
+/// A service port of one family.
+struct Port<'a> {
+    spec: &'a Spec,
+    protocol: &'static str,
+    family: usize,
+    /// What its chains' names end with.
+    name: String,
+    /// Who answers under each policy.
+    cluster: BTreeSet<&'static str>,
+    local: BTreeSet<&'static str>,
+}
+
+impl<'a> Port<'a> {
+    fn new(spec: &'a Spec, protocol: &'static str, family: usize) -> Self {
+        Self {
+            spec,
+            protocol,
+            family,
+            name: format!("{protocol}-{}", spec.number),
+            cluster: spec.answering(Scope::Cluster),
+            local: spec.answering(Scope::Local),
+        }
+    }
+
+    /// A target as the maps have it.
+    fn place(&self, target: Target) -> String {
+        let port = format!("{} . {}", self.protocol, self.spec.port(target));
+        match target {
+            Target::NodePort => port,
+            _ => format!("{} . {port}", self.spec.address(target, self.family)),
+        }
+    }
+
+    /// The chain that chooses under a policy, if it has anybody to choose.
+    fn chosen(&self, scope: Scope) -> Option<String> {
+        let (word, answering) = match scope {
+            Scope::Cluster => ("cluster", &self.cluster),
+            Scope::Local => ("local", &self.local),
         };
-        let node_port = format!("{protocol} . {}", spec.port(Target::NodePort));
-        let addresses = [Target::LoadBalancer, Target::ExternalIp];
-        let everybody = spec.answering(Scope::Cluster);
-        self.guard(spec, &name, &place(Target::LoadBalancer), family);
-        if everybody.is_empty() {
-            let refuse = |place| format!("{place} : goto reject-chain");
-            self.refused.push(refuse(place(Target::ClusterIp)));
-            self.refused.extend(addresses.map(place).map(refuse));
-            self.refused_node_ports.push(refuse(node_port));
+        (!answering.is_empty()).then(|| format!("{word}-{}", self.name))
+    }
+}
+
+const ADDRESSES: [Target; 2] = [Target::LoadBalancer, Target::ExternalIp];
+
+impl Rules {
+    fn add(&mut self, port: &Port) {
+        self.guard(port);
+        if port.cluster.is_empty() {
+            self.refuse(port, Target::ClusterIp, "goto reject-chain");
+            self.refuse_external(port, "goto reject-chain");
             return;
         }
-        for endpoint in &everybody {
-            self.endpoint(spec, &name, endpoint, protocol, family);
+        for endpoint in port.cluster.union(&port.local) {
+            self.endpoint(port, endpoint);
         }
-        let local = spec.answering(Scope::Local);
-        for endpoint in local.difference(&everybody) {
-            self.endpoint(spec, &name, endpoint, protocol, family);
+        self.choice(port, "cluster", &port.cluster);
+        self.choice(port, "local", &port.local);
+        self.internal(port);
+        self.external(port);
+    }
+
+    fn refuse(&mut self, port: &Port, target: Target, verdict: &str) {
+        let element = format!("{} : {verdict}", port.place(target));
+        match target {
+            Target::NodePort => self.refused_node_ports.push(element),
+            _ => self.refused.push(element),
         }
-        self.choice(spec, &format!("cluster-{name}"), &name, &everybody, family);
-        self.choice(spec, &format!("local-{name}"), &name, &local, family);
-        let masquerade = format!(
-            "{ip} saddr != {} jump mark-for-masquerade",
-            POD_RANGES[family]
-        );
-        // Callers of the virtual address.
-        let set = |scope| match scope {
-            Scope::Cluster => ("cluster", &everybody),
-            Scope::Local => ("local", &local),
+    }
+
+    fn refuse_external(&mut self, port: &Port, verdict: &str) {
+        for target in [Target::NodePort].into_iter().chain(ADDRESSES) {
+            self.refuse(port, target, verdict);
+        }
+    }
+
+    /// Callers of the virtual address.
+    fn internal(&mut self, port: &Port) {
+        let Some(chosen) = port.chosen(port.spec.internal) else {
+            self.refuse(port, Target::ClusterIp, "drop");
+            return;
         };
-        let (chosen, answering) = set(spec.internal);
-        if answering.is_empty() {
-            self.refused
-                .push(format!("{} : drop", place(Target::ClusterIp)));
-        } else {
-            let _ = writeln!(
-                self.chains,
-                "chain service-{name} {{ {masquerade}; goto {chosen}-{name}; }}"
-            );
-            self.services.push(format!(
-                "{} : goto service-{name}",
-                place(Target::ClusterIp)
-            ));
-        }
-        // Callers of the other addresses.
-        let external = match spec.external {
+        let (ip, name, pods) = (word(port.family), &port.name, POD_RANGES[port.family]);
+        let _ = writeln!(
+            self.chains,
+            "chain service-{name} {{ {ip} saddr != {pods} jump mark-for-masquerade; goto {chosen}; }}"
+        );
+        let place = port.place(Target::ClusterIp);
+        self.services.push(format!("{place} : goto service-{name}"));
+    }
+
+    /// Callers of the other addresses.
+    fn external(&mut self, port: &Port) {
+        let (ip, name) = (word(port.family), &port.name);
+        let (pods, host) = (POD_RANGES[port.family], HOSTS[port.family]);
+        let rules = match port.spec.external {
             Scope::Cluster => format!("jump mark-for-masquerade; goto cluster-{name};"),
             Scope::Local => format!(
-                "{ip} saddr {} goto cluster-{name}; {ip} saddr {} jump mark-for-masquerade; {ip} saddr {} goto cluster-{name}; \
-                 goto local-{name};",
-                POD_RANGES[family], HOSTS[family], HOSTS[family]
+                "{ip} saddr {pods} goto cluster-{name}; {ip} saddr {host} jump mark-for-masquerade; \
+                 {ip} saddr {host} goto cluster-{name}; goto local-{name};"
             ),
         };
-        let _ = writeln!(self.chains, "chain external-{name} {{ {external} }}");
-        for address in addresses.map(place) {
-            self.services
-                .push(format!("{address} : goto external-{name}"));
+        let _ = writeln!(self.chains, "chain external-{name} {{ {rules} }}");
+        let verdict = format!("goto external-{name}");
+        for target in ADDRESSES {
+            let place = port.place(target);
+            self.services.push(format!("{place} : {verdict}"));
         }
-        self.node_ports
-            .push(format!("{node_port} : goto external-{name}"));
-        if set(spec.external).1.is_empty() {
-            for address in addresses.map(place) {
-                self.refused.push(format!("{address} : drop"));
-            }
-            self.refused_node_ports.push(format!("{node_port} : drop"));
+        let place = port.place(Target::NodePort);
+        self.node_ports.push(format!("{place} : {verdict}"));
+        if port.chosen(port.spec.external).is_none() {
+            self.refuse_external(port, "drop");
         }
     }
 
     /// loadBalancerSourceRanges.
-    fn guard(&mut self, spec: &Spec, name: &str, address: &str, family: usize) {
-        if let Some(ranges) = spec.sources.ranges() {
-            let (ip, range) = (word(family), ranges[family]);
+    fn guard(&mut self, port: &Port) {
+        if let Some(ranges) = port.spec.sources.ranges() {
+            let (ip, name, range) = (word(port.family), &port.name, ranges[port.family]);
             let _ = writeln!(
                 self.chains,
                 "chain firewall-{name} {{ {ip} saddr != {range} drop; }}"
             );
-            self.guarded
-                .push(format!("{address} : goto firewall-{name}"));
+            let place = port.place(Target::LoadBalancer);
+            self.guarded.push(format!("{place} : goto firewall-{name}"));
         }
     }
 
-    fn endpoint(&mut self, spec: &Spec, name: &str, endpoint: &str, protocol: &str, family: usize) {
-        let (ip, address) = (word(family), address_of(endpoint, family));
-        let to = if family == 0 {
-            format!("{address}:{TARGET_PORT}")
-        } else {
-            format!("[{address}]:{TARGET_PORT}")
-        };
+    fn endpoint(&mut self, port: &Port, endpoint: &str) {
+        let (ip, name, protocol) = (word(port.family), &port.name, port.protocol);
+        let address = address_of(endpoint, port.family);
+        let to = SocketAddr::new(crate::state::ip(address), TARGET_PORT);
         let mut rules = format!("{ip} saddr {address} jump mark-for-masquerade; ");
-        if spec.affinity {
-            let kind = ["ipv4_addr", "ipv6_addr"][family];
+        if port.spec.affinity {
+            let set = format!("affinity-{name}-{endpoint}");
+            let kind = KINDS[port.family];
             let _ = writeln!(
                 self.chains,
-                "set affinity-{name}-{endpoint} {{ type {kind}; flags dynamic,timeout; timeout 3h; }}"
+                "set {set} {{ type {kind}; flags dynamic,timeout; timeout 3h; }}"
             );
-            let _ = write!(
-                rules,
-                "update @affinity-{name}-{endpoint} {{ {ip} saddr }}; "
-            );
+            let _ = write!(rules, "update @{set} {{ {ip} saddr }}; ");
         }
         let _ = writeln!(
             self.chains,
@@ -153,17 +190,10 @@ impl Rules {
         );
     }
 
-    fn choice(
-        &mut self,
-        spec: &Spec,
-        chain: &str,
-        name: &str,
-        endpoints: &BTreeSet<&str>,
-        family: usize,
-    ) {
-        let ip = word(family);
+    fn choice(&mut self, port: &Port, policy: &str, endpoints: &BTreeSet<&str>) {
+        let (ip, name) = (word(port.family), &port.name);
         let mut rules = String::new();
-        if spec.affinity {
+        if port.spec.affinity {
             for endpoint in endpoints {
                 let _ = write!(
                     rules,
@@ -174,22 +204,14 @@ impl Rules {
         if !endpoints.is_empty() {
             let verdict = |(index, endpoint)| format!("{index} : goto endpoint-{name}-{endpoint}");
             let verdicts: Vec<_> = endpoints.iter().enumerate().map(verdict).collect();
-            let _ = write!(
-                rules,
-                "numgen inc mod {} vmap {{ {} }};",
-                endpoints.len(),
-                verdicts.join(", ")
-            );
+            let (count, verdicts) = (endpoints.len(), verdicts.join(", "));
+            let _ = write!(rules, "numgen inc mod {count} vmap {{ {verdicts} }};");
         }
-        let _ = writeln!(self.chains, "chain {chain} {{ {rules} }}");
+        let _ = writeln!(self.chains, "chain {policy}-{name} {{ {rules} }}");
     }
 
     fn write(self, family: usize) -> String {
-        let (ip, kind, host) = (
-            word(family),
-            ["ipv4_addr", "ipv6_addr"][family],
-            HOSTS[family],
-        );
+        let (ip, kind, host) = (word(family), KINDS[family], HOSTS[family]);
         let place = format!("{kind} . inet_proto . inet_service");
         let map = |name: &str, kind: &str, elements: &[String]| {
             let elements = if elements.is_empty() {

@@ -15,7 +15,7 @@ use crate::build;
 /// Services added one by one at a visit to a peer.
 const MORE: u32 = 3;
 
-/// Samples in milliseconds, one for each visit.
+/// Samples: all of them in milliseconds, one more in microseconds.
 #[derive(Default)]
 struct Cell {
     cold: Vec<f64>,
@@ -31,12 +31,12 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let plain = PlainNode::create(options.profile().folder().join("shop-client"))?;
     let patience = Duration::from_secs(options.patience);
     println!(
-        "programming services, milliseconds: median of {} visits [lowest, highest]",
+        "programming services: median of {} visits [lowest, highest]",
         options.rounds
     );
     println!(
-        "{:>8} {:<10} {:>26} {:>20} {:>24} {:>20}",
-        "services", "by", "all of them", "its/waggle's", "one more", "its/waggle's"
+        "{:>8} {:<10} {:>30} {:>22} {:>34} {:>30}",
+        "services", "by", "all of them, ms", "its/waggle's", "one more, us", "its/waggle's"
     );
     let mut gave_up = [None; 2];
     for &count in &options.services {
@@ -75,7 +75,7 @@ impl Notes {
         let figures = figures.first().context("no figures")?;
         let median = |what: &str| number(figures, &[what, "p50"]);
         cell.cold.push(number(figures, &["cold_ms"])?);
-        cell.more.push(median("added_us")? / 1e3);
+        cell.more.push(median("added_us")?);
         self.processor
             .push(number(figures, &["cold_processor_ms"])?);
         self.moved.push(median("moved_us")?);
@@ -114,7 +114,7 @@ fn visit(
         let Some(more) = plain.program_one_more(rules, index, patience)? else {
             return Ok(false);
         };
-        cell.more.push(more.as_secs_f64() * 1e3);
+        cell.more.push(more.as_secs_f64() * 1e6);
     }
     Ok(true)
 }
@@ -136,7 +136,7 @@ fn print(
             let base = Spread::of_rounds(base)?.median;
             let ratios: Vec<f64> = own.iter().map(|own| own / base).collect();
             let (own, ratio) = (Spread::of_rounds(own)?, Spread::of_rounds(&ratios)?);
-            Some((format!("{own:.2}"), format!("{ratio:.1}")))
+            Some((format!("{own:.1}"), format!("{ratio:.1}")))
         };
         match (
             shown(&cell.cold, &waggle.cold),
@@ -144,7 +144,7 @@ fn print(
             gave_up,
         ) {
             (Some(cold), Some(more), _) => println!(
-                "{count:>8} {name:<10} {:>26} {:>20} {:>24} {:>20}",
+                "{count:>8} {name:<10} {:>30} {:>22} {:>34} {:>30}",
                 cold.0, cold.1, more.0, more.1
             ),
             (_, _, Some(at)) => println!(
