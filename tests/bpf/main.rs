@@ -16,6 +16,7 @@ mod mtu;
 mod oracle;
 mod outside;
 mod packets;
+mod parsing;
 mod policy;
 mod programming;
 mod random;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         mtu::CASES,
         counts::CASES,
         fragments::CASES,
+        parsing::CASES,
     ]
     .concat();
     let trials = cases.into_iter().map(|(name, check)| {

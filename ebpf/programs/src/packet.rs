@@ -347,12 +347,14 @@ fn parse_v4(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
 #[inline(always)]
 fn parse_v6(ctx: &TcContext, offset: usize) -> Result<Network, Reason> {
     let header: V6 = load(ctx, offset)?;
-    if u32::from_be(header.version) >> 28 != 6 {
+    let (src, dst) = (Addr { words: header.src }, Addr { words: header.dst });
+    // IPv4 in IPv6's spelling is in no packet (RFC 4291, 2.5.5.2): here it would pass for IPv4.
+    if u32::from_be(header.version) >> 28 != 6 || src.is_v4() || dst.is_v4() {
         return Err(Reason::Malformed);
     }
     let mut network = Network {
-        src: Addr { words: header.src },
-        dst: Addr { words: header.dst },
+        src,
+        dst,
         protocol: header.next,
         transport: offset + size_of::<V6>(),
         later_fragment: false,
