@@ -57,6 +57,10 @@ pub(crate) const CASES: &[Case] = &[
         neighbours_of_ipv6_find_an_announced_address,
     ),
     (
+        "callers_from_outside_keep_their_backend_for_its_time",
+        callers_from_outside_keep_their_backend_for_its_time,
+    ),
+    (
         "tracked_flows_stay_when_backends_change",
         tracked_flows_stay_when_backends_change,
     ),
@@ -389,6 +393,53 @@ fn neighbours_of_ipv6_find_an_announced_address() {
             String::from_utf8_lossy(&output).contains("lladdr")
         })
     });
+}
+
+/// Most callers would keep their backend by the Maglev table alone: none may lose it.
+fn callers_from_outside_keep_their_backend_for_its_time() {
+    const MANY: u16 = 30;
+    let (world, web) = scene();
+    let names = ["web", "cart", "till", "shelf"];
+    let addresses = [WEB, "10.244.1.3", "10.244.1.4", "10.244.1.5"];
+    let others: Vec<Pod> = addresses[1..]
+        .iter()
+        .map(|pod| world.pod(pod, SHOP))
+        .collect();
+    let rooms = std::iter::once(&web).chain(&others);
+    for ((pod, address), name) in rooms.zip(addresses).zip(names) {
+        serve_tcp(&pod.room, at(address, 8080), name);
+    }
+    let with = |count: usize| {
+        let pods = addresses[1..].iter();
+        let mut state = pods.fold(exposed(&addresses[..count]), |state, pod| {
+            state.pod(pod, SHOP)
+        });
+        for service in state.services.values_mut() {
+            service.affinity_seconds = Some(600);
+        }
+        state
+    };
+    world
+        .host
+        .ip(&format!("route add 198.51.100.0/24 via {OTHER_HOST}"));
+    let callers: Vec<String> = (20..20 + MANY)
+        .map(|last| format!("198.51.100.{last}"))
+        .collect();
+    for caller in &callers {
+        world.other.ip(&format!("address add {caller}/32 dev lo"));
+    }
+    let ask = || -> Vec<String> {
+        let call = |caller: &String| {
+            let answer = ask_from(&world.other, at(caller, 0), at(HOST, PORT));
+            answer.expect("the service answers")
+        };
+        callers.iter().map(call).collect()
+    };
+    world.apply(&with(2));
+    let first = ask();
+    assert!(first.contains(&"web?".to_owned()) && first.contains(&"cart?".to_owned()));
+    world.apply(&with(4));
+    assert_eq!(ask(), first, "new backends take nobody away");
 }
 
 fn tracked_flows_stay_when_backends_change() {

@@ -413,19 +413,21 @@ fn a_tunnel_believes_only_the_node_that_has_the_source() {
         forge(room, source, tenant, &frame);
         net.near.await_count(reason, before);
     }
-    // What came through no tunnel has no sender.
-    let before = net.near.counts()[&Reason::TunnelSource];
-    let (pin, frame) = (net.near.pin("programs", "from_tunnel"), udp(cart, web));
-    net.near.host.run(move || {
-        let program = SchedClassifier::from_pin(pin).expect("pinned");
-        let options = TestRunOptions {
-            data_in: Some(&frame),
-            repeat: 1,
-            ..TestRunOptions::default()
-        };
-        assert_eq!(program.test_run(options).expect("it runs").return_value, 2);
-    });
-    net.near.await_count(Reason::TunnelSource, before);
+    // What came through no tunnel has no sender, wherever it comes in.
+    for program in ["from_tunnel", "from_uplink"] {
+        let before = net.near.counts()[&Reason::TunnelSource];
+        let (pin, frame) = (net.near.pin("programs", program), udp(cart, web));
+        net.near.host.run(move || {
+            let program = SchedClassifier::from_pin(pin).expect("pinned");
+            let options = TestRunOptions {
+                data_in: Some(&frame),
+                repeat: 1,
+                ..TestRunOptions::default()
+            };
+            assert_eq!(program.test_run(options).expect("it runs").return_value, 2);
+        });
+        net.near.await_count(Reason::TunnelSource, before);
+    }
     socket.set_nonblocking(true).expect("set");
     socket
         .recv_from(&mut [0; 64])

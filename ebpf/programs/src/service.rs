@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_loop};
 use aya_ebpf::maps::lpm_trie::Key;
 use waggle_abi::{
     Addr, AffinityKey, AffinityRow, FlowKey, Reason, ServiceKey, ServiceRow, Slot, SourceKey,
-    service_flag,
+    scope, service_flag,
 };
 
 use crate::maps::{AFFINITY, MAGLEV, SERVICES, SLOTS, SOURCES};
@@ -215,7 +215,8 @@ pub fn called(key: &FlowKey, scope: u8, at_node: bool) -> Option<ServiceRow> {
     found
 }
 
-/// The backend of a flow by the service's Maglev table, the same on every node.
+/// The backend of a flow: the one that its caller keeps where the service has affinity, else by the service's Maglev table,
+/// the same on every node.
 ///
 /// # Errors
 /// [`Reason::NoBackend`] when there is none; [`Reason::SourceRange`] when the caller may not come in;
@@ -234,6 +235,31 @@ pub fn choose_for(key: &FlowKey, row: &ServiceRow) -> Result<&'static Slot, Reas
     if row.count == 0 || row.maglev_size == 0 {
         return Err(Reason::NoBackend);
     }
+    if row.affinity == 0 {
+        return by_table(key, row);
+    }
+    let place = ServiceKey {
+        vip: key.dst,
+        port: key.dst_port,
+        protocol: key.protocol,
+        scope: scope::OUTSIDE,
+    };
+    let wished = affine(&place, row, key.src);
+    let mut kept = None;
+    if wished.1 != 0 {
+        kept = find(row, wished);
+    }
+    let slot = match kept {
+        Some(slot) => slot,
+        None => by_table(key, row)?,
+    };
+    keep(&place, row, key.src, slot);
+    Ok(slot)
+}
+
+/// Of all flows of a caller, when the service has affinity.
+#[inline(always)]
+fn by_table(key: &FlowKey, row: &ServiceRow) -> Result<&'static Slot, Reason> {
     let ports = if row.affinity == 0 {
         u32::from(key.src_port) << 16 | u32::from(key.dst_port)
     } else {

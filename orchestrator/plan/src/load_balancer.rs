@@ -187,6 +187,13 @@ impl<'a> Books<'a> {
                 Err(fault) => settled.verdict = Some(fault),
             }
         }
+        let families = families(service);
+        if let Some(stray) = wishes.iter().find(|one| !families.contains(&one.is_ipv4())) {
+            let message = format!(
+                "{stray}, which it asks for, is of a family that this Service does not have: see its spec.ipFamilies"
+            );
+            settled.verdict = Some(("NoFamily", message));
+        }
         if settled.addresses.is_empty()
             && settled.verdict.as_ref().is_some_and(|one| one.0.is_empty())
         {

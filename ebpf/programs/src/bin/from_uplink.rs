@@ -24,6 +24,7 @@ use waggle_ebpf::peer::{endpoint, peer};
 use waggle_ebpf::refuse::refuse;
 use waggle_ebpf::rewrite::translate;
 use waggle_ebpf::service::{called, choose_for};
+use waggle_ebpf::tunnel::end_for;
 use waggle_ebpf::uplink::{config, error, node_address, open, send_on};
 use waggle_ebpf::wall::{Side, decide};
 use waggle_ebpf::{DROP, NEXT, Verdict};
@@ -128,6 +129,10 @@ fn between_pods(ctx: &TcContext, packet: &Packet) -> Option<Result<i32, Reason>>
     let dst = pod(&packet.tuple.dst).filter(|row| row.ifindex != 0)?;
     // One of this node's own does not come in by the uplink.
     let src = pod(&packet.tuple.src).filter(|row| row.ifindex == 0)?;
+    // Whoever shares this link could say so; the tunnel is asked who sends.
+    if end_for(&packet.tuple.src).is_some() {
+        return Some(Err(Reason::TunnelSource));
+    }
     let verdict = decide(
         ctx,
         packet,

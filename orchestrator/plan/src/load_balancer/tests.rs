@@ -104,6 +104,14 @@ fn wishes_are_met_or_the_reason_is_told() {
 }
 
 #[test]
+fn a_wish_of_a_family_that_the_service_lacks_is_told() {
+    let mut world = World::new();
+    world.put(service("stray", json!({"loadBalancerIP": "2001:db8::2"})));
+    settle(&mut world, Some(POOL));
+    assert_eq!(shown(&world, "stray"), has(&["192.0.2.1"], "NoFamily"));
+}
+
+#[test]
 fn what_two_have_is_the_older_ones() {
     let mut world = World::new();
     for (name, created) in [
