@@ -4,17 +4,14 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use waggle_datapath::Reason;
-use waggle_model::network::{
-    NetworkState, Peers, Policy, PolicyPort, PolicyRule, PortMatch, Protocol,
-};
-use waggle_model::{IdentityId, PolicyId};
+use waggle_model::network::{NetworkState, Protocol};
 
 use crate::Case;
 use crate::frame;
 use crate::packets::{LOCAL, check};
 use crate::room::Room;
 use crate::sockets::at;
-use crate::state::{BILLING, SHOP, With, ip, nodes};
+use crate::state::{BILLING, SHOP, With, at_one_port, ip, nodes};
 use crate::tunnel::{CART, NEAR, Net, ROUTER, WEB, pattern, state};
 use crate::world::{World, eventually};
 
@@ -96,20 +93,7 @@ fn ask(room: &Room, to: SocketAddr) {
 
 /// Every pod may send and receive datagrams at one port alone.
 fn governed() -> NetworkState {
-    let rule = || PolicyRule {
-        peers: Peers::Everyone,
-        ports: vec![PolicyPort {
-            protocol: Protocol::Udp,
-            port: PortMatch::Range(9000, 9000),
-        }],
-    };
-    let policy = Policy {
-        id: PolicyId(1),
-        subjects: [IdentityId(SHOP * 10)].into(),
-        ingress: Some(vec![rule()]),
-        egress: Some(vec![rule()]),
-        ..Policy::default()
-    };
+    let policy = at_one_port(Protocol::Udp, 9000);
     let mut state = state();
     for (index, backend) in WEB.into_iter().chain(CART).enumerate() {
         let vip = match ip(backend) {

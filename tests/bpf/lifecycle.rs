@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use aya::programs::SchedClassifier;
-use waggle_datapath::{Applied, Capacity, Claimant, Reason};
+use waggle_datapath::{Applied, Capacity, Claimant, Datapath, Reason};
 
 use crate::Case;
 use crate::sockets::serve_tcp;
@@ -321,35 +321,41 @@ fn identity_follows_the_state() {
     assert_eq!(fault, Some(13), "its namespace was moved to another tenant");
 }
 
+/// Takes `link` down and up again, and with it the route that `iproute2` shows as `route`, until that is back. Called where
+/// the datapath's node is.
+pub(crate) async fn lose_link(datapath: &Datapath, link: &str, route: &str) {
+    let ip = |arguments: &str| {
+        let output = std::process::Command::new("ip")
+            .args(arguments.split(' '))
+            .output();
+        let output = output.expect("iproute2 is installed");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let there = || ip("route show proto 119").contains(route);
+    assert!(there());
+    let flip = async {
+        ip(&format!("link set {link} down"));
+        assert!(!there(), "the kernel drops it with the link");
+        ip(&format!("link set {link} up"));
+        let deadline = Instant::now() + PATIENCE;
+        while !there() {
+            assert!(Instant::now() < deadline, "it is missing");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        // The first to be asked, so that it listens before the link goes.
+        biased;
+        ended = datapath.keep_routes() => panic!("{ended:?}"),
+        () = flip => {}
+    }
+}
+
 fn routes_come_back_with_the_uplink() {
     let world = World::new();
     world.apply(&nodes());
     world.with(async |datapath| {
-        let ip = |arguments: &str| {
-            let output = std::process::Command::new("ip")
-                .args(arguments.split(' '))
-                .output();
-            let output = output.expect("iproute2 is installed");
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8(output.stdout).expect("text")
-        };
-        let there = || ip("route show proto 119").contains(&format!("via {OTHER_HOST}"));
-        assert!(there());
-        let flip = async {
-            ip("link set eth0 down");
-            assert!(!there(), "the kernel drops them with the link");
-            ip("link set eth0 up");
-            let deadline = Instant::now() + PATIENCE;
-            while !there() {
-                assert!(Instant::now() < deadline, "they are missing");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::select! {
-            // The first to be asked, so that it listens before the link goes.
-            biased;
-            ended = datapath.keep_routes() => panic!("{ended:?}"),
-            () = flip => {}
-        }
+        lose_link(datapath, "eth0", &format!("via {OTHER_HOST}")).await;
     });
 }

@@ -5,15 +5,12 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use waggle_model::network::{
-    NetworkState, Peers, Policy, PolicyPort, PolicyRule, PortMatch, Protocol, TunnelMode,
-};
-use waggle_model::{IdentityId, PolicyId};
+use waggle_model::network::{NetworkState, Protocol, TunnelMode};
 
 use crate::Case;
 use crate::room::Room;
 use crate::sockets::at;
-use crate::state::{SHOP, With};
+use crate::state::{SHOP, With, at_one_port};
 use crate::tunnel::{CART, NEAR, Net, WEB, pattern, state};
 use crate::world::{PATIENCE, eventually};
 
@@ -190,20 +187,7 @@ fn a_narrow_way_between_nodes_carries_tunnels() {
 
 /// The pod on the near node is governed, and is called at a node port too.
 fn governed() -> NetworkState {
-    let rule = || PolicyRule {
-        peers: Peers::Everyone,
-        ports: vec![PolicyPort {
-            protocol: Protocol::Tcp,
-            port: PortMatch::Range(9000, 9000),
-        }],
-    };
-    let policy = Policy {
-        id: PolicyId(1),
-        subjects: [IdentityId(SHOP * 10)].into(),
-        ingress: Some(vec![rule()]),
-        egress: Some(vec![rule()]),
-        ..Policy::default()
-    };
+    let policy = at_one_port(Protocol::Tcp, 9000);
     let mut state = state()
         .service("10.96.0.5", SHOP, &[WEB[0]], &[])
         .service("fd00:96::5", SHOP, &[WEB[1]], &[])

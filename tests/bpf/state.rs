@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use waggle_model::network::{
-    Backend, Endpoint, Export, Identity, NetworkState, NodeNetwork, Protocol, Service, ServicePort,
+    Backend, Endpoint, Export, Identity, NetworkState, NodeNetwork, Peers, Policy, PolicyPort,
+    PolicyRule, PortMatch, Protocol, Service, ServicePort,
 };
-use waggle_model::{Generation, IdentityId, ServiceId, TenantId};
+use waggle_model::{Generation, IdentityId, PolicyId, ServiceId, TenantId};
 
 pub(crate) const HOST: &str = "172.30.0.11";
 pub(crate) const OTHER_HOST: &str = "172.30.0.12";
@@ -36,6 +37,24 @@ pub(crate) fn nodes() -> NetworkState {
             .map(|node| (node.name.clone(), node))
             .collect(),
         ..NetworkState::default()
+    }
+}
+
+/// A policy under which the pods of tenant [`SHOP`] talk at one port alone.
+pub(crate) fn at_one_port(protocol: Protocol, port: u16) -> Policy {
+    let rule = || PolicyRule {
+        peers: Peers::Everyone,
+        ports: vec![PolicyPort {
+            protocol,
+            port: PortMatch::Range(port, port),
+        }],
+    };
+    Policy {
+        id: PolicyId(1),
+        subjects: [IdentityId(SHOP * 10)].into(),
+        ingress: Some(vec![rule()]),
+        egress: Some(vec![rule()]),
+        ..Policy::default()
     }
 }
 

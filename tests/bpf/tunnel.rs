@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use waggle_abi::TUNNEL_PORT;
@@ -16,6 +16,7 @@ use waggle_model::{IdentityId, PolicyId};
 
 use crate::Case;
 use crate::frame;
+use crate::lifecycle::lose_link;
 use crate::mtu::transfer;
 use crate::room::Room;
 use crate::sockets::{ask_tcp, ask_udp, at, serve_tcp, serve_udp};
@@ -464,30 +465,7 @@ fn tunnels_outlive_agents_and_links() {
         "nothing to change"
     );
     net.near.with(async |datapath| {
-        let ip = |arguments: &str| {
-            let output = Command::new("ip").args(arguments.split(' ')).output();
-            let output = output.expect("iproute2 is installed");
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8(output.stdout).expect("text")
-        };
-        let there = || ip("route show proto 119").contains("10.244.2.0/24 dev waggle-vxlan");
-        assert!(there());
-        let flip = async {
-            ip("link set waggle-vxlan down");
-            assert!(!there(), "the kernel drops them with the link");
-            ip("link set waggle-vxlan up");
-            let deadline = Instant::now() + PATIENCE;
-            while !there() {
-                assert!(Instant::now() < deadline, "they are missing");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::select! {
-            // The first to be asked, so that it listens before the link goes.
-            biased;
-            ended = datapath.keep_routes() => panic!("{ended:?}"),
-            () = flip => {}
-        }
+        lose_link(datapath, "waggle-vxlan", "10.244.2.0/24 dev waggle-vxlan").await;
     });
     echo("after the link was down");
     let (answer, _) = ask_tcp(&net.near.host, cart).expect("the host too");

@@ -1,8 +1,6 @@
 //! `pods/{name}/exec`: a WebSocket on one side, the agent's stream on the other.
 
-use axum::extract::ws::{
-    Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection,
-};
+use axum::extract::ws::{Message, WebSocket};
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use waggle_api::Status;
@@ -12,7 +10,7 @@ use waggle_wire::v1::stream_frame::Frame;
 
 use super::channel::{self, STDERR, STDOUT, Said};
 use super::target::{Target, fault};
-use super::{Streams, refusal};
+use super::{Streams, Upgrade, over_web_socket};
 use crate::sessions::StreamEnds;
 
 type Pairs = Query<Vec<(String, String)>>;
@@ -21,22 +19,10 @@ pub(super) async fn serve(
     State(streams): State<Streams>,
     Path((namespace, name)): Path<(String, String)>,
     Query(pairs): Pairs,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    upgrade: Upgrade,
 ) -> Response {
-    let opened = match upgrade {
-        Ok(upgrade) => open(&streams, &namespace, &name, &pairs)
-            .await
-            .map(|ends| (upgrade, ends)),
-        Err(rejection) => Err(Status::bad_request(format!(
-            "exec needs a WebSocket upgrade: {rejection}"
-        ))),
-    };
-    match opened {
-        Ok((upgrade, ends)) => upgrade
-            .protocols([channel::V5, channel::V4])
-            .on_upgrade(move |socket| bridge(socket, ends)),
-        Err(status) => refusal(&status),
-    }
+    let opened = open(&streams, &namespace, &name, &pairs);
+    over_web_socket("exec", upgrade, opened, bridge).await
 }
 
 async fn open(

@@ -3,9 +3,7 @@
 
 use std::collections::HashMap;
 
-use axum::extract::ws::{
-    Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection,
-};
+use axum::extract::ws::{Message, WebSocket};
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use bytes::Bytes;
@@ -17,7 +15,7 @@ use waggle_wire::v1::stream_frame::Frame;
 
 use super::channel;
 use super::target::{Target, fault};
-use super::{Streams, refusal};
+use super::{Streams, Upgrade, over_web_socket};
 use crate::sessions::StreamEnds;
 
 /// Ports that one request may name.
@@ -29,22 +27,10 @@ pub(super) async fn serve(
     State(streams): State<Streams>,
     Path((namespace, name)): Path<(String, String)>,
     Query(pairs): Pairs,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    upgrade: Upgrade,
 ) -> Response {
-    let opened = match upgrade {
-        Ok(upgrade) => open(&streams, &namespace, &name, &pairs)
-            .await
-            .map(|ends| (upgrade, ends)),
-        Err(rejection) => Err(Status::bad_request(format!(
-            "port-forward needs a WebSocket upgrade: {rejection}"
-        ))),
-    };
-    match opened {
-        Ok((upgrade, ports)) => upgrade
-            .protocols([channel::V5, channel::V4])
-            .on_upgrade(move |socket| bridge(socket, ports)),
-        Err(status) => refusal(&status),
-    }
+    let opened = open(&streams, &namespace, &name, &pairs);
+    over_web_socket("port-forward", upgrade, opened, bridge).await
 }
 
 async fn open(

@@ -13,6 +13,8 @@ mod tests;
 use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -67,6 +69,35 @@ pub(crate) fn refusal(status: &Status) -> Response {
         status.to_value().to_string(),
     )
         .into_response()
+}
+
+/// A request for a WebSocket, or why it is none.
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+
+/// Answers a request for a WebSocket with what `opened` gives, carried by `bridge`; a refusal is a plain answer.
+async fn over_web_socket<T, F>(
+    what: &str,
+    upgrade: Upgrade,
+    opened: impl Future<Output = Result<T, Status>>,
+    bridge: fn(WebSocket, T) -> F,
+) -> Response
+where
+    T: Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => {
+            let message = format!("{what} needs a WebSocket upgrade: {rejection}");
+            return refusal(&Status::bad_request(message));
+        }
+    };
+    match opened.await {
+        Ok(opened) => upgrade
+            .protocols([channel::V5, channel::V4])
+            .on_upgrade(move |socket| bridge(socket, opened)),
+        Err(status) => refusal(&status),
+    }
 }
 
 /// Clients up to kubectl 1.29 ask for SPDY with a POST.
