@@ -2,10 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use crate::cri::{self, Splitter, Stream};
 use crate::logs::{ROTATED, rotated};
@@ -117,7 +119,12 @@ impl Output {
         let mut lines = Vec::new();
         let (mut taken, mut left) = (0, Left::More);
         while taken < TURN {
-            match nix::unistd::read(&self.fd, &mut chunk) {
+            let seen = if self.terminal {
+                nix::unistd::read(&self.fd, &mut chunk)
+            } else {
+                self.peek(&mut chunk)
+            };
+            match seen {
                 Ok(0) | Err(Errno::EIO) => {
                     left = Left::Ended;
                     break;
@@ -125,6 +132,11 @@ impl Output {
                 Ok(n) => {
                     taken += n;
                     self.split(&chunk[..n], &mut lines);
+                    if !self.terminal {
+                        log.append(&lines);
+                        lines.clear();
+                        self.consume(&mut chunk[..n]);
+                    }
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
@@ -140,6 +152,32 @@ impl Output {
         }
         log.append(&lines);
         left
+    }
+
+    /// What a FIFO holds, left where it is: of a supervisor that is killed before it is in the log, the next one takes it.
+    /// Terminals have no such way.
+    fn peek(&self, chunk: &mut [u8]) -> nix::Result<usize> {
+        let glass = glass()?;
+        let (out, into) = &*glass;
+        // SAFETY: both are pipes that are open for as long as the call; nothing of ours is written to.
+        let copied = unsafe {
+            libc::tee(
+                self.fd.as_raw_fd(),
+                into.as_raw_fd(),
+                chunk.len(),
+                libc::SPLICE_F_NONBLOCK,
+            )
+        };
+        let copied = usize::try_from(Errno::result(copied)?).unwrap_or(0);
+        take_all(out, &mut chunk[..copied])?;
+        Ok(copied)
+    }
+
+    /// Takes from a FIFO what was seen of it.
+    fn consume(&self, seen: &mut [u8]) {
+        if let Err(error) = take_all(&self.fd, seen) {
+            tracing::warn!(%error, "what is in the log already can't be taken from its stream");
+        }
     }
 
     /// Takes all that is left when the container has ended, the torn last line included.
@@ -165,8 +203,79 @@ impl Output {
     }
 }
 
+/// Fills `chunk` from a pipe that holds as much.
+fn take_all(pipe: &OwnedFd, mut chunk: &mut [u8]) -> nix::Result<()> {
+    while !chunk.is_empty() {
+        match nix::unistd::read(pipe, chunk) {
+            Ok(0) => return Err(Errno::EPIPE),
+            Ok(n) => chunk = &mut chunk[n..],
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A pipe into which FIFOs are copied to be looked at; empty between two looks. Its reading end comes first.
+fn glass() -> nix::Result<MutexGuard<'static, (OwnedFd, OwnedFd)>> {
+    static GLASS: OnceLock<Mutex<(OwnedFd, OwnedFd)>> = OnceLock::new();
+    let glass = match GLASS.get() {
+        Some(glass) => glass,
+        None => {
+            let ends = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+            GLASS.get_or_init(|| Mutex::new(ends))
+        }
+    };
+    Ok(glass.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
 impl AsFd for Output {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        nix::unistd::pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap()
+    }
+
+    #[test]
+    fn what_is_looked_at_stays_until_it_is_taken() {
+        let (out, into) = pipe();
+        nix::unistd::write(&into, b"one\ntwo\n").unwrap();
+        let output = Output::new(out, Stream::Stdout, false);
+        let mut chunk = [0; 64];
+        for _ in 0..2 {
+            assert_eq!(output.peek(&mut chunk), Ok(8));
+            assert_eq!(&chunk[..8], b"one\ntwo\n");
+        }
+        output.consume(&mut chunk[..4]);
+        assert_eq!(output.peek(&mut chunk), Ok(4));
+        output.consume(&mut chunk[..4]);
+        assert_eq!(output.peek(&mut chunk), Err(Errno::EAGAIN));
+        drop(into);
+        assert_eq!(output.peek(&mut chunk), Ok(0));
+    }
+
+    #[test]
+    fn what_a_fifo_holds_goes_to_the_log_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.log");
+        let (out, into) = pipe();
+        let mut output = Output::new(out, Stream::Stdout, false);
+        let mut log = LogFile::new(path.clone());
+        let line = format!("{}\n", "x".repeat(1000));
+        for round in 1..=3 {
+            nix::unistd::write(&into, line.repeat(60).as_bytes()).unwrap();
+            assert_eq!(output.read(&mut log), Left::Nothing);
+            let lines = fs::read_to_string(&path).unwrap().lines().count();
+            assert_eq!(lines, 60 * round);
+        }
+        drop(into);
+        assert_eq!(output.read(&mut log), Left::Ended);
     }
 }
