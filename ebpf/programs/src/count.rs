@@ -5,7 +5,7 @@ use core::arch::asm;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use waggle_abi::{Event, ObjectCount, ObjectKey, Reason, config_flag};
+use waggle_abi::{Event, ObjectCount, ObjectKey, Reason, config_flag, object_kind};
 
 use crate::maps::{CONFIG, COUNTERS, EVENTS, OBJECT_COUNTS};
 
@@ -65,6 +65,20 @@ pub fn count_object(kind: u32, number: u32, outcome: Outcome) {
         .is_err()
     {
         count_known(&key, outcome);
+    }
+}
+
+/// Notes for whom policy refused, given the identities of who calls and of who is called; 0 for what is no pod.
+#[inline(always)]
+pub fn count_refusal(reason: Option<Reason>, opener: u32, answerer: u32) {
+    match reason {
+        Some(Reason::PolicyEgress) => {
+            count_object(object_kind::EGRESS_OF, opener, Outcome::Refused)
+        }
+        Some(Reason::PolicyIngress) => {
+            count_object(object_kind::INGRESS_OF, answerer, Outcome::Refused);
+        }
+        _ => {}
     }
 }
 

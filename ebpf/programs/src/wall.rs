@@ -17,7 +17,7 @@ use waggle_abi::{
 };
 
 use crate::Verdict;
-use crate::count::{Outcome, count_object};
+use crate::count::{Outcome, count_object, count_refusal};
 use crate::drops::tell_first;
 use crate::flow::{Row, Stamp, remember, row_key};
 use crate::maps::GRANTS;
@@ -144,7 +144,7 @@ fn by_flow(packet: &Packet, src: &Side, dst: &Side) -> Result<bool, Reason> {
         );
         // Whose flow it was is only half known where nothing is a first packet: it may stand in its own right.
         if verdict.is_ok() || flow.protocol == TCP {
-            count_refusal(verdict, dst.identity, src.identity);
+            count_refusal(verdict.err(), dst.identity, src.identity);
             return verdict;
         }
         row = None;
@@ -159,20 +159,8 @@ fn by_flow(packet: &Packet, src: &Side, dst: &Side) -> Result<bool, Reason> {
         backwards,
         row,
     );
-    count_refusal(verdict, src.identity, dst.identity);
+    count_refusal(verdict.err(), src.identity, dst.identity);
     verdict
-}
-
-/// Notes for whom policy refused, given the identities of who would have opened the flow and of the other end.
-#[inline(always)]
-fn count_refusal(verdict: Result<bool, Reason>, opener: u32, answerer: u32) {
-    match verdict {
-        Err(Reason::PolicyEgress) => count_object(object_kind::EGRESS_OF, opener, Outcome::Refused),
-        Err(Reason::PolicyIngress) => {
-            count_object(object_kind::INGRESS_OF, answerer, Outcome::Refused);
-        }
-        _ => {}
-    }
 }
 
 /// A flow as the rules see it, from its opener on.

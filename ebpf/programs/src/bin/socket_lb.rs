@@ -18,7 +18,7 @@ use waggle_abi::{
     Addr, Event, FlowKey, OwnerRow, PeerRow, Reason, ServiceKey, ServiceRow, Slot, SocketKey,
     TENANT_SYSTEM, UDP, VipRow, hook, object_kind, peer_kind, scope, service_flag,
 };
-use waggle_ebpf::count::{Outcome, count, count_object, report, tell, tells_new};
+use waggle_ebpf::count::{Outcome, count, count_object, count_refusal, report, tell, tells_new};
 use waggle_ebpf::flow::{Row, row_key};
 use waggle_ebpf::maps::{CONFIG, SOCK_PEER, SOCK_VIP};
 use waggle_ebpf::peer::{Peer, owner, peer};
@@ -192,7 +192,7 @@ fn target(
         // Rule 2 before the others: who was let in may be answered.
         Err(_) if answers(ctx, caller, &called) => Ok(None),
         Err(reason) => {
-            count_refusal(caller, &found, reason);
+            count_for(caller, &found, reason);
             Err(reason)
         }
     }
@@ -261,7 +261,7 @@ fn translate(
     // An EndpointSlice may name another tenant's pods: the backend's own wall counts too.
     let backend = peer(&slot.addr)?;
     if let Err(reason) = admit(caller, &backend, &called) {
-        count_refusal(caller, &backend, reason);
+        count_for(caller, &backend, reason);
         return Err(reason);
     }
     count_object(object_kind::SERVICE, row.service, Outcome::Passed);
@@ -344,13 +344,16 @@ fn admit(caller: Caller, target: &Peer, called: &Called) -> Result<(), Reason> {
 
 /// Notes for whom policy refused a call.
 #[inline(always)]
-fn count_refusal(caller: Caller, target: &Peer, reason: Reason) {
-    let (kind, number) = match (reason, caller.who, target) {
-        (Reason::PolicyEgress, Who::Pod(owner), _) => (object_kind::EGRESS_OF, owner.identity),
-        (Reason::PolicyIngress, _, Peer::Pod(row)) => (object_kind::INGRESS_OF, row.identity),
-        _ => return,
+fn count_for(caller: Caller, target: &Peer, reason: Reason) {
+    let opener = match caller.who {
+        Who::Pod(owner) => owner.identity,
+        Who::Host => 0,
     };
-    count_object(kind, number, Outcome::Refused);
+    let answerer = match target {
+        Peer::Pod(row) => row.identity,
+        _ => 0,
+    };
+    count_refusal(Some(reason), opener, answerer);
 }
 
 #[inline(always)]

@@ -39,7 +39,8 @@ pub fn to_pod(ctx: TcContext) -> i32 {
 }
 
 /// The pod's own node passes; the outside and other nodes are asked for by policy; pods of other nodes stand before the wall
-/// once more, here with the rows of the receiving node. Who sends is told by the source address: every node drops what its pods do not own.
+/// once more, here with the rows of the receiving node. Who sends is told by the source address: every node drops what its
+/// pods do not own.
 #[inline(always)]
 fn admit(ctx: &TcContext, packet: &Packet) -> Verdict {
     let link = link(ifindex(ctx))?;
