@@ -138,18 +138,27 @@ impl Node {
     }
 
     pub(crate) async fn log(&self, pod: &str, name: &str) -> String {
-        let path = self
-            .dir
-            .path()
-            .join("logs")
-            .join(pod)
-            .join(name)
-            .join("0.log");
+        let path = self.log_file(pod, name);
         let parts: Vec<_> = logs::read(path, LogQuery::default(), Default::default())
             .map(Result::unwrap)
             .collect()
             .await;
         String::from_utf8(parts.concat()).unwrap()
+    }
+
+    /// The lines of one stream as the file has them, without their stamps. Lines keep their order within a
+    /// stream only: the two streams are two pipes.
+    pub(crate) fn stream(&self, pod: &str, name: &str, stream: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(self.log_file(pod, name)).unwrap();
+        text.lines()
+            .filter_map(|line| line.split_once(' ')?.1.strip_prefix(stream))
+            .map(|rest| rest.trim_start().to_owned())
+            .collect()
+    }
+
+    fn log_file(&self, pod: &str, name: &str) -> PathBuf {
+        let logs = self.dir.path().join("logs");
+        logs.join(pod).join(name).join("0.log")
     }
 
     /// Waits until a log holds something.
