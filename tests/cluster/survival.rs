@@ -12,6 +12,8 @@ use serde_json::Value;
 use crate::serving::{client, vip};
 
 const SETTLE: Duration = Duration::from_secs(60);
+/// How long a killed agent may be away.
+const BACK: Duration = Duration::from_secs(5);
 const SHOP: &str = "user-center.shop.svc.cluster.local:80";
 
 /// Connections over which requests go on each 20 ms, until [`Held::finish`].
@@ -171,10 +173,19 @@ pub(crate) fn agent_killed(cluster: &Cluster) -> Result<()> {
     let before = cluster.json(&["pods", "-n", "shop"])?;
     // Client on node1, so that its exec streams live on; its backends are on the killed agent's node too.
     let held = Held::start(cluster, "client-node1", "/tmp/stop-agent")?;
-    std::thread::sleep(Duration::from_secs(1));
+    let killed = cluster.pid("node2")?;
     cluster.kill("node2")?;
-    std::thread::sleep(Duration::from_secs(5));
+    // Nobody starts it but its supervisor; its pods have names again when it answers.
+    let resolve = ["nslookup", "user-center.shop.svc.cluster.local"];
+    eventually("the agent is back and answers DNS", BACK, || {
+        ensure!(cluster.pid("node2")? != killed, "not started");
+        cluster.exec("shop", "client-node2", &resolve)?.ok()
+    })?;
     cluster.start()?;
+    ensure!(
+        cluster.pid("node2")? != killed,
+        "the agent is not where its pid file says"
+    );
     eventually(
         "the exit code of a container that ended meanwhile",
         SETTLE,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio::sync::RwLock;
+use waggle_runtime::client::Revival;
 use waggle_runtime::spec::{ContainerState, Sandbox};
 use waggle_runtime::supervisor::{SupervisorOptions, ensure_running};
 use waggle_runtime::{Client, RuntimeError};
@@ -75,8 +76,31 @@ impl Containers {
         }
     }
 
+    /// The supervisor brings this agent back when it dies, unless a service manager does.
+    async fn ask_for_revival(&self, client: &Client) {
+        if is_main_process_of_a_service() {
+            return;
+        }
+        let log = self.options.data.join("agent.log");
+        let asked = match Revival::of_this_process(&log) {
+            Ok(revival) => client.revive(revival).await.map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = asked {
+            tracing::warn!(error, "nobody would start this agent again if it died");
+        }
+    }
+
+    /// This agent ends because it was asked to.
+    pub(crate) async fn take_leave(&self) {
+        if let Err(error) = self.client().await.take_leave().await {
+            tracing::warn!(%error, "the supervisor can't be told that this agent ends");
+        }
+    }
+
     async fn follow_once(&self, report: &impl Fn(Report)) -> Result<(), RuntimeError> {
         let client = self.client().await;
+        self.ask_for_revival(&client).await;
         let mut events = client.events().await?;
         let (sandboxes, containers) = client.list().await?;
         report(Report::All(sandboxes, containers));
@@ -85,6 +109,11 @@ impl Containers {
         }
         Ok(())
     }
+}
+
+/// systemd says so in the environment; it has a restart policy of its own (`Restart=always`).
+fn is_main_process_of_a_service() -> bool {
+    std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid == std::process::id().to_string())
 }
 
 async fn connect(options: &SupervisorOptions) -> Result<Client, RuntimeError> {

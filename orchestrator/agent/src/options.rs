@@ -32,6 +32,8 @@ pub struct AgentOptions {
     pub labels: BTreeMap<String, String>,
     /// Registries (`host:port`) that are spoken to without TLS.
     pub insecure_registries: Vec<String>,
+    /// Where the agent's pid and start time (clock ticks since boot) are kept, for whoever ends it.
+    pub pid_file: Option<PathBuf>,
     /// Program with the `supervisor` and `worker` subcommands; `None` is the calling program itself.
     pub supervisor: Option<PathBuf>,
     /// Who is asked for names outside the cluster; `None` reads `/etc/resolv.conf`.

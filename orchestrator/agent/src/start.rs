@@ -1,6 +1,7 @@
 //! Starts the node: checks what can be checked with one clear error each, opens the adapters, adopts what an earlier
 //! agent left, and runs every task until the end.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,7 @@ pub(crate) async fn run(
     let unified = check(&options)?;
     let folder = Folder::open(&options.data)?;
     let _only = lock(&options)?;
+    write_pid(&options)?;
     let keeper = Arc::new(Keeper::new(folder.state()));
     let mut known = keeper.load()?;
     let enrolment = Enrolment {
@@ -133,6 +135,10 @@ pub(crate) async fn run(
         },
     };
     tasks.shutdown().await;
+    // What breaks comes back; what was asked to end, or is not let in, does not.
+    if matches!(ended, Ok(()) | Err(AgentError::Join(_))) {
+        node.containers.take_leave().await;
+    }
     keeper.write_now()?;
     ended
 }
@@ -183,9 +189,43 @@ fn lock(options: &AgentOptions) -> Result<Flock<std::fs::File>, AgentError> {
         path: path.clone(),
         cause,
     };
-    let file = std::fs::File::create(&path).map_err(|error| fault(error.to_string()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, _)| fault("another agent is running with this folder".to_owned()))
+    let open = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let file = open.map_err(|error| fault(error.to_string()))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        let holder = std::fs::read_to_string(&path).unwrap_or_default();
+        let holder = holder.trim();
+        fault(format!(
+            "another agent, process {holder}, runs with this folder; its supervisor brings it back when it dies: end it \
+             by `kill {holder}`"
+        ))
+    })?;
+    let written = lock
+        .set_len(0)
+        .and_then(|()| (&*lock).write_all(std::process::id().to_string().as_bytes()));
+    written.map_err(|error| fault(error.to_string()))?;
+    Ok(lock)
+}
+
+/// The pid file, as `waggle dev` writes it too: pid and start time.
+fn write_pid(options: &AgentOptions) -> Result<(), AgentError> {
+    let Some(path) = &options.pid_file else {
+        return Ok(());
+    };
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name is in parentheses and may hold anything.
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let started = after_name.split_whitespace().nth(19).unwrap_or("0");
+    std::fs::write(path, format!("{} {started}\n", std::process::id())).map_err(|error| {
+        AgentError::Data {
+            operation: "write",
+            path: path.clone(),
+            cause: error.to_string(),
+        }
+    })
 }
 
 fn dns_options(options: &AgentOptions) -> DnsOptions {

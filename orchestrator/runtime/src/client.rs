@@ -22,8 +22,10 @@ use crate::spec::{
 };
 
 mod exec;
+mod revival;
 
 pub use exec::{ExecSession, Terminal};
+pub use revival::Revival;
 
 /// One connection to the supervisor; clones share it. Every call may run beside others.
 ///

@@ -1,5 +1,6 @@
 //! The words on the two sockets of the supervisor: its clients' and its workers'. Framing and descriptors: `frame`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,10 @@ pub(crate) enum Request {
     List,
     /// From now on, every change of a container; all containers first.
     Subscribe,
+    /// Start the agent again when it dies. Descriptors: its program, a pidfd of it, its stdout and stderr.
+    Revive(AgentCommand),
+    /// Don't.
+    TakeLeave,
     /// Ends everything and cleans up.
     Shutdown,
 }
@@ -68,9 +73,22 @@ impl Request {
             Request::SignalExec { exec, .. } => ("signal exec", exec.to_string()),
             Request::List => ("list", "containers".into()),
             Request::Subscribe => ("subscribe to", "container changes".into()),
+            Request::Revive(_) => ("revive", "agent".into()),
+            Request::TakeLeave => ("take leave of", "supervisor".into()),
             Request::Shutdown => ("shut down", "supervisor".into()),
         }
     }
+}
+
+/// How an agent was started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AgentCommand {
+    /// The first argument, by convention the program's name.
+    pub(crate) name: OsString,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    /// Its working directory.
+    pub(crate) folder: PathBuf,
 }
 
 /// The supervisor's side.

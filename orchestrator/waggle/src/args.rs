@@ -169,6 +169,9 @@ pub(crate) struct AgentArgs {
     /// State of the node
     #[arg(long, value_name = "DIR", default_value = "/var/lib/waggle")]
     pub(crate) data: PathBuf,
+    /// File that holds the agent's pid, also after it died and was started again
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
     /// cgroup of the node below each hierarchy
     #[arg(long, value_name = "PATH", default_value = "waggle/node")]
     pub(crate) cgroup: String,

@@ -106,6 +106,7 @@ pub(crate) async fn agent(args: AgentArgs) -> Result<ExitCode> {
         tunnel: args.tunnel,
         labels: args.label.into_iter().collect(),
         insecure_registries: args.insecure_registry,
+        pid_file: args.pid_file,
         supervisor: None,
         dns_upstream: if args.dns_upstream.is_empty() {
             None

@@ -53,6 +53,8 @@ pub(crate) struct UpArgs {
 
 /// How long a server or an agent may take to end by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a dead agent may take until its supervisor has started it again.
+const COMING_BACK: Duration = Duration::from_millis(500);
 /// A registry that somebody runs in the fabric's namespace, which only this cluster reaches.
 const FABRIC_REGISTRY: &str = "172.30.0.1:5000";
 const DEFAULT_NODES: u16 = 3;
@@ -380,6 +382,7 @@ impl Up {
         );
         option("--node", name.clone().into());
         option("--data", self.layout.node_dir(node).into());
+        option("--pid-file", self.layout.pid_file(&name).into());
         option("--cgroup", cgroup.clone().into());
         option("--bpf", self.layout.bpf_dir(node).into());
         let addresses = format!("{},{}", node_address(node), node_address_v6(node));
@@ -398,6 +401,20 @@ impl Up {
         )
     }
 
+    /// A part's process. An agent that has just died is being brought back by its supervisor.
+    fn running(&self, part: &str) -> Option<Process> {
+        let file = self.layout.pid_file(part);
+        let deadline = Instant::now() + COMING_BACK;
+        let revived = file.exists() && self.layout.dir.join(part).join("agent.lock").exists();
+        loop {
+            let running = Process::from_file(&file);
+            if running.is_some() || !revived || Instant::now() > deadline {
+                return running;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Keeps a process that is as wanted; ends another one and starts it anew.
     fn bring(
         &self,
@@ -407,7 +424,7 @@ impl Up {
         arguments: &[OsString],
         environment: &[(&str, &str)],
     ) -> Result<Brought> {
-        let running = Process::from_file(&self.layout.pid_file(part));
+        let running = self.running(part);
         if let Some(process) = running {
             if process.arguments().get(1..) == Some(arguments) && process.runs(&self.binary)? {
                 return Ok(Brought::Kept(process));

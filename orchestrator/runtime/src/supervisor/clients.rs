@@ -8,6 +8,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::containers::Container;
 use super::core::{Core, Reply, Source};
+use super::keeper::CoreWord;
 use super::peer::Peer;
 use super::sandboxes::SandboxEntry;
 use crate::error::FaultKind;
@@ -100,6 +101,14 @@ impl Core {
             Request::Shutdown => {
                 self.begin_shutdown(reply);
                 Ok(None)
+            }
+            Request::Revive(command) => {
+                self.tell_keeper_with(&CoreWord::Revive(command), fds);
+                Ok(Some(Body::Done))
+            }
+            Request::TakeLeave => {
+                self.tell_keeper(&CoreWord::TakeLeave);
+                Ok(Some(Body::Done))
             }
             Request::RemoveSandbox { pod } => self.remove_sandbox(&pod).map(|()| Some(Body::Done)),
             Request::RemoveContainer(key) => Ok(self

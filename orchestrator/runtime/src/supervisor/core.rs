@@ -305,8 +305,12 @@ impl Core {
     }
 
     pub(super) fn tell_keeper(&mut self, word: &CoreWord) {
+        self.tell_keeper_with(word, Vec::new());
+    }
+
+    pub(super) fn tell_keeper_with(&mut self, word: &CoreWord, fds: Vec<OwnedFd>) {
         if let Some(keeper) = &mut self.keeper
-            && let Err(error) = keeper.send(word, Vec::new())
+            && let Err(error) = keeper.send(word, fds)
         {
             tracing::warn!(%error, "the keeper can't be told");
         }

@@ -1,5 +1,6 @@
 //! The process above the supervisor proper: it starts it again when it dies, keeps the descriptors of its containers'
-//! streams meanwhile, and collects the exit codes of containers whose parent is gone. It knows nothing else.
+//! streams meanwhile, collects the exit codes of containers whose parent is gone, and brings back the agent (`revival`).
+//! It knows nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -18,9 +19,11 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::peer::Peer;
+use super::revival::Revival;
 use super::{ROLE, SupervisorOptions, lock};
 use crate::cgroup::Cgroups;
 use crate::error::{Result, RuntimeError};
+use crate::protocol::AgentCommand;
 use crate::sys::{self, Children, Ending};
 
 /// Exits that nobody has asked for; more than any node has containers.
@@ -47,6 +50,10 @@ pub(super) enum CoreWord {
     Keep { name: String },
     /// Close it.
     Forget { name: String },
+    /// Start this agent again when it dies.
+    Revive(AgentCommand),
+    /// Don't: it ends because it was asked to.
+    TakeLeave,
     /// This exit was taken note of.
     Noted { pid: i32, ticks: u64 },
 }
@@ -70,6 +77,7 @@ struct Keeper<'a> {
     options: &'a SupervisorOptions,
     kept: BTreeMap<String, OwnedFd>,
     exits: VecDeque<Exit>,
+    agent: Option<Revival>,
 }
 
 pub(super) fn run(options: &SupervisorOptions) -> Result<()> {
@@ -103,6 +111,7 @@ pub(super) fn run(options: &SupervisorOptions) -> Result<()> {
         options,
         kept: BTreeMap::new(),
         exits: VecDeque::new(),
+        agent: None,
     }
     .run(&signals)
     .map_err(failed("keep the supervisor of"))
@@ -173,12 +182,23 @@ impl Keeper<'_> {
             if open {
                 fds.push(PollFd::new(core.peer.as_fd(), interest));
             }
-            match poll(&mut fds, PollTimeout::NONE) {
+            let mut timeout = PollTimeout::NONE;
+            if let Some(agent) = &self.agent {
+                let (until, ended) = agent.interest();
+                timeout = until;
+                fds.extend(ended);
+            }
+            match poll(&mut fds, timeout) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
+            drop(fds);
             if open {
                 open = self.listen(&mut core.peer);
+            }
+            // After listening: it may have taken leave.
+            if let Some(agent) = &mut self.agent {
+                agent.tend();
             }
             while let Some(signal) = signals.read_signal()? {
                 if signal.ssi_signo != libc::SIGCHLD as u32 {
@@ -206,6 +226,10 @@ impl Keeper<'_> {
                     self.kept
                         .extend(fds.into_iter().next().map(|fd| (name, fd)));
                 }
+                Ok(Some((CoreWord::Revive(command), fds))) => {
+                    self.agent = Revival::new(command, fds, self.agent.take());
+                }
+                Ok(Some((CoreWord::TakeLeave, _))) => self.agent = None,
                 Ok(Some((CoreWord::Forget { name }, _))) => drop(self.kept.remove(&name)),
                 Ok(Some((CoreWord::Noted { pid, ticks }, _))) => {
                     self.exits.retain(|e| (e.pid, e.ticks) != (pid, ticks));
@@ -227,6 +251,9 @@ impl Keeper<'_> {
             sys::wait(Children::Pid(pid))?;
             if pid == core.pid.as_raw() {
                 return Ok(Some(ending));
+            }
+            if self.agent.as_ref().is_some_and(|agent| agent.is_child(pid)) {
+                continue;
             }
             let exit = Exit {
                 pid,

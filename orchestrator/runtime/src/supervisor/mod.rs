@@ -29,6 +29,7 @@ mod logs;
 mod peer;
 mod pool;
 mod record;
+mod revival;
 mod sandboxes;
 
 /// Environment variable that tells the two processes apart.
