@@ -97,6 +97,7 @@ pub(crate) fn open(node: &Arc<Node>, table: &Table, channel: Channel, request: v
         let served = match request.request {
             Some(Request::Logs(request)) => server.logs(request, &up, &mut down).await,
             Some(Request::Exec(request)) => server.exec(request, &up, &mut down).await,
+            Some(Request::Attach(request)) => server.attach(request, &up, &mut down).await,
             Some(Request::PortForward(request)) => {
                 server.port_forward(request, &up, &mut down).await
             }
@@ -275,6 +276,40 @@ impl Server {
                 Ok(session.wait().await?)
             }
         }
+    }
+
+    async fn attach(
+        &self,
+        request: v1::AttachRequest,
+        up: &Up,
+        down: &mut Streaming<v1::StreamFrame>,
+    ) -> Result<i32, Fault> {
+        let pod = request.pod.unwrap_or_default();
+        let client = self.node.containers.client().await;
+        let attached = client.attach(&pod.uid, &request.container).await?;
+        let terminal = attached.terminal;
+        let tty = terminal.is_some();
+        // A terminal that nobody writes to is still open for its size.
+        let input = feed(down, attached.stdin.filter(|_| request.stdin), terminal);
+        let stream = |pipe, wanted: bool| -> Option<Box<dyn AsyncRead + Send + Unpin>> {
+            wanted.then(|| Box::new(pipe) as Box<_>)
+        };
+        let stdout = stream(attached.stdout, request.stdout || tty);
+        let stderr = stream(attached.stderr, request.stderr && !tty);
+        let output = async {
+            tokio::join!(
+                copy(stdout, up, Frame::Stdout),
+                copy(stderr, up, Frame::Stderr),
+            );
+            if !request.stdout && !request.stderr && !tty {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = output => {}
+            () = input => {}
+        }
+        Ok(0)
     }
 
     async fn port_forward(

@@ -21,9 +21,11 @@ use crate::spec::{
     ContainerKey, ContainerSpec, ContainerState, ExecSpec, Sandbox, SandboxSpec, Usage,
 };
 
+mod attach;
 mod exec;
 mod revival;
 
+pub use attach::Attachment;
 pub use exec::{ExecSession, Terminal};
 pub use revival::Revival;
 

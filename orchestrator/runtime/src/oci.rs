@@ -373,6 +373,7 @@ mod tests {
             host_pid: false,
             tty: false,
             stdin: false,
+            stdin_once: false,
             log_path: "/log".into(),
             oom_score_adj: 0,
             annotations: Default::default(),

@@ -38,6 +38,10 @@ pub(crate) enum Request {
     RemoveContainer(ContainerKey),
     /// Without a terminal the frame carries stdin, stdout and stderr of the new process.
     Exec(ExecSpec),
+    /// What a container writes from now on. Descriptors: pipes for its stdout and stderr.
+    Attach(ContainerKey),
+    /// Nothing more comes to a container's stdin.
+    CloseStdin(ContainerKey),
     /// Signals the process that this connection's exec call `exec` started.
     SignalExec {
         exec: u64,
@@ -70,6 +74,8 @@ impl Request {
             Request::SignalContainer { key, .. } => ("signal container", key.to_string()),
             Request::RemoveContainer(key) => ("remove container", key.to_string()),
             Request::Exec(spec) => ("exec in", format!("{}/{}", spec.pod, spec.container)),
+            Request::Attach(key) => ("attach to", key.to_string()),
+            Request::CloseStdin(key) => ("close the stdin of", key.to_string()),
             Request::SignalExec { exec, .. } => ("signal exec", exec.to_string()),
             Request::List => ("list", "containers".into()),
             Request::Subscribe => ("subscribe to", "container changes".into()),
@@ -115,6 +121,10 @@ pub(crate) enum Body {
     },
     /// With a terminal, the frame carries its master.
     ExecStarted,
+    /// The frame carries the container's terminal, or its stdin if it has one.
+    Attached {
+        tty: bool,
+    },
     /// Last answer to an exec.
     ExecExited {
         code: i32,

@@ -98,6 +98,9 @@ pub struct ContainerSpec {
     pub tty: bool,
     /// Stdin is kept open (no reader at /dev/null).
     pub stdin: bool,
+    /// Stdin ends when the first client that was attached to it goes.
+    #[serde(default)]
+    pub stdin_once: bool,
     /// Log file (CRI format), in the pod's log folder.
     pub log_path: PathBuf,
     /// oom_score_adj; clamped to what this host permits.

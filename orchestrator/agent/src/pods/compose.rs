@@ -140,6 +140,7 @@ pub(crate) fn container_spec(
         host_pid: pod.host_pid(),
         tty: container.tty == Some(true),
         stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
         log_path: attempt.log,
         oom_score_adj: oom_score(pod, container, attempt.node_memory),
         annotations,

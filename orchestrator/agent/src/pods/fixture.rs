@@ -58,6 +58,7 @@ pub(crate) fn container(name: &str, phase: ContainerPhase, streak: u32) -> Conta
         host_pid: false,
         tty: false,
         stdin: false,
+        stdin_once: false,
         log_path: "/l".into(),
         oom_score_adj: 0,
         annotations: [

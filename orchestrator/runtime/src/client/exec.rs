@@ -158,7 +158,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    fn new(master: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(master: OwnedFd) -> io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&master, FcntlArg::F_GETFL)?);
         fcntl(&master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         // SAFETY: an OwnedFd keeps its descriptor open, and always gives the same one.

@@ -136,6 +136,7 @@ impl Core {
         kept: &mut BTreeMap<String, OwnedFd>,
     ) -> io::Result<()> {
         let id = container.record.id.clone();
+        container.stdin = kept.remove(&format!("{id}/stdin"));
         let wanted: &[(Stream, &str)] = if container.record.spec.tty {
             &[(Stream::Stdout, "terminal")]
         } else {

@@ -129,6 +129,11 @@ impl Core {
                 self.create_container(*spec, false, reply).map(|()| None)
             }
             Request::RunContainer(spec) => self.create_container(*spec, true, reply).map(|()| None),
+            Request::Attach(key) => self.attach_client(&key, fds, reply).map(|()| None),
+            Request::CloseStdin(key) => {
+                self.close_stdin(&key);
+                Ok(Some(Body::Done))
+            }
             Request::StartContainer(key) => self.start_container(&key, reply).map(|()| None),
             Request::Exec(spec) => self.exec(spec, fds, reply).map(|()| None),
         };

@@ -45,6 +45,8 @@ pub(super) struct Container {
     pub(super) parent: Parent,
     pub(super) log: LogFile,
     pub(super) outputs: Vec<(Output, Stream, u64)>,
+    /// Keeps a stdin open that will end.
+    pub(super) stdin: Option<OwnedFd>,
     /// Who waits for its removal.
     pub(super) waiting: Vec<Reply>,
     /// What follows its removal.
@@ -82,6 +84,7 @@ impl Container {
             process: None,
             parent: Parent::Us,
             outputs: Vec::new(),
+            stdin: None,
             waiting: Vec::new(),
             after: None,
             deleting: false,
@@ -294,7 +297,16 @@ impl Core {
         let stdin = if container.record.spec.stdin {
             let path = dir.join("stdin");
             nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600))?;
-            OpenOptions::new().read(true).write(true).open(&path)?
+            let both = OpenOptions::new().read(true).write(true).open(&path)?;
+            if container.record.spec.stdin_once {
+                let theirs = OpenOptions::new().read(true).open(&path)?;
+                let ours = both.into();
+                self.keep(format!("{}/stdin", container.record.id), &ours);
+                container.stdin = Some(ours);
+                theirs
+            } else {
+                both
+            }
         } else {
             fs::File::open("/dev/null")?
         };
@@ -545,10 +557,11 @@ impl Core {
             self.unwatch(&output, token);
             output.finish(&mut container.log);
         }
+        container.stdin = None;
         let names: &[&str] = if container.record.spec.tty {
             &["terminal"]
         } else {
-            &["stdout", "stderr"]
+            &["stdin", "stdout", "stderr"]
         };
         for name in names {
             self.tell_keeper(&CoreWord::Forget {

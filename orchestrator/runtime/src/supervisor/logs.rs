@@ -89,6 +89,8 @@ pub(super) struct Output {
     stream: Stream,
     splitter: Splitter,
     terminal: bool,
+    /// Pipes of clients that look on.
+    copies: Vec<OwnedFd>,
 }
 
 /// Whether there is more to read.
@@ -110,7 +112,25 @@ impl Output {
             stream,
             splitter: Splitter::default(),
             terminal,
+            copies: Vec::new(),
         }
+    }
+
+    /// Copies what comes from now on into a pipe that does not block.
+    pub(super) fn copy_to(&mut self, pipe: OwnedFd) {
+        self.copies.push(pipe);
+    }
+
+    /// Another descriptor of the same.
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
+    /// A client that is too slow loses what it has no room for; the log has it.
+    fn copy(&mut self, bytes: &[u8]) {
+        self.copies.retain(
+            |pipe| !matches!(nix::unistd::write(pipe, bytes), Err(error) if error != Errno::EAGAIN),
+        );
     }
 
     /// Moves what there is to the log.
@@ -132,6 +152,7 @@ impl Output {
                 Ok(n) => {
                     taken += n;
                     self.split(&chunk[..n], &mut lines);
+                    self.copy(&chunk[..n]);
                     if !self.terminal {
                         log.append(&lines);
                         lines.clear();

@@ -19,6 +19,7 @@ use crate::frame::{Incoming, Outgoing};
 use crate::protocol::{Answer, Body, Call, Request, SOCKET};
 
 mod adopt;
+mod attach;
 mod clients;
 mod containers;
 mod core;

@@ -89,6 +89,7 @@ impl Node {
             host_pid: false,
             tty: false,
             stdin: false,
+            stdin_once: false,
             log_path: self
                 .dir
                 .path()

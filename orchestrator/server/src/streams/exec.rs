@@ -1,4 +1,4 @@
-//! `pods/{name}/exec`: a WebSocket on one side, the agent's stream on the other.
+//! `pods/{name}/exec` and `attach`: a WebSocket on one side, the agent's stream on the other.
 
 use axum::extract::ws::{Message, WebSocket};
 use axum::extract::{Path, Query, State};
@@ -25,6 +25,48 @@ pub(super) async fn serve(
     over_web_socket("exec", upgrade, opened, bridge).await
 }
 
+pub(super) async fn attach(
+    State(streams): State<Streams>,
+    Path((namespace, name)): Path<(String, String)>,
+    Query(pairs): Pairs,
+    upgrade: Upgrade,
+) -> Response {
+    let opened = open_attached(&streams, &namespace, &name, &pairs);
+    over_web_socket("attach", upgrade, opened, bridge).await
+}
+
+/// A parameter of the query.
+fn one<'a>(pairs: &'a [(String, String)], key: &str) -> Option<&'a str> {
+    let found = pairs.iter().find(|(name, _)| name == key);
+    found.map(|(_, value)| value.as_str())
+}
+
+fn is(pairs: &[(String, String)], key: &str) -> bool {
+    matches!(
+        one(pairs, key),
+        Some("true" | "1" | "True" | "TRUE" | "t" | "T")
+    )
+}
+
+async fn open_attached(
+    streams: &Streams,
+    namespace: &str,
+    name: &str,
+    pairs: &[(String, String)],
+) -> Result<StreamEnds, Status> {
+    let target = Target::find(streams, namespace, name)?;
+    let (stdin, stdout, stderr) = (is(pairs, "stdin"), is(pairs, "stdout"), is(pairs, "stderr"));
+    let request = v1::AttachRequest {
+        container: target.container(one(pairs, "container").unwrap_or_default())?,
+        pod: Some(target.pod.clone()),
+        stdin,
+        // Clients that name no stream want to see what is written.
+        stdout: stdout || (!stdin && !stderr),
+        stderr,
+    };
+    target.open(streams, Request::Attach(request)).await
+}
+
 async fn open(
     streams: &Streams,
     namespace: &str,
@@ -32,13 +74,6 @@ async fn open(
     pairs: &[(String, String)],
 ) -> Result<StreamEnds, Status> {
     let target = Target::find(streams, namespace, name)?;
-    let one = |key: &str| {
-        pairs
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value.as_str())
-    };
-    let is = |key: &str| matches!(one(key), Some("true" | "1" | "True" | "TRUE" | "t" | "T"));
     let command: Vec<String> = pairs
         .iter()
         .filter(|(name, _)| name == "command")
@@ -49,14 +84,15 @@ async fn open(
             "you must specify at least 1 command for the exec",
         ));
     }
-    let (stdin, stdout, stderr, tty) = (is("stdin"), is("stdout"), is("stderr"), is("tty"));
+    let [stdin, stdout, stderr, tty] =
+        ["stdin", "stdout", "stderr", "tty"].map(|key| is(pairs, key));
     if !stdin && !stdout && !stderr {
         return Err(Status::bad_request(
             "you must specify at least 1 of stdin, stdout, stderr",
         ));
     }
     let request = v1::ExecRequest {
-        container: target.container(one("container").unwrap_or_default())?,
+        container: target.container(one(pairs, "container").unwrap_or_default())?,
         pod: Some(target.pod.clone()),
         command,
         stdin,

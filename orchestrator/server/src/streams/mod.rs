@@ -51,7 +51,7 @@ pub fn router(streams: Streams) -> Router {
             &format!("{POD}/portforward"),
             get(forward::serve).post(spdy),
         )
-        .route(&format!("{POD}/attach"), get(attach).post(attach))
+        .route(&format!("{POD}/attach"), get(exec::attach).post(spdy))
         .route(&format!("{POD}/binding"), post(bind))
         .route(
             "/api/v1/namespaces/{namespace}/bindings",
@@ -104,14 +104,6 @@ where
 async fn spdy() -> Response {
     refusal(&Status::bad_request(
         "streams are served over WebSocket (v5.channel.k8s.io), not over SPDY: use kubectl 1.30 or newer, or `waggle exec`",
-    ))
-}
-
-async fn attach() -> Response {
-    refusal(&Status::failure(
-        501,
-        "NotImplemented",
-        "attach is not served: use exec to run a command in the container, or logs to see its output",
     ))
 }
 
