@@ -1,6 +1,8 @@
 //! Real kubectl, an old one and a current one, against a cluster of one node: what people type every day.
 #![forbid(unsafe_code)]
 
+mod attach;
+mod in_pod;
 mod services;
 mod writers;
 
@@ -61,6 +63,11 @@ fn main() -> ExitCode {
             })
             .test("kubectl_1_37_asks_and_drains", writers::asks_and_drains)
             .test("kubectl_1_37_exec_logs_and_top", streams)
+            .test("kubectl_1_37_runs_and_attaches", attach::runs_and_attaches)
+            .test(
+                "kubectl_1_37_in_a_pod_may_what_its_account_may",
+                in_pod::roles_decide,
+            )
             .run(),
         Err(error) => {
             eprintln!("no cluster to test: {error:#}");

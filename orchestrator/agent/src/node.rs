@@ -37,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) recorder: Recorder,
     /// What the cluster has told of itself.
     pub(crate) cluster: watch::Sender<Cluster>,
+    /// The connection of the session, while there is one.
+    pub(crate) server: watch::Sender<Option<tonic::transport::Channel>>,
     /// The newest network state.
     pub(crate) network: Arc<Network>,
     /// What the datapath reported lately.

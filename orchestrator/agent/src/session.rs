@@ -69,6 +69,7 @@ impl Session {
         let mut pause = PAUSES.0;
         let mut turn = 0;
         loop {
+            self.node.server.send_replace(None);
             let server = self.enrolment.servers[turn % self.enrolment.servers.len()].clone();
             let why = match self.once(&server, &identity).await {
                 Ended::Renewed(fresh) => {
@@ -183,6 +184,7 @@ impl Session {
         match message.message {
             Some(Down::Welcome(said)) => {
                 *welcome = true;
+                self.node.server.send_replace(Some(channel.clone()));
                 self.welcome(said);
                 Ok(())
             }

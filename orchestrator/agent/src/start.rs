@@ -291,6 +291,7 @@ fn node(
         recorder: Recorder::new(options.node.as_str(), Arc::clone(&outbox)),
         outbox,
         cluster: watch::Sender::new(known.cluster.clone()),
+        server: watch::Sender::new(None),
         network: Arc::new(Network::new(std::mem::take(&mut known.network))),
         flows: flows::Flows::default(),
         refused: watch::Sender::default(),

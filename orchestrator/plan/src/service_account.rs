@@ -1,4 +1,5 @@
-//! The ServiceAccount `default` of each namespace, which pods run as when they name no other.
+//! What each namespace has for its pods to reach the API: the ServiceAccount `default`, which they run as when they name no
+//! other, and the ConfigMap with the certificate of the cluster's authority.
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -6,17 +7,30 @@ use serde_json::json;
 use crate::{Plan, Snapshot, Write};
 
 const NAME: &str = "default";
+/// The ConfigMap by which pods know the API's certificate.
+pub const ROOT_CA: &str = "kube-root-ca.crt";
 
-/// Makes the ServiceAccount of every namespace that lacks it. The time decides nothing here.
-pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Plan {
+/// Makes what a namespace lacks. `authority` is the PEM of the cluster's own certificate. The time decides nothing here.
+pub fn plan(snapshot: &Snapshot, authority: &str, _now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     for namespace in snapshot.namespaces.iter() {
         let name = namespace.metadata.name.as_deref().unwrap_or_default();
         let ending = namespace.metadata.deletion_timestamp.is_some();
-        let there = snapshot.named("v1", "ServiceAccount", name, NAME).is_some();
-        if !ending && !there && snapshot.covers("v1", "ServiceAccount") {
+        let lacks = |kind: &str, object: &str| {
+            !ending
+                && snapshot.covers("v1", kind)
+                && snapshot.named("v1", kind, name, object).is_none()
+        };
+        if lacks("ServiceAccount", NAME) {
             plan.writes.push(Write::Create(json!({
                 "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": NAME, "namespace": name},
+            })));
+        }
+        if lacks("ConfigMap", ROOT_CA) {
+            plan.writes.push(Write::Create(json!({
+                "apiVersion": "v1", "kind": "ConfigMap", "data": {"ca.crt": authority},
+                "metadata": {"name": ROOT_CA, "namespace": name, "annotations": {"kubernetes.io/description":
+                    "Contains a CA bundle that can be used to verify the API server of this cluster."}},
             })));
         }
     }
@@ -35,9 +49,12 @@ mod tests {
             world.put(json!({"apiVersion": "v1", "kind": "Namespace", "spec": {"finalizers": ["kubernetes"]},
                 "metadata": {"name": name, "deletionTimestamp": deleted}}));
         }
-        world.settle(|world| plan(&world.snapshot, world.now));
-        let made = world.all("ServiceAccount");
-        assert_eq!(made.len(), 1);
-        assert_eq!(made[0]["metadata"]["namespace"], "a");
+        world.settle(|world| plan(&world.snapshot, "PEM", world.now));
+        for kind in ["ServiceAccount", "ConfigMap"] {
+            let made = world.all(kind);
+            assert_eq!(made.len(), 1);
+            assert_eq!(made[0]["metadata"]["namespace"], "a");
+        }
+        assert_eq!(world.all("ConfigMap")[0]["data"]["ca.crt"], "PEM");
     }
 }

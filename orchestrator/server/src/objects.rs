@@ -2,6 +2,7 @@
 //! validation and the store. The HTTP API, the controllers and the node sessions all use it, and nothing else does
 //! the store's work.
 
+mod account;
 mod bootstrap;
 mod cache;
 mod commit;

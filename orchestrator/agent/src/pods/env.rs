@@ -372,10 +372,16 @@ fn service_variables(pod: &Desired, around: &Surroundings<'_>) -> BTreeMap<Strin
         variables.insert("KUBERNETES_SERVICE_HOST".to_owned(), api.to_string());
         variables.insert("KUBERNETES_SERVICE_PORT".to_owned(), "443".to_owned());
         variables.insert("KUBERNETES_SERVICE_PORT_HTTPS".to_owned(), "443".to_owned());
-        variables.insert(
-            "KUBERNETES_PORT".to_owned(),
-            format!("tcp://{}", bracketed(api, 443)),
-        );
+        let url = format!("tcp://{}", bracketed(api, 443));
+        for (name, value) in [
+            ("PORT", url.clone()),
+            ("PORT_443_TCP", url),
+            ("PORT_443_TCP_PROTO", "tcp".to_owned()),
+            ("PORT_443_TCP_PORT", "443".to_owned()),
+            ("PORT_443_TCP_ADDR", api.to_string()),
+        ] {
+            variables.insert(format!("KUBERNETES_{name}"), value);
+        }
     }
     let links = pod
         .pod

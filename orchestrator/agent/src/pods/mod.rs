@@ -16,6 +16,7 @@ pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod table;
+pub(crate) mod tokens;
 pub(crate) mod volumes;
 pub(crate) mod worker;
 

@@ -96,12 +96,14 @@ impl Worker {
             .ok_or_else(|| config(&"its image is not here"))?
             .clone();
         let folder = self.node.folder.pod(&self.pod.key.uid);
+        self.renew_tokens().await.map_err(|e| config(&e))?;
         let (env, places) = self.node.network.read(|network| {
             let around = self.node.surroundings(network);
             let env = environment(&self.pod, container, &image.config.env, &around)
                 .map_err(|e| config(&e))?;
-            let places = volumes::prepare(&self.pod, &folder.join("volumes"), &around)
-                .map_err(|e| config(&e))?;
+            let places =
+                volumes::prepare(&self.pod, &folder.join("volumes"), &around, &self.tokens)
+                    .map_err(|e| config(&e))?;
             Ok::<_, StepFault>((env, places))
         })?;
         let mut mounts = self
@@ -240,21 +242,30 @@ impl Worker {
     }
 
     /// Brings volumes that are made from data up to date, for the containers that run.
-    pub(super) fn refresh_volumes(&mut self) {
+    pub(super) async fn refresh_volumes(&mut self) {
         self.pod = self.refreshed();
         if self.pod.ending() || self.seen.containers.is_empty() {
             return;
         }
+        if let Err(error) = self.renew_tokens().await {
+            tracing::warn!(pod = %self.pod.key, error, "its volumes stay as they are");
+            return;
+        }
         let folder = self.node.folder.pod(&self.pod.key.uid).join("volumes");
-        let prepared = self
-            .node
-            .network
-            .read(|network| volumes::prepare(&self.pod, &folder, &self.node.surroundings(network)));
+        let prepared = self.node.network.read(|network| {
+            let around = self.node.surroundings(network);
+            volumes::prepare(&self.pod, &folder, &around, &self.tokens)
+        });
         if let Err(error) = prepared {
             self.node
                 .recorder
                 .warning(&self.pod, "", "FailedMount", error.to_string());
         }
+    }
+
+    async fn renew_tokens(&mut self) -> Result<(), String> {
+        let volumes = self.node.folder.pod(&self.pod.key.uid).join("volumes");
+        self.tokens.renew(&self.node, &self.pod, &volumes).await
     }
 
     /// Removes volumes, generated files and logs.

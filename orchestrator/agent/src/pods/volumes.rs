@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    Container, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, Volume,
+    Container, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath,
+    ServiceAccountTokenProjection, Volume,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use waggle_runtime::spec::MountSpec;
@@ -17,6 +18,7 @@ use super::desired::Desired;
 use super::env::{
     BadReference, Surroundings, config_map, expand, field_value, resource_value, secret,
 };
+use super::tokens::{TokenKey, Tokens};
 
 /// Why a volume can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,7 @@ pub(crate) fn prepare(
     pod: &Desired,
     folder: &Path,
     around: &Surroundings<'_>,
+    tokens: &Tokens,
 ) -> Result<BTreeMap<String, PathBuf>, VolumeFault> {
     let volumes = pod
         .pod
@@ -53,7 +56,7 @@ pub(crate) fn prepare(
     for volume in volumes {
         places.insert(
             volume.name.clone(),
-            one(pod, volume, &folder.join(&volume.name), around)?,
+            one(pod, volume, &folder.join(&volume.name), around, tokens)?,
         );
     }
     Ok(places)
@@ -84,6 +87,7 @@ fn one(
     volume: &Volume,
     place: &Path,
     around: &Surroundings<'_>,
+    tokens: &Tokens,
 ) -> Result<PathBuf, VolumeFault> {
     let unusable = |why: String| VolumeFault::Unusable {
         volume: volume.name.clone(),
@@ -118,7 +122,7 @@ fn one(
         open_to(place, 0o777, group).map_err(file("open", place))?;
         return Ok(place.to_owned());
     }
-    let contents = contents(pod, volume, around)
+    let contents = contents(pod, volume, around, tokens)
         .ok_or_else(|| unusable("its kind is not supported by this version".to_owned()))?
         .map_err(|error| unusable(error.to_string()))?;
     if is_secret(volume) {
@@ -176,6 +180,7 @@ fn contents(
     pod: &Desired,
     volume: &Volume,
     around: &Surroundings<'_>,
+    tokens: &Tokens,
 ) -> Option<Result<Vec<Content>, BadReference>> {
     let mode = |mode: Option<i32>| mode.unwrap_or(0o644).cast_unsigned();
     if let Some(source) = &volume.config_map {
@@ -231,9 +236,10 @@ fn contents(
                 mode,
                 around,
             )
+        } else if let Some(token) = &source.service_account_token {
+            from_token(token, tokens, mode)
         } else {
-            let why =
-                "projects a source that is not supported by this version (serviceAccountToken?)";
+            let why = "projects a source that is not supported by this version";
             Err(BadReference(why.to_owned()))
         };
         match part {
@@ -242,6 +248,21 @@ fn contents(
         }
     }
     Some(Ok(all))
+}
+
+fn from_token(
+    source: &ServiceAccountTokenProjection,
+    tokens: &Tokens,
+    mode: u32,
+) -> Result<Vec<Content>, BadReference> {
+    let text = tokens
+        .get(&TokenKey::of(source))
+        .ok_or_else(|| BadReference(format!("the token for {:?} is not here yet", source.path)))?;
+    Ok(vec![Content {
+        path: source.path.clone(),
+        data: text.as_bytes().to_vec(),
+        mode,
+    }])
 }
 
 fn from_config_map(

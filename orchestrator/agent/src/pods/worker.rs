@@ -18,6 +18,7 @@ use super::next::{Step, StopReason, deadline, next_steps, outcome, over_before};
 use super::observed::{Ended, Failure, Hold, Observed, Prepare, SECOND, start_error};
 use super::status::pod_status;
 use super::stop::Stopper;
+use super::tokens::Tokens;
 use crate::clock;
 use crate::node::Node;
 use crate::probe;
@@ -84,6 +85,7 @@ pub(crate) struct Worker {
     pub(super) sandbox: Option<Sandbox>,
     pub(super) attached_as: Option<PodLink>,
     pub(super) images: BTreeMap<String, Image>,
+    pub(super) tokens: Tokens,
     probers: BTreeMap<String, (u32, AbortHandle)>,
     stoppers: BTreeMap<String, Stopper>,
     status: Option<PodStatus>,
@@ -130,6 +132,7 @@ impl Worker {
             sandbox: None,
             attached_as: None,
             images: BTreeMap::new(),
+            tokens: Tokens::default(),
             probers: BTreeMap::new(),
             stoppers: BTreeMap::new(),
             status,
@@ -153,7 +156,7 @@ impl Worker {
             self.keep_deadline();
             self.publish();
             let steps = next_steps(&self.pod, &self.seen, clock::now());
-            let mut wake = None;
+            let mut wake = self.keep_tokens().await;
             let mut done = false;
             for step in steps {
                 match step {
@@ -191,7 +194,7 @@ impl Worker {
         tokio::select! {
             changed = self.desired.changed() => {
                 if changed.is_ok() {
-                    self.refresh_volumes();
+                    self.refresh_volumes().await;
                 }
                 changed.is_ok()
             }
@@ -260,6 +263,22 @@ impl Worker {
     fn is_current(&self, container: &str, attempt: u32) -> bool {
         let state = self.seen.containers.get(container);
         state.is_some_and(|s| s.spec.attempt == attempt)
+    }
+
+    /// Renews the tokens of a pod that runs; when to do it next.
+    async fn keep_tokens(&mut self) -> Option<i64> {
+        let runs = self
+            .seen
+            .containers
+            .keys()
+            .any(|name| self.seen.has_process(name));
+        if !runs || self.pod.ending() {
+            return None;
+        }
+        if self.tokens.due(&self.pod)? <= clock::now() {
+            self.refresh_volumes().await;
+        }
+        self.tokens.due(&self.pod)
     }
 
     /// Gives the pod up when its `activeDeadlineSeconds` are over.

@@ -156,7 +156,15 @@ fn projected(value: &Value, path: &str, out: &mut Vec<Fault>) {
             match kind.as_str() {
                 "configMap" | "secret" => named(value, "name", "items", &path, out),
                 "downwardAPI" => downward(value, &path, out),
-                "serviceAccountToken" => local_path(&value["path"], &format!("{path}.path"), out),
+                "serviceAccountToken" => {
+                    local_path(&value["path"], &format!("{path}.path"), out);
+                    let seconds = &value["expirationSeconds"];
+                    if seconds.as_i64().is_some_and(|seconds| seconds < 600) {
+                        let detail = "may not specify a duration less than 10 minutes";
+                        let field = format!("{path}.expirationSeconds");
+                        out.push(Fault::invalid(field, seconds.clone(), detail));
+                    }
+                }
                 _ => out.push(Fault::forbidden(path, "this cluster has no such source")),
             }
         }

@@ -54,6 +54,8 @@ pub struct Controllers {
     pub usage: Arc<UsageRegistry>,
     /// Where bound pods are counted.
     pub metrics: Arc<Metrics>,
+    /// PEM of the authority that the API's certificate is from.
+    pub authority: String,
     /// Addresses of load balancers, if the cluster has any.
     pub pool: Option<AddressPool>,
 }
@@ -69,8 +71,8 @@ const PLANNERS: [(&str, Planner); 18] = [
     ("namespace", |_, snapshot, now| {
         waggle_plan::namespace::plan(snapshot, now)
     }),
-    ("service-account", |_, snapshot, now| {
-        waggle_plan::service_account::plan(snapshot, now)
+    ("service-account", |runner, snapshot, now| {
+        waggle_plan::service_account::plan(snapshot, &runner.parts.authority, now)
     }),
     ("garbage", |_, snapshot, now| {
         waggle_plan::garbage::plan(snapshot, now)

@@ -52,14 +52,16 @@ impl Objects {
     ) -> Result<Value, Status> {
         let given = value["metadata"]["managedFields"].clone();
         let uid = uuid::Uuid::new_v4().to_string();
+        let suffix = suffix();
         let context = CreateContext {
             now: self.now(),
             uid: &uid,
-            name_suffix: &suffix(),
+            name_suffix: &suffix,
             namespace,
         };
         let mut value = value;
         self.settle_priority(resource, &mut value)?;
+        self.settle_account(resource, namespace, &mut value, &suffix, options.dry_run)?;
         let mut made = prepare_create(resource, value, &context)?;
         options.note(None, &mut made, &given, self.now(), Part::Main, resource);
         self.check_namespace(resource, &made)?;

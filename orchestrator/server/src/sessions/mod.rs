@@ -2,6 +2,7 @@
 //! Also here, because they follow from what nodes are told: numbers, pod addresses, and the order in which pods end.
 //! Deciding is `waggle-plan`'s, objects are `Objects`'.
 
+mod account;
 mod addresses;
 mod assignments;
 mod capacity;

@@ -569,3 +569,46 @@ async fn a_node_that_is_cut_off_or_silent_does_not_hold_up_an_end() {
     one.until("the end without node2", ending("gone")).await;
     assert!(clock.elapsed() < Duration::from_secs(4));
 }
+
+#[tokio::test]
+async fn a_node_gets_tokens_for_its_own_pods_only() {
+    let cluster = Cluster::start().await;
+    cluster.agent("node1").await;
+    let pod = cluster.bound_pod("web", "node1").await;
+    cluster
+        .create(json!({"apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"name": "default", "namespace": pod.namespace}}))
+        .await;
+    let mounts = &pod.value["spec"]["containers"][0]["volumeMounts"];
+    let place = "/var/run/secrets/kubernetes.io/serviceaccount";
+    assert_eq!(mounts[0]["mountPath"], place, "{mounts}");
+    let ask = |uid: &str, audience: &str| v1::TokenRequest {
+        pod: Some(v1::PodRef {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: uid.to_owned(),
+        }),
+        audience: audience.into(),
+        seconds: 3607,
+    };
+    let mut own = NodeClient::new(cluster.joined("node1").await);
+    let mut other = NodeClient::new(cluster.joined("node2").await);
+    let reply = own.token(ask(&pod.uid, "")).await.unwrap().into_inner();
+    assert_eq!(reply.seconds, 3607);
+    let api = [crate::auth::ISSUER.to_owned()];
+    let tokens = cluster.pki.tokens();
+    let claims = tokens
+        .verify(&reply.token, &api, cluster.objects.now())
+        .unwrap();
+    assert_eq!(claims.objects.pod.unwrap().uid, pod.uid);
+    for (answer, code) in [
+        (other.token(ask(&pod.uid, "")).await, Code::PermissionDenied),
+        (
+            own.token(ask(&pod.uid, "vault")).await,
+            Code::PermissionDenied,
+        ),
+        (own.token(ask("another", "")).await, Code::NotFound),
+    ] {
+        assert_eq!(answer.unwrap_err().code(), code);
+    }
+}

@@ -21,7 +21,11 @@ fn prepared(spec: &str, folder: &Path) -> Result<BTreeMap<String, PathBuf>, Volu
         services: &state,
         api: None,
     };
-    prepare(&pod, folder, &around)
+    let key = TokenKey {
+        audience: "vault".into(),
+        seconds: 600,
+    };
+    prepare(&pod, folder, &around, &Tokens::with(key, "secret"))
 }
 
 #[test]
@@ -105,6 +109,10 @@ fn what_can_not_be_had_is_named() {
             "does not exist",
         ),
         (
+            r#"{"name":"v","projected":{"sources":[{"serviceAccountToken":{"path":"t"}}]}}"#,
+            "the token for \"t\"",
+        ),
+        (
             r#"{"name":"v","nfs":{"server":"s","path":"/p"}}"#,
             "not supported",
         ),
@@ -127,4 +135,33 @@ fn a_sub_path_stays_inside() {
     for sub in ["../x", "/etc", "out", ""] {
         assert!(below(folder.path(), sub).is_err(), "{sub}");
     }
+}
+
+#[test]
+fn a_token_lies_beside_other_sources_in_memory() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let place = prepared(
+        r#"{"volumes":[{"name":"v","projected":{"sources":[
+            {"serviceAccountToken":{"path":"token","audience":"vault","expirationSeconds":600}},
+            {"configMap":{"name":"m"}},
+            {"downwardAPI":{"items":[{"path":"namespace","fieldRef":{"fieldPath":"metadata.namespace"}}]}}]}}]}"#,
+        folder.path(),
+    )
+    .unwrap()["v"]
+        .clone();
+    let read = |name: &str| std::fs::read_to_string(place.join(name)).unwrap();
+    assert_eq!(
+        (
+            read("token").as_str(),
+            read("a").as_str(),
+            read("namespace").as_str()
+        ),
+        ("secret", "1", "shop")
+    );
+    let mounted = is_mount_point(&place);
+    release(folder.path()).unwrap();
+    assert!(mounted, "a token must not reach a disk");
 }
