@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod custom;
 mod in_pod;
 mod services;
 mod writers;
@@ -61,6 +62,13 @@ fn main() -> ExitCode {
             .test("kubectl_1_37_services_of_every_type", |cluster| {
                 services::every_type(cluster, "WAGGLE_KUBECTL")
             })
+            .test("kubectl_1_20_custom_resources", |cluster| {
+                custom::widgets(cluster, "WAGGLE_KUBECTL_OLD")
+            })
+            .test("kubectl_1_37_custom_resources", |cluster| {
+                custom::widgets(cluster, "WAGGLE_KUBECTL")
+            })
+            .test("kubectl_sees_other_versions", custom::other_versions)
             .test("kubectl_1_37_asks_and_drains", writers::asks_and_drains)
             .test("kubectl_1_37_exec_logs_and_top", streams)
             .test("kubectl_1_37_runs_and_attaches", attach::runs_and_attaches)

@@ -68,6 +68,7 @@ impl Resource {
         self.fill_in_kind(&mut value)?;
         match self.kind {
             // The words below are names of fields there.
+            _ if self.is_custom() => {}
             "CustomResourceDefinition" => {}
             "LimitRange" => {
                 for item in crate::walk::list_mut(&mut value, &["spec", "limits"]) {
@@ -77,7 +78,7 @@ impl Resource {
             }
             _ => quantities_as_text(&mut value),
         }
-        let decoded = (self.decode)(&value);
+        let decoded = self.decoded(&value);
         let mut faults = duplicates;
         faults.extend(decoded.faults);
         let Some(value) = decoded.value else {

@@ -1,10 +1,12 @@
 //! Discovery documents: which groups, versions and resources are served, in the plain and the aggregated form, and
 //! the answer of `/version`.
 
+use std::cmp::Reverse;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{RESOURCES, Resource};
+use crate::{Kinds, Resource};
 
 /// What every stored kind can do.
 pub const VERBS: [&str; 8] = [
@@ -181,27 +183,56 @@ impl Version {
     }
 }
 
-/// Every (group, version) but core, in order.
-fn groups_served() -> Vec<(&'static str, &'static str)> {
-    let mut all: Vec<_> = RESOURCES
-        .iter()
-        .map(|row| (row.group, row.version))
-        .collect();
+/// Every (group, version) but core, in order; of a group, the version that clients should prefer first.
+fn groups_served(kinds: &Kinds) -> Vec<(&'static str, &'static str)> {
+    let mut all: Vec<_> = kinds.served().map(|row| (row.group, row.version)).collect();
     all.extend(
         SPECIALS
             .iter()
             .map(|special| (special.group, special.version)),
     );
     all.retain(|(group, _)| !group.is_empty());
-    all.sort_unstable();
+    all.sort_unstable_by_key(|&(group, version)| (group, Reverse(maturity(version)), version));
     all.dedup();
     all
 }
 
+/// By what versions are preferred: stable before beta before alpha, the higher number first, anything else last.
+fn maturity(version: &str) -> (u8, u32, u32) {
+    let parsed = || {
+        let rest = version.strip_prefix('v')?;
+        let digits = rest.len()
+            - rest
+                .trim_start_matches(|sign: char| sign.is_ascii_digit())
+                .len();
+        let (major, rest) = rest.split_at(digits);
+        let major = major.parse().ok()?;
+        if rest.is_empty() {
+            return Some((3, major, 0));
+        }
+        let beta = rest.strip_prefix("beta").map(|minor| (2, minor));
+        let (rank, minor) = beta.or_else(|| Some((1, rest.strip_prefix("alpha")?)))?;
+        Some((rank, major, minor.parse().ok()?))
+    };
+    parsed().unwrap_or_default()
+}
+
 /// Every group version, `v1` first: what `/openapi/v3` lists.
-pub fn group_versions() -> Vec<(&'static str, &'static str)> {
+pub fn group_versions(kinds: &Kinds) -> Vec<(&'static str, &'static str)> {
     let mut all = vec![("", "v1")];
-    all.extend(groups_served());
+    all.extend(groups_served(kinds));
+    all
+}
+
+/// The groups, each with its versions in order.
+fn by_group(kinds: &Kinds) -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (group, version) in groups_served(kinds) {
+        match all.last_mut().filter(|(last, _)| *last == group) {
+            Some((_, versions)) => versions.push(version),
+            None => all.push((group, vec![version])),
+        }
+    }
     all
 }
 
@@ -215,37 +246,37 @@ pub fn versions(server_address: &str) -> Value {
 }
 
 /// Answer of `/apis`.
-pub fn groups() -> Value {
-    let groups: Vec<Value> = groups_served()
-        .into_iter()
-        .map(|(group, version)| group_entry(group, version))
+pub fn groups(kinds: &Kinds) -> Value {
+    let groups: Vec<Value> = by_group(kinds)
+        .iter()
+        .map(|(group, versions)| group_entry(group, versions))
         .collect();
     json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
 }
 
 /// Answer of `/apis/<group>`.
-pub fn group(name: &str) -> Option<Value> {
-    let (group, version) = groups_served()
-        .into_iter()
-        .find(|(group, _)| *group == name)?;
-    let mut entry = group_entry(group, version);
+pub fn group(kinds: &Kinds, name: &str) -> Option<Value> {
+    let groups = by_group(kinds);
+    let (group, versions) = groups.iter().find(|(group, _)| *group == name)?;
+    let mut entry = group_entry(group, versions);
     entry["kind"] = "APIGroup".into();
     entry["apiVersion"] = "v1".into();
     Some(entry)
 }
 
-fn group_entry(group: &str, version: &str) -> Value {
-    let version = json!({ "groupVersion": format!("{group}/{version}"), "version": version });
-    json!({ "name": group, "versions": [version], "preferredVersion": version })
+fn group_entry(group: &str, versions: &[&str]) -> Value {
+    let one = |version: &&str| json!({ "groupVersion": format!("{group}/{version}"), "version": version });
+    let versions: Vec<Value> = versions.iter().map(one).collect();
+    json!({ "name": group, "preferredVersion": versions.first(), "versions": versions })
 }
 
 /// Answer of `/api/v1` and `/apis/<group>/<version>`; the group is empty for core.
-pub fn resources(group: &str, version: &str) -> Option<Value> {
-    group_versions()
+pub fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Value> {
+    group_versions(kinds)
         .into_iter()
         .find(|served| *served == (group, version))?;
     let mut list = Vec::new();
-    for row in rows(group, version) {
+    for row in rows(kinds, group, version) {
         list.push(plain_row(row));
         list.extend(
             subresources(row)
@@ -267,9 +298,13 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
     }))
 }
 
-fn rows<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Resource> + 'a {
-    RESOURCES
-        .iter()
+fn rows<'a>(
+    kinds: &'a Kinds,
+    group: &'a str,
+    version: &'a str,
+) -> impl Iterator<Item = &'static Resource> + 'a {
+    kinds
+        .served()
         .filter(move |row| row.group == group && row.version == version)
 }
 
@@ -372,17 +407,18 @@ pub enum Aggregated {
 }
 
 /// Aggregated answer of `/api`.
-pub fn aggregated_core(form: Aggregated) -> Value {
-    aggregated(form, vec![aggregated_group("", "v1")])
+pub fn aggregated_core(kinds: &Kinds, form: Aggregated) -> Value {
+    aggregated(form, vec![aggregated_group(kinds, "", &["v1"])])
 }
 
 /// Aggregated answer of `/apis`.
-pub fn aggregated_groups(form: Aggregated) -> Value {
+pub fn aggregated_groups(kinds: &Kinds, form: Aggregated) -> Value {
+    let groups = by_group(kinds);
+    let groups = groups.iter();
     aggregated(
         form,
-        groups_served()
-            .into_iter()
-            .map(|(group, version)| aggregated_group(group, version))
+        groups
+            .map(|(group, versions)| aggregated_group(kinds, group, versions))
             .collect(),
     )
 }
@@ -405,25 +441,25 @@ fn aggregated(form: Aggregated, items: Vec<Value>) -> Value {
     json!({ "kind": "APIGroupDiscoveryList", "apiVersion": version, "metadata": {}, "items": items })
 }
 
-fn aggregated_group(group: &str, version: &str) -> Value {
-    let mut resources: Vec<Value> = rows(group, version).map(aggregated_row).collect();
-    resources.extend(whole_specials(group, version).map(|one| {
-        json!({
-            "resource": one.path,
-            "responseKind": response_kind(one.kind),
-            "scope": scope(one.namespaced),
-            "singularResource": "",
-            "verbs": one.verbs,
-        })
-    }));
+fn aggregated_group(kinds: &Kinds, group: &str, versions: &[&str]) -> Value {
+    let one = |version: &&str| {
+        let mut resources: Vec<Value> = rows(kinds, group, version).map(aggregated_row).collect();
+        resources.extend(whole_specials(group, version).map(|one| {
+            json!({
+                "resource": one.path,
+                "responseKind": response_kind(one.kind),
+                "scope": scope(one.namespaced),
+                "singularResource": "",
+                "verbs": one.verbs,
+            })
+        }));
+        json!({ "version": version, "resources": resources, "freshness": "Current" })
+    };
     let mut metadata = json!({ "creationTimestamp": null });
     if !group.is_empty() {
         metadata["name"] = group.into();
     }
-    json!({
-        "metadata": metadata,
-        "versions": [{ "version": version, "resources": resources, "freshness": "Current" }],
-    })
+    json!({ "metadata": metadata, "versions": versions.iter().map(one).collect::<Vec<_>>() })
 }
 
 fn aggregated_row(row: &'static Resource) -> Value {
@@ -467,7 +503,8 @@ mod tests {
 
     #[test]
     fn plain_documents_name_every_resource_once() {
-        let groups: APIGroupList = serde_json::from_value(groups()).unwrap();
+        let kinds = Kinds::default();
+        let groups: APIGroupList = serde_json::from_value(groups(&kinds)).unwrap();
         let names: Vec<_> = groups
             .groups
             .iter()
@@ -486,6 +523,7 @@ mod tests {
                 "certificates.k8s.io",
                 "coordination.k8s.io",
                 "discovery.k8s.io",
+                "events.k8s.io",
                 "metrics.k8s.io",
                 "networking.k8s.io",
                 "node.k8s.io",
@@ -496,7 +534,8 @@ mod tests {
                 "waggle.dev",
             ]
         );
-        let core: APIResourceList = serde_json::from_value(resources("", "v1").unwrap()).unwrap();
+        let core: APIResourceList =
+            serde_json::from_value(resources(&kinds, "", "v1").unwrap()).unwrap();
         let names: Vec<_> = core.resources.iter().map(|one| one.name.as_str()).collect();
         for expect in [
             "pods",
@@ -514,7 +553,7 @@ mod tests {
             );
         }
         assert!(!names.contains(&"nodes/scale"));
-        let apps = resources("apps", "v1").unwrap();
+        let apps = resources(&kinds, "apps", "v1").unwrap();
         let scale = apps["resources"]
             .as_array()
             .unwrap()
@@ -525,41 +564,44 @@ mod tests {
             (&scale["group"], &scale["kind"]),
             (&json!("autoscaling"), &json!("Scale"))
         );
-        assert!(resources("apps", "v2").is_none());
+        assert!(resources(&kinds, "apps", "v2").is_none());
         assert_eq!(
-            group("apps").unwrap()["preferredVersion"]["groupVersion"],
+            group(&kinds, "apps").unwrap()["preferredVersion"]["groupVersion"],
             "apps/v1"
         );
     }
 
     #[test]
     fn aggregated_documents_agree_with_the_plain_ones() {
+        let kinds = Kinds::default();
         for document in [
-            aggregated_core(Aggregated::V2),
-            aggregated_groups(Aggregated::V2),
+            aggregated_core(&kinds, Aggregated::V2),
+            aggregated_groups(&kinds, Aggregated::V2),
         ] {
             for item in document["items"].as_array().unwrap() {
                 let group = item["metadata"]["name"].as_str().unwrap_or_default();
-                let version = &item["versions"][0];
-                let plain = resources(group, version["version"].as_str().unwrap()).unwrap();
-                let plain: Vec<_> = plain["resources"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .map(|one| one["name"].clone())
-                    .collect();
-                let mut names = Vec::new();
-                for one in version["resources"].as_array().unwrap() {
-                    names.push(one["resource"].clone());
-                    for sub in one["subresources"].as_array().into_iter().flatten() {
-                        let (one, sub) = (
-                            one["resource"].as_str().unwrap(),
-                            sub["subresource"].as_str().unwrap(),
-                        );
-                        names.push(format!("{one}/{sub}").into());
+                for version in item["versions"].as_array().unwrap() {
+                    let plain =
+                        resources(&kinds, group, version["version"].as_str().unwrap()).unwrap();
+                    let plain: Vec<_> = plain["resources"]
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .map(|one| one["name"].clone())
+                        .collect();
+                    let mut names = Vec::new();
+                    for one in version["resources"].as_array().unwrap() {
+                        names.push(one["resource"].clone());
+                        for sub in one["subresources"].as_array().into_iter().flatten() {
+                            let (one, sub) = (
+                                one["resource"].as_str().unwrap(),
+                                sub["subresource"].as_str().unwrap(),
+                            );
+                            names.push(format!("{one}/{sub}").into());
+                        }
                     }
+                    assert_eq!(names, plain);
                 }
-                assert_eq!(names, plain);
             }
         }
     }

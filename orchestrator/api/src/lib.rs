@@ -10,6 +10,7 @@
 
 pub mod access;
 pub mod body;
+pub mod custom;
 mod decode;
 mod defaults;
 pub mod discovery;
@@ -31,14 +32,15 @@ pub mod tenant;
 mod validate;
 mod walk;
 
+pub use custom::Kinds;
 pub use decode::{Decoded, FieldValidation, Read};
 pub use fault::{Fault, FaultKind};
 pub use life::{
     CreateContext, DeleteOptions, Deletion, Part, Propagation, prepare_create, prepare_delete,
     prepare_update,
 };
-pub use registry::{RESOURCES, by_kind, find, lookup_name};
-pub use resource::Resource;
+pub use registry::{RESOURCES, VIEWS, by_kind, find, lookup_name};
+pub use resource::{Resource, Source, View};
 pub use status::{Cause, Details, ListMeta, Outcome, Status};
 pub use table::{Cell, Column};
 

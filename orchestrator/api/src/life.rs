@@ -5,11 +5,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::walk::{carry, has, list, number, remove, set, text};
-use crate::{Fault, Resource, Status};
+use crate::{Fault, Resource, Source, Status};
 
 mod delete;
 
-pub use delete::{DeleteOptions, Deletion, Preconditions, Propagation, prepare_delete};
+pub use delete::{CLEANUP, DeleteOptions, Deletion, Preconditions, Propagation, prepare_delete};
 
 /// What a new object gets from its surroundings.
 #[derive(Debug, Clone, Copy)]
@@ -44,11 +44,11 @@ pub fn time_text(moment: Timestamp) -> String {
 /// # Errors
 /// 400 when the namespace is another than the path's or a name is missing, 422 with every fault otherwise.
 pub fn prepare_create(
-    resource: &Resource,
+    resource: &'static Resource,
     wanted: Value,
     context: &CreateContext<'_>,
 ) -> Result<Value, Status> {
-    let mut value = wanted;
+    let (resource, mut value) = kept(resource, wanted, None);
     if value["metadata"].is_null() {
         set(&mut value, &[], "metadata", json!({}));
     }
@@ -92,22 +92,50 @@ pub fn prepare_create(
     if resource.has_status() && resource.kind != "Node" {
         remove(&mut value, &[], "status");
     }
-    (resource.defaults)(&mut value);
-    refuse(resource, &value, (resource.validate)(&value, None))?;
-    Ok(value)
+    resource.fill_in(&mut value);
+    refuse(resource, &value, resource.faults(&value, None))?;
+    Ok(in_stored_version(resource, value))
 }
 
-/// Makes the object to be stored from the stored one and what a client wants it to be.
+/// What a client wants, in the form in which it is checked: a view's as the stored kind, everything else as it is.
+fn kept(
+    resource: &'static Resource,
+    wanted: Value,
+    old: Option<&Value>,
+) -> (&'static Resource, Value) {
+    match resource.source {
+        Source::View(view) => (resource.stored(), (view.keep)(&wanted, old)),
+        _ => (resource, wanted),
+    }
+}
+
+/// A definition's versions differ in their schemas, and in nothing else.
+fn in_stored_version(resource: &'static Resource, mut value: Value) -> Value {
+    if resource.is_custom() {
+        set(
+            &mut value,
+            &[],
+            "apiVersion",
+            resource.stored().api_version(),
+        );
+    }
+    value
+}
+
+/// Makes the object to be stored from the stored one (`resource` may be any version in which it is served) and what a
+/// client wants it to be.
 ///
 /// # Errors
 /// 409 when `wanted` carries another resourceVersion or uid than `old`, 400 for another name or namespace, 422 with
 /// every fault of the result (a status is only the server's and the nodes' to write, and is taken as it is).
 pub fn prepare_update(
-    resource: &Resource,
+    resource: &'static Resource,
     old: &Value,
     wanted: Value,
     part: Part,
 ) -> Result<Value, Status> {
+    let (resource, wanted) = kept(resource, wanted, Some(old));
+    let old: &Value = &resource.show(old);
     let name = text(old, &["metadata", "name"]);
     same_object(resource, old, &wanted)?;
     let given = text(&wanted, &["metadata", "resourceVersion"]);
@@ -123,17 +151,27 @@ pub fn prepare_update(
         return Err(Status::conflict(resource, name, &why));
     }
     if part == Part::Status {
-        return Ok(status_part(old, &wanted));
+        let mut value = status_part(old, &wanted);
+        if resource.is_custom() {
+            resource.fill_in(&mut value);
+            refuse(resource, &value, resource.faults(&value, Some(old)))?;
+        }
+        return Ok(in_stored_version(resource, value));
     }
     let mut value = main_part(resource, old, wanted);
-    (resource.defaults)(&mut value);
-    refuse(resource, &value, (resource.validate)(&value, Some(old)))?;
+    resource.fill_in(&mut value);
+    refuse(resource, &value, resource.faults(&value, Some(old)))?;
     if counts_generations(resource) {
         let before = number(old, &["metadata", "generation"]).unwrap_or(1);
-        let step = i64::from(without_life(old) != without_life(&value));
-        set(&mut value, &["metadata"], "generation", before + step);
+        let same = content(resource, old) == content(resource, &value);
+        set(
+            &mut value,
+            &["metadata"],
+            "generation",
+            before + i64::from(!same),
+        );
     }
-    Ok(value)
+    Ok(in_stored_version(resource, value))
 }
 
 /// Whether an object that is being deleted has nothing left that keeps it: no finalizers and, for a pod, no grace
@@ -158,28 +196,29 @@ fn refuse(resource: &Resource, value: &Value, faults: Vec<Fault>) -> Result<(), 
 
 /// Kinds whose `metadata.generation` counts changes of their spec.
 fn counts_generations(resource: &Resource) -> bool {
-    matches!(
-        resource.kind,
-        "Deployment"
-            | "ReplicaSet"
-            | "Pod"
-            | "Tenant"
-            | "EndpointSlice"
-            | "StatefulSet"
-            | "DaemonSet"
-            | "ReplicationController"
-            | "Job"
-            | "CronJob"
-            | "HorizontalPodAutoscaler"
-            | "PodDisruptionBudget"
-            | "PriorityClass"
-            | "NetworkPolicy"
-            | "Ingress"
-            | "IngressClass"
-            | "CustomResourceDefinition"
-            | "MutatingWebhookConfiguration"
-            | "ValidatingWebhookConfiguration"
-    )
+    resource.is_custom()
+        || matches!(
+            resource.kind,
+            "Deployment"
+                | "ReplicaSet"
+                | "Pod"
+                | "Tenant"
+                | "EndpointSlice"
+                | "StatefulSet"
+                | "DaemonSet"
+                | "ReplicationController"
+                | "Job"
+                | "CronJob"
+                | "HorizontalPodAutoscaler"
+                | "PodDisruptionBudget"
+                | "PriorityClass"
+                | "NetworkPolicy"
+                | "Ingress"
+                | "IngressClass"
+                | "CustomResourceDefinition"
+                | "MutatingWebhookConfiguration"
+                | "ValidatingWebhookConfiguration"
+        )
 }
 
 fn settle_namespace(resource: &Resource, value: &mut Value, namespace: &str) -> Result<(), Status> {
@@ -255,10 +294,13 @@ fn status_part(old: &Value, wanted: &Value) -> Value {
     value
 }
 
-/// Everything that a new generation is for: the object without metadata and status, plus its deletion.
-fn without_life(value: &Value) -> Value {
+/// Everything that a new generation is for: the object without metadata, and without its status if that is written
+/// apart.
+fn content(resource: &Resource, value: &Value) -> Value {
     let mut value = value.clone();
-    remove(&mut value, &[], "status");
+    if resource.has_status() || !resource.is_custom() {
+        remove(&mut value, &[], "status");
+    }
     remove(&mut value, &[], "metadata");
     value
 }

@@ -1,12 +1,13 @@
 //! The registry: one row says everything that the API machinery knows of a kind. Adding a kind is adding a row.
 
 mod stored;
+mod views;
 mod workload;
 
 use k8s_openapi::api::{apps, coordination, core, discovery};
 
 use crate::decode::{decode, schema};
-use crate::resource::Resource;
+use crate::resource::{Resource, Source};
 use crate::{defaults, table, tenant, validate};
 
 /// Every kind that is served, in the order that discovery lists them.
@@ -28,6 +29,7 @@ pub static RESOURCES: &[Resource] = &[
         cells: table::config::config_map,
         selectable: &[],
         schema: schema::<core::v1::ConfigMap>,
+        source: Source::Registry,
     },
     Resource {
         group: "",
@@ -58,6 +60,7 @@ pub static RESOURCES: &[Resource] = &[
             "type",
         ],
         schema: schema::<core::v1::Event>,
+        source: Source::Registry,
     },
     Resource {
         group: "",
@@ -76,6 +79,7 @@ pub static RESOURCES: &[Resource] = &[
         cells: table::cluster::namespace,
         selectable: &["status.phase"],
         schema: schema::<core::v1::Namespace>,
+        source: Source::Registry,
     },
     Resource {
         group: "",
@@ -94,6 +98,7 @@ pub static RESOURCES: &[Resource] = &[
         cells: table::node::node,
         selectable: &["spec.unschedulable"],
         schema: schema::<core::v1::Node>,
+        source: Source::Registry,
     },
     Resource {
         group: "",
@@ -121,6 +126,7 @@ pub static RESOURCES: &[Resource] = &[
             "status.nominatedNodeName",
         ],
         schema: schema::<core::v1::Pod>,
+        source: Source::Registry,
     },
     workload::REPLICATION_CONTROLLER,
     Resource {
@@ -140,6 +146,7 @@ pub static RESOURCES: &[Resource] = &[
         cells: table::config::secret,
         selectable: &["type"],
         schema: schema::<core::v1::Secret>,
+        source: Source::Registry,
     },
     Resource {
         group: "",
@@ -158,6 +165,7 @@ pub static RESOURCES: &[Resource] = &[
         cells: table::config::service_account,
         selectable: &[],
         schema: schema::<core::v1::ServiceAccount>,
+        source: Source::Registry,
     },
     Resource {
         group: "",
@@ -176,6 +184,7 @@ pub static RESOURCES: &[Resource] = &[
         cells: table::network::service,
         selectable: &["spec.clusterIP", "spec.type"],
         schema: schema::<core::v1::Service>,
+        source: Source::Registry,
     },
     workload::CONTROLLER_REVISION,
     workload::DAEMON_SET,
@@ -196,6 +205,7 @@ pub static RESOURCES: &[Resource] = &[
         cells: table::workload::deployment,
         selectable: &[],
         schema: schema::<apps::v1::Deployment>,
+        source: Source::Registry,
     },
     Resource {
         group: "apps",
@@ -214,6 +224,7 @@ pub static RESOURCES: &[Resource] = &[
         cells: table::workload::replica_set,
         selectable: &["status.replicas"],
         schema: schema::<apps::v1::ReplicaSet>,
+        source: Source::Registry,
     },
     workload::STATEFUL_SET,
     workload::HORIZONTAL_POD_AUTOSCALER,
@@ -236,6 +247,7 @@ pub static RESOURCES: &[Resource] = &[
         cells: table::cluster::lease,
         selectable: &[],
         schema: schema::<coordination::v1::Lease>,
+        source: Source::Registry,
     },
     Resource {
         group: "discovery.k8s.io",
@@ -254,6 +266,7 @@ pub static RESOURCES: &[Resource] = &[
         cells: table::network::endpoint_slice,
         selectable: &[],
         schema: schema::<discovery::v1::EndpointSlice>,
+        source: Source::Registry,
     },
     workload::POD_DISRUPTION_BUDGET,
     workload::PRIORITY_CLASS,
@@ -293,13 +306,18 @@ pub static RESOURCES: &[Resource] = &[
         cells: table::cluster::tenant,
         selectable: &[],
         schema: schema::<tenant::Tenant>,
+        source: Source::Registry,
     },
 ];
+
+/// Other versions and groups under which kinds of [`RESOURCES`] are served.
+pub static VIEWS: &[Resource] = &[views::AUTOSCALER, views::EVENT];
 
 /// By path: `("apps", "v1", "deployments")`; the group is empty for core.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
     RESOURCES
         .iter()
+        .chain(VIEWS)
         .find(|row| row.group == group && row.version == version && row.plural == plural)
 }
 
@@ -308,6 +326,7 @@ pub fn by_kind(api_version: &str, kind: &str) -> Option<&'static Resource> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     RESOURCES
         .iter()
+        .chain(VIEWS)
         .find(|row| row.group == group && row.version == version && row.kind == kind)
 }
 
@@ -347,7 +366,7 @@ mod tests {
         }
         assert!(lookup_name("deployments.batch").is_none());
         assert!(lookup_name("").is_none());
-        for row in RESOURCES {
+        for row in RESOURCES.iter().chain(VIEWS) {
             assert!(std::ptr::eq(
                 find(row.group, row.version, row.plural).unwrap(),
                 row

@@ -6,7 +6,19 @@ use crate::walk::{at, number, set, text};
 use crate::{Fault, Resource, Status, selector};
 
 /// The Scale of an object.
-pub fn get(object: &Value) -> Value {
+pub fn get(resource: &Resource, object: &Value) -> Value {
+    let paths = resource.custom().and_then(|custom| custom.scale());
+    let count = |path: Option<&Vec<String>>, own: [&str; 2]| match path {
+        Some(path) => path
+            .iter()
+            .fold(object, |value, step| &value[step])
+            .as_i64(),
+        None => number(object, &own),
+    };
+    let wanted = count(paths.map(|paths| &paths.spec), ["spec", "replicas"]);
+    let seen = count(paths.map(|paths| &paths.status), ["status", "replicas"]);
+    // A custom kind has no replicas unless it says so.
+    let wanted = wanted.unwrap_or(i64::from(paths.is_none()));
     let meta = &object["metadata"];
     let mut scale = json!({
         "kind": "Scale",
@@ -18,9 +30,17 @@ pub fn get(object: &Value) -> Value {
             "resourceVersion": meta["resourceVersion"],
             "creationTimestamp": meta["creationTimestamp"],
         },
-        "spec": { "replicas": number(object, &["spec", "replicas"]).unwrap_or(1) },
-        "status": { "replicas": number(object, &["status", "replicas"]).unwrap_or(0) },
+        "spec": { "replicas": wanted },
+        "status": { "replicas": seen.unwrap_or(0) },
     });
+    if let Some(paths) = paths {
+        let found = paths.selector.iter().flatten();
+        let found = found.fold(object, |value, step| &value[step]);
+        if let (true, Some(selector)) = (paths.selector.is_some(), found.as_str()) {
+            set(&mut scale, &["status"], "selector", selector);
+        }
+        return scale;
+    }
     let selector = at(object, &["spec", "selector"]);
     let selector = if text(object, &["kind"]) == "ReplicationController" {
         Ok(selector::LabelSelector::from_map(selector))
@@ -66,7 +86,14 @@ pub fn apply(resource: &Resource, object: &Value, scale: &Value) -> Result<Value
         return Err(Status::failure(422, "Invalid", message));
     }
     let mut value = object.clone();
-    set(&mut value, &["spec"], "replicas", count);
+    let paths = resource.custom().and_then(|custom| custom.scale());
+    match paths.and_then(|paths| paths.spec.split_last()) {
+        Some((last, parents)) => {
+            let parents: Vec<&str> = parents.iter().map(String::as_str).collect();
+            set(&mut value, &parents, last, count);
+        }
+        None => set(&mut value, &["spec"], "replicas", count),
+    }
     Ok(value)
 }
 
@@ -82,7 +109,7 @@ mod tests {
             "metadata": {"name": "d", "namespace": "n", "resourceVersion": "7"},
             "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "d"}}}, "status": {"replicas": 2},
         });
-        let mut scale = get(&object);
+        let mut scale = get(row, &object);
         assert_eq!(scale["spec"], json!({"replicas": 3}));
         assert_eq!(scale["status"], json!({"replicas": 2, "selector": "app=d"}));
         scale["spec"]["replicas"] = json!(10);

@@ -5,6 +5,7 @@
 pub mod autoscaler;
 pub mod check;
 pub mod cron_job;
+pub mod custom_resource_definition;
 pub mod daemon_set;
 pub mod deployment;
 pub mod disruption;

@@ -161,7 +161,7 @@ async fn follow(
     // What a client wrote through any server, it reads through any other.
     let newest = Query::parse(request.uri()).is_ok_and(|query| query.is_newest());
     if newest
-        && Target::parse(path).is_some()
+        && (path.starts_with("/api/") || path.starts_with("/apis"))
         && let Err(status) = state.objects.catch_up().await
     {
         return Ok(refusal(&status));
@@ -210,7 +210,8 @@ async fn objects(State(state): State<ServerState>, request: Request) -> Response
 }
 
 async fn dispatch(state: &ServerState, request: Request) -> Result<Response, Status> {
-    let target = Target::parse(request.uri().path()).ok_or_else(Status::unknown_path)?;
+    let kinds = state.objects.kinds();
+    let target = Target::parse(&kinds, request.uri().path()).ok_or_else(Status::unknown_path)?;
     let query = Query::parse(request.uri())?;
     let method = request.method().clone();
     match (

@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prost::Message as _;
 use serde_json::Value;
-use waggle_api::{RESOURCES, Status};
+use waggle_api::Status;
 use waggle_wire::v1;
 use waggle_wire::v1::open_stream::Request;
 use waggle_wire::v1::stream_frame::Frame;
@@ -155,7 +155,7 @@ fn stored(state: &ServerState) -> Family {
         "Objects in the store, by resource.",
         Kind::Gauge,
     );
-    for resource in RESOURCES {
+    for resource in state.objects.kinds().stored() {
         let count = state.objects.list(resource, None).objects.len();
         let name = if resource.group.is_empty() {
             resource.plural.to_owned()

@@ -16,6 +16,7 @@ mod store_status;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use futures::stream::BoxStream;
 use serde_json::Value;
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
-use waggle_api::{Cause, Details, Resource, Status};
+use waggle_api::{Cause, Details, Kinds, Resource, Status};
 use waggle_model::network::{Cidr, PerFamily, PortRange};
 use waggle_store::backup::{self, BackupError, Summary};
 use waggle_store::{Revision, Store};
@@ -230,19 +231,25 @@ impl Objects {
         }))
     }
 
-    /// The object, now. `namespace` is empty for a cluster-scoped kind.
+    /// The kinds that there are now.
+    pub fn kinds(&self) -> Arc<Kinds> {
+        self.cache.kinds()
+    }
+
+    /// The object, now, in the version that is stored (as everything that is read here, whatever version of its kind
+    /// `resource` is). `namespace` is empty for a cluster-scoped kind.
     pub fn get(
         &self,
         resource: &'static Resource,
         namespace: &str,
         name: &str,
     ) -> Option<Arc<Object>> {
-        self.cache.get(resource, namespace, name)
+        self.cache.get(resource.stored(), namespace, name)
     }
 
     /// All objects of a kind, or those of one namespace.
     pub fn list(&self, resource: &'static Resource, namespace: Option<&str>) -> Listing {
-        self.cache.list(resource, namespace)
+        self.cache.list(resource.stored(), namespace)
     }
 
     /// Every event of a kind after `after_revision`.
@@ -254,7 +261,7 @@ impl Objects {
         resource: &'static Resource,
         after_revision: u64,
     ) -> Result<Events, Status> {
-        cache::watch(&self.cache, resource, after_revision)
+        cache::watch(&self.cache, resource.stored(), after_revision)
     }
 
     /// Latest revision in the cache; changes with every write.
@@ -332,6 +339,7 @@ impl Objects {
         namespace: Option<&str>,
         revision: u64,
     ) -> Result<Listing, Status> {
+        let resource = resource.stored();
         // Asked after listing: what has not changed by then was listed as it was.
         let listing = self.list(resource, namespace);
         if self.cache.unchanged_since(resource, revision) {
@@ -427,6 +435,14 @@ impl Object {
             revision,
             bytes,
             value,
+        }
+    }
+
+    /// The object in the form of another version in which its kind is served.
+    pub(crate) fn shown(self: &Arc<Self>, resource: &'static Resource) -> Arc<Self> {
+        match resource.show(&self.value) {
+            Cow::Borrowed(_) => Arc::clone(self),
+            Cow::Owned(value) => Arc::new(Self::new(resource, value, self.revision)),
         }
     }
 

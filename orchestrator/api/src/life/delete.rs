@@ -8,6 +8,9 @@ use super::time_text;
 use crate::walk::{list, number, set, text};
 use crate::{Resource, Status};
 
+/// Finalizer of a deleted CustomResourceDefinition: first its objects go.
+pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
 /// What happens to the objects that a deleted object owns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub enum Propagation {
@@ -107,7 +110,12 @@ pub fn prepare_delete(
         ));
     }
     let grace = grace_seconds(resource, old, options);
-    let finalizers = finalizers(old, options.propagation());
+    let mut finalizers = finalizers(old, options.propagation());
+    let again = !old["metadata"]["deletionTimestamp"].is_null();
+    let cleanup = CLEANUP.to_owned();
+    if resource.kind == "CustomResourceDefinition" && !again && !finalizers.contains(&cleanup) {
+        finalizers.push(cleanup);
+    }
     let waits = !finalizers.is_empty()
         || grace > 0
         || (resource.kind == "Namespace" && !list(old, &["spec", "finalizers"]).is_empty());

@@ -7,11 +7,13 @@ mod v2;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::discovery::group_versions;
+use crate::{Kinds, Resource};
 use operations::{Operation, operations};
 use schema::PREFIX;
 
@@ -27,42 +29,87 @@ fn path_of(group: &str, version: &str) -> String {
     }
 }
 
-/// Documents by their path below `/openapi/v3/`.
+/// The documents of the registry's kinds, by their path below `/openapi/v3/`.
 static V3: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
-    let documents = group_versions();
+    let own = Kinds::default();
+    let documents = group_versions(&own);
     documents
         .into_iter()
-        .map(|(group, version)| (path_of(group, version), document(group, version)))
+        .map(|(group, version)| (path_of(group, version), document(&own, group, version)))
         .collect()
 });
 
-static V3_INDEX: LazyLock<Value> = LazyLock::new(index);
-static V2: LazyLock<Value> = LazyLock::new(v2::document);
-static V2_BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| v2::encode(&V2));
+static V3_INDEX: LazyLock<Map<String, Value>> = LazyLock::new(|| index(&V3));
+static V2: LazyLock<Version2> = LazyLock::new(|| Version2::of(&Kinds::default()));
 
-/// Answer of `/openapi/v3`.
-pub fn v3_index() -> Value {
-    V3_INDEX.clone()
+/// What the documents of a cluster have beyond those of the registry's kinds: made when they are first asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Documents {
+    v3: OnceLock<BTreeMap<String, Value>>,
+    v2: OnceLock<Version2>,
 }
 
-/// Answer of `/openapi/v3/<path>`, with `path` such as `api/v1` or `apis/apps/v1`.
-pub fn v3(path: &str) -> Option<&'static Value> {
-    V3.get(path)
+#[derive(Debug)]
+struct Version2 {
+    json: Bytes,
+    protobuf: Bytes,
 }
 
-/// Answer of `/openapi/v2` as JSON.
-pub fn v2_json() -> &'static Value {
-    &V2
+impl Version2 {
+    fn of(kinds: &Kinds) -> Self {
+        let document = v2::document(kinds);
+        Self {
+            json: document.to_string().into(),
+            protobuf: v2::encode(&document).into(),
+        }
+    }
 }
 
-/// Answer of `/openapi/v2` as [`V2_PROTOBUF`].
-pub fn v2_protobuf() -> &'static [u8] {
-    &V2_BYTES
+impl Kinds {
+    /// Answer of `/openapi/v3`.
+    pub fn openapi_v3_index(&self) -> Value {
+        let mut paths = V3_INDEX.clone();
+        paths.extend(index(self.custom_v3()));
+        json!({ "paths": paths })
+    }
+
+    /// Answer of `/openapi/v3/<path>`, with `path` such as `api/v1` or `apis/apps/v1`.
+    pub fn openapi_v3(&self, path: &str) -> Option<&Value> {
+        self.custom_v3().get(path).or_else(|| V3.get(path))
+    }
+
+    /// Answer of `/openapi/v2` as JSON.
+    pub fn openapi_v2_json(&self) -> Bytes {
+        self.v2().json.clone()
+    }
+
+    /// Answer of `/openapi/v2` as [`V2_PROTOBUF`].
+    pub fn openapi_v2_protobuf(&self) -> Bytes {
+        self.v2().protobuf.clone()
+    }
+
+    fn custom_v3(&self) -> &BTreeMap<String, Value> {
+        self.documents.v3.get_or_init(|| {
+            let mut all = BTreeMap::new();
+            for row in self.custom() {
+                all.entry(path_of(row.group, row.version))
+                    .or_insert_with(|| document(self, row.group, row.version));
+            }
+            all
+        })
+    }
+
+    fn v2(&self) -> &Version2 {
+        if self.custom().next().is_none() {
+            return &V2;
+        }
+        self.documents.v2.get_or_init(|| Version2::of(self))
+    }
 }
 
-/// Each document with a hash of its content, so that clients keep it until it changes.
-fn index() -> Value {
-    let paths: Map<String, Value> = V3
+/// Each document's address with a hash of its content, so that clients keep it until it changes.
+fn index(documents: &BTreeMap<String, Value>) -> Map<String, Value> {
+    documents
         .iter()
         .map(|(path, document)| {
             let mut hasher = DefaultHasher::new();
@@ -70,38 +117,40 @@ fn index() -> Value {
             let url = format!("/openapi/v3/{path}?hash={:016X}", hasher.finish());
             (path.clone(), json!({ "serverRelativeURL": url }))
         })
-        .collect();
-    json!({ "paths": paths })
+        .collect()
 }
 
-fn document(group: &str, version: &str) -> Value {
+fn document(kinds: &Kinds, group: &str, version: &str) -> Value {
     let mut paths = Map::new();
     let mut wanted = BTreeSet::new();
-    for one in operations()
-        .iter()
-        .filter(|one| one.group == group && one.version == version)
-    {
+    let rows = || {
+        let mine = |row: &&'static Resource| row.group == group && row.version == version;
+        kinds.served().filter(mine)
+    };
+    for one in operations(rows()) {
         wanted.extend(one.input.clone());
         wanted.insert(one.output.clone());
         let item = paths
             .entry(one.path.clone())
             .or_insert_with(|| json!({ "parameters": path_parameters(&one.path) }));
-        item[one.method] = operation(one);
+        item[one.method] = operation(&one);
     }
+    let custom = schema::of_custom(rows());
     json!({
         "openapi": "3.0.0",
         "info": { "title": "Waggle", "version": format!("v{}", env!("CARGO_PKG_VERSION")) },
         "paths": paths,
-        "components": { "schemas": reachable(wanted) },
+        "components": { "schemas": reachable(wanted, &custom) },
     })
 }
 
-/// The wanted schemas and all that they refer to.
-fn reachable(wanted: BTreeSet<String>) -> BTreeMap<&'static str, &'static Value> {
+/// The wanted schemas and all that they refer to, out of the registry's and the `custom` ones.
+fn reachable(wanted: BTreeSet<String>, custom: &BTreeMap<String, Value>) -> BTreeMap<&str, &Value> {
     let mut found = BTreeMap::new();
     let mut open: Vec<String> = wanted.into_iter().collect();
     while let Some(name) = open.pop() {
-        let Some((name, schema)) = schema::definitions().get_key_value(&name) else {
+        let known = schema::definitions().get_key_value(&name);
+        let Some((name, schema)) = known.or_else(|| custom.get_key_value(&name)) else {
             continue;
         };
         if found.insert(name.as_str(), schema).is_none() {
@@ -174,9 +223,10 @@ mod tests {
 
     #[test]
     fn each_group_version_has_a_document_that_stands_alone() {
-        let index = v3_index();
+        let kinds = Kinds::default();
+        let index = kinds.openapi_v3_index();
         for path in index["paths"].as_object().unwrap().keys() {
-            let document = v3(path).unwrap();
+            let document = kinds.openapi_v3(path).unwrap();
             let text = document.to_string();
             for part in text.split(PREFIX).skip(1) {
                 let target = part.split('"').next().unwrap();
@@ -186,12 +236,13 @@ mod tests {
                 );
             }
         }
-        assert!(v3("apis/none/v1").is_none());
+        assert!(kinds.openapi_v3("apis/none/v1").is_none());
     }
 
     #[test]
     fn what_clients_look_up_before_apply_is_there() {
-        let document = v3("apis/apps/v1").unwrap();
+        let kinds = Kinds::default();
+        let document = kinds.openapi_v3("apis/apps/v1").unwrap();
         let patch =
             &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
         assert_eq!(
@@ -211,7 +262,7 @@ mod tests {
             names.contains(&json!("fieldValidation")) && names.contains(&json!("dryRun")),
             "{names:?}"
         );
-        let core = v3("api/v1").unwrap();
+        let core = kinds.openapi_v3("api/v1").unwrap();
         assert!(core["paths"]["/api/v1/namespaces/{name}"]["patch"].is_object());
         assert!(core["paths"]["/api/v1/pods"]["get"].is_object());
         assert!(core["components"]["schemas"]["io.k8s.api.core.v1.PodList"].is_object());

@@ -1,14 +1,12 @@
 //! What can be done at which path, as both OpenAPI versions tell it.
 
-use crate::patch::MEDIA_TYPES;
-use crate::{RESOURCES, Resource};
+use crate::Resource;
+use crate::patch::{CUSTOM_MEDIA_TYPES, MEDIA_TYPES};
 
 use super::schema::{DELETE_OPTIONS, SCALE, STATUS, definition_of, list_of};
 
 /// One operation at one path.
 pub(super) struct Operation {
-    pub(super) group: &'static str,
-    pub(super) version: &'static str,
     pub(super) path: String,
     pub(super) method: &'static str,
     pub(super) action: &'static str,
@@ -51,9 +49,9 @@ const DELETE: &[(&str, &str)] = &[
     ("propagationPolicy", "string"),
 ];
 
-/// Every operation of every row of the registry.
-pub(super) fn operations() -> Vec<Operation> {
-    RESOURCES.iter().flat_map(of_row).collect()
+/// Every operation of these rows.
+pub(super) fn operations(rows: impl Iterator<Item = &'static Resource>) -> Vec<Operation> {
+    rows.flat_map(of_row).collect()
 }
 
 struct Paths {
@@ -244,8 +242,6 @@ impl<'a> Draft<'a> {
             self.suffix
         );
         Operation {
-            group: row.group,
-            version: row.version,
             path: self.path.to_owned(),
             method,
             action,
@@ -255,10 +251,10 @@ impl<'a> Draft<'a> {
                 .to_owned(),
             kind: self.kind,
             query: self.query,
-            consumes: if self.verb == "patch" {
-                &MEDIA_TYPES
-            } else {
-                JSON
+            consumes: match self.verb {
+                "patch" if row.is_custom() => &CUSTOM_MEDIA_TYPES,
+                "patch" => &MEDIA_TYPES,
+                _ => JSON,
             },
             input: self.input.map(str::to_owned),
             output: self.output.to_owned(),
@@ -281,7 +277,7 @@ mod tests {
 
     #[test]
     fn operations_have_names_of_their_own() {
-        let all = operations();
+        let all = operations(crate::Kinds::default().served());
         let ids: BTreeSet<_> = all.iter().map(|one| &one.id).collect();
         assert_eq!(ids.len(), all.len());
         let places: BTreeSet<_> = all.iter().map(|one| (&one.path, one.method)).collect();

@@ -10,7 +10,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::patch::{ListRule, list_rule};
-use crate::{RESOURCES, Resource};
+use crate::{RESOURCES, Resource, VIEWS, custom};
 
 /// Where references point, as OpenAPI v3 has it.
 pub(crate) const PREFIX: &str = "#/components/schemas/";
@@ -29,11 +29,34 @@ pub(crate) fn definitions() -> &'static BTreeMap<String, Value> {
     &SCHEMAS.definitions
 }
 
+fn own_rows() -> impl Iterator<Item = &'static Resource> {
+    RESOURCES.iter().chain(VIEWS)
+}
+
+/// The schemas of kinds that definitions add, and of their lists, by OpenAPI name.
+pub(crate) fn of_custom(rows: impl Iterator<Item = &'static Resource>) -> BTreeMap<String, Value> {
+    let mut all = BTreeMap::new();
+    for row in rows {
+        let Some(custom) = row.custom() else { continue };
+        let name = custom.definition.clone();
+        all.insert(list_of(&name), list_schema(row, &name));
+        all.insert(name.clone(), custom::open_api(row, custom));
+        let list_kind = row.list_kind();
+        name_kind(
+            &mut all,
+            &list_of(&name),
+            (row.group, row.version, &list_kind),
+        );
+    }
+    all
+}
+
 /// OpenAPI name of the kind's type.
 pub(crate) fn definition_of(resource: &Resource) -> Option<&'static str> {
-    let index = RESOURCES
-        .iter()
-        .position(|row| std::ptr::eq(row, resource))?;
+    if let Some(custom) = resource.custom() {
+        return Some(&custom.definition);
+    }
+    let index = own_rows().position(|row| std::ptr::eq(row, resource))?;
     SCHEMAS.kinds.get(index).map(String::as_str)
 }
 
@@ -71,8 +94,7 @@ fn generate() -> Schemas {
         settings.transforms.clear();
     });
     let mut generator = settings.into_generator();
-    let roots: Vec<Value> = RESOURCES
-        .iter()
+    let roots: Vec<Value> = own_rows()
         .map(|row| (row.schema)(&mut generator).to_value())
         .collect();
     let kinds: Vec<String> = roots
@@ -89,7 +111,7 @@ fn generate() -> Schemas {
         annotate(&name, &mut schema);
         definitions.insert(name, schema);
     }
-    for (row, name) in RESOURCES.iter().zip(&kinds) {
+    for (row, name) in own_rows().zip(&kinds) {
         definitions.insert(list_of(name), list_schema(row, name));
         name_kind(&mut definitions, name, (row.group, row.version, row.kind));
         name_kind(

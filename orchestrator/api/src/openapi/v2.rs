@@ -7,23 +7,27 @@ use serde_json::{Map, Value, json};
 
 use super::operations::{Operation, operations};
 use super::path_words;
-use super::schema::{INT_OR_STRING, PREFIX, QUANTITY, definitions};
+use super::schema::{INT_OR_STRING, PREFIX, QUANTITY, definitions, of_custom};
+use crate::Kinds;
 
 const TARGET: &str = "#/definitions/";
 
 /// The whole document as JSON.
-pub(super) fn document() -> Value {
+pub(super) fn document(kinds: &Kinds) -> Value {
     let mut paths = Map::new();
-    for one in operations() {
+    for one in operations(kinds.served()) {
         let item = paths
             .entry(one.path.clone())
             .or_insert_with(|| json!({ "parameters": path_parameters(&one.path) }));
         item[one.method] = operation(&one);
     }
-    let schemas: Map<String, Value> = definitions()
+    let mut schemas: Map<String, Value> = definitions()
         .iter()
         .map(|(name, schema)| (name.clone(), older(name, schema)))
         .collect();
+    for (name, schema) in of_custom(kinds.custom()) {
+        schemas.insert(name, looser(&rewrite(&schema)));
+    }
     json!({
         "swagger": "2.0",
         "info": { "title": "Waggle", "version": format!("v{}", env!("CARGO_PKG_VERSION")) },
@@ -73,6 +77,34 @@ fn older(name: &str, schema: &Value) -> Value {
         map.insert("type".into(), "string".into());
     }
     schema
+}
+
+/// A custom kind's schema as clients of version 2 can use it: nothing that they take for stricter than it is meant.
+fn looser(schema: &Value) -> Value {
+    let mut new = Map::new();
+    for (word, value) in schema.as_object().into_iter().flatten() {
+        match word.as_str() {
+            "oneOf" | "anyOf" | "allOf" | "not" | "nullable" | "default" => {}
+            "properties" => {
+                let each = entries(value).map(|(name, inner)| (name.clone(), looser(inner)));
+                new.insert(word.clone(), each.collect::<Map<_, _>>().into());
+            }
+            "items" | "additionalProperties" if value.is_object() => {
+                new.insert(word.clone(), looser(value));
+            }
+            _ => {
+                new.insert(word.clone(), value.clone());
+            }
+        }
+    }
+    if schema["x-kubernetes-preserve-unknown-fields"] == true {
+        new.remove("properties");
+        new.remove("items");
+    }
+    if schema["nullable"] == true {
+        new.retain(|word, _| !["type", "properties", "items"].contains(&word.as_str()));
+    }
+    new.into()
 }
 
 fn rewrite(schema: &Value) -> Value {
@@ -292,7 +324,7 @@ mod tests {
 
     #[test]
     fn the_protobuf_form_says_what_the_json_form_says() {
-        let document = document();
+        let document = document(&Kinds::default());
         let decoded = proto::Document::decode(encode(&document).as_slice()).unwrap();
         let names: Vec<_> = decoded.definitions.unwrap().additional_properties;
         assert_eq!(
@@ -332,7 +364,7 @@ mod tests {
 
     #[test]
     fn nothing_of_version_3_is_left() {
-        let text = document().to_string();
+        let text = document(&Kinds::default()).to_string();
         assert!(!text.contains("/components/") && !text.contains("\"oneOf\":["));
     }
 }

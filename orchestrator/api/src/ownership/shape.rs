@@ -4,15 +4,17 @@
 use serde_json::{Value, json};
 
 use super::fields::FieldSet;
-use crate::Resource;
 use crate::openapi::schema;
 use crate::patch::{ListRule, list_rule};
+use crate::{Resource, custom};
 
 /// A type.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Shape<'a> {
     /// By its OpenAPI name.
     Named(&'a str),
+    /// By a definition's schema.
+    Schema(&'a Value),
     /// Nothing is known: objects are split into their fields, lists are whole.
     Free,
 }
@@ -25,16 +27,21 @@ pub(super) enum Split<'a> {
     /// Not at all.
     Whole,
     /// A list into items that are told apart by keys, each with its default.
-    Items(Keys, Shape<'a>),
+    Items(Keys<'a>, Shape<'a>),
     /// A list into its values.
     Values,
 }
 
 /// Fields that name an item of a list.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Keys {
-    first: &'static str,
-    second: Option<(&'static str, &'static str)>,
+pub(super) enum Keys<'a> {
+    /// One, and perhaps a second with its default.
+    Typed {
+        first: &'static str,
+        second: Option<(&'static str, &'static str)>,
+    },
+    /// Those that the schema of a list of a custom kind names; defaults are in the schema of its items.
+    Schema(&'a Value),
 }
 
 /// Types that are one value, however many fields they have.
@@ -54,7 +61,10 @@ const WHOLE_MAPS: [(&str, &str); 2] = [
 
 impl Shape<'static> {
     pub(super) fn of(resource: &Resource) -> Self {
-        schema::definition_of(resource).map_or(Shape::Free, Shape::Named)
+        match resource.custom() {
+            Some(custom) => Shape::Schema(&custom.schema),
+            None => schema::definition_of(resource).map_or(Shape::Free, Shape::Named),
+        }
     }
 }
 
@@ -63,6 +73,7 @@ impl<'a> Shape<'a> {
     pub(super) fn split(self, field: &str, value: &Value) -> Split<'a> {
         let (rule, child) = match self {
             Self::Named(name) => (list_rule(name, field), schema::field_type(name, field)),
+            Self::Schema(schema) => return split_custom(schema, field, value),
             Self::Free => (None, None),
         };
         let child_shape = child.map_or(Shape::Free, Shape::Named);
@@ -78,7 +89,7 @@ impl<'a> Shape<'a> {
             }
             Value::Array(items) => match rule {
                 Some(ListRule::Keyed { key, second, .. }) => {
-                    let keys = Keys { first: key, second };
+                    let keys = Keys::Typed { first: key, second };
                     if keys.tell_apart(items) {
                         Split::Items(keys, child_shape)
                     } else {
@@ -93,17 +104,57 @@ impl<'a> Shape<'a> {
     }
 }
 
-impl Keys {
+/// As [`Shape::split`], by the schema of a custom kind.
+fn split_custom<'a>(schema: &'a Value, field: &str, value: &Value) -> Split<'a> {
+    const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    if field == "metadata" && custom::is_embedded(schema) {
+        return Split::Fields(Shape::Named(META));
+    }
+    let inner = custom::field(schema, field);
+    let says = |word: &str| inner.and_then(|inner| inner[word].as_str());
+    match value {
+        Value::Object(_) if says("x-kubernetes-map-type") == Some("atomic") => Split::Whole,
+        Value::Object(_) => Split::Fields(inner.map_or(Shape::Free, Shape::Schema)),
+        Value::Array(items) => match (says("x-kubernetes-list-type"), inner) {
+            (Some("set"), _) => Split::Values,
+            (Some("map"), Some(list)) => {
+                let keys = Keys::Schema(list);
+                if keys.tell_apart(items) {
+                    Split::Items(keys, Shape::Schema(&list["items"]))
+                } else {
+                    Split::Whole
+                }
+            }
+            _ => Split::Whole,
+        },
+        _ => Split::Whole,
+    }
+}
+
+impl Keys<'_> {
     /// The step that leads to an item: `k:{"name":"web"}`.
     pub(super) fn step(self, item: &Value) -> String {
-        let mut keys = json!({ self.first: item[self.first] });
-        if let Some((field, default)) = self.second {
-            let value = &item[field];
-            keys[field] = if value.is_null() {
-                default.into()
-            } else {
-                value.clone()
-            };
+        let mut keys = json!({});
+        match self {
+            Self::Typed { first, second } => {
+                keys[first] = item[first].clone();
+                if let Some((field, default)) = second {
+                    let value = &item[field];
+                    keys[field] = if value.is_null() {
+                        default.into()
+                    } else {
+                        value.clone()
+                    };
+                }
+            }
+            Self::Schema(list) => {
+                let names = list["x-kubernetes-list-map-keys"].as_array();
+                for name in names.into_iter().flatten().filter_map(Value::as_str) {
+                    let default = &list["items"]["properties"][name]["default"];
+                    let given = Some(&item[name]).filter(|one| !one.is_null());
+                    keys[name] = given.unwrap_or(default).clone();
+                }
+            }
         }
         format!("k:{keys}")
     }
@@ -111,9 +162,13 @@ impl Keys {
     /// Whether every item has a name of its own.
     fn tell_apart(self, items: &[Value]) -> bool {
         let mut seen = std::collections::BTreeSet::new();
+        let named = |item: &Value| match self {
+            Self::Typed { first, .. } => !item[first].is_null(),
+            Self::Schema(_) => item.is_object(),
+        };
         items
             .iter()
-            .all(|item| !item[self.first].is_null() && seen.insert(self.step(item)))
+            .all(|item| named(item) && seen.insert(self.step(item)))
     }
 }
 

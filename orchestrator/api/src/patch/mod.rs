@@ -18,6 +18,13 @@ pub const MEDIA_TYPES: [&str; 3] = [
     "application/strategic-merge-patch+json",
 ];
 
+/// The same for kinds that a definition adds.
+pub const CUSTOM_MEDIA_TYPES: [&str; 3] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/apply-patch+yaml",
+];
+
 /// A patch, parsed.
 #[derive(Debug, Clone)]
 pub enum Patch {
@@ -67,6 +74,10 @@ impl Patch {
                 let mut value = old.clone();
                 json_patch::merge(&mut value, patch);
                 Ok(value)
+            }
+            // Only types tell which lists are merged.
+            Self::Strategic(_) if resource.is_custom() => {
+                Err(Status::unsupported_media_type(&CUSTOM_MEDIA_TYPES))
             }
             Self::Strategic(patch) => {
                 let mut value = old.clone();

@@ -4,7 +4,7 @@
 use k8s_openapi::api::{apps, autoscaling, batch, core, policy, scheduling};
 
 use crate::decode::{decode, schema};
-use crate::resource::Resource;
+use crate::resource::{Resource, Source};
 use crate::{defaults, table, validate};
 
 pub(super) const REPLICATION_CONTROLLER: Resource = Resource {
@@ -24,6 +24,7 @@ pub(super) const REPLICATION_CONTROLLER: Resource = Resource {
     cells: table::workload::replication_controller,
     selectable: &["status.replicas"],
     schema: schema::<core::v1::ReplicationController>,
+    source: Source::Registry,
 };
 
 pub(super) const CONTROLLER_REVISION: Resource = Resource {
@@ -43,6 +44,7 @@ pub(super) const CONTROLLER_REVISION: Resource = Resource {
     cells: table::workload::controller_revision,
     selectable: &[],
     schema: schema::<apps::v1::ControllerRevision>,
+    source: Source::Registry,
 };
 
 pub(super) const DAEMON_SET: Resource = Resource {
@@ -62,6 +64,7 @@ pub(super) const DAEMON_SET: Resource = Resource {
     cells: table::workload::daemon_set,
     selectable: &[],
     schema: schema::<apps::v1::DaemonSet>,
+    source: Source::Registry,
 };
 
 pub(super) const STATEFUL_SET: Resource = Resource {
@@ -81,6 +84,7 @@ pub(super) const STATEFUL_SET: Resource = Resource {
     cells: table::workload::stateful_set,
     selectable: &[],
     schema: schema::<apps::v1::StatefulSet>,
+    source: Source::Registry,
 };
 
 pub(super) const HORIZONTAL_POD_AUTOSCALER: Resource = Resource {
@@ -100,6 +104,7 @@ pub(super) const HORIZONTAL_POD_AUTOSCALER: Resource = Resource {
     cells: table::limits::horizontal_pod_autoscaler,
     selectable: &[],
     schema: schema::<autoscaling::v2::HorizontalPodAutoscaler>,
+    source: Source::Registry,
 };
 
 pub(super) const CRON_JOB: Resource = Resource {
@@ -119,6 +124,7 @@ pub(super) const CRON_JOB: Resource = Resource {
     cells: table::batch::cron_job,
     selectable: &[],
     schema: schema::<batch::v1::CronJob>,
+    source: Source::Registry,
 };
 
 pub(super) const JOB: Resource = Resource {
@@ -138,6 +144,7 @@ pub(super) const JOB: Resource = Resource {
     cells: table::batch::job,
     selectable: &["status.successful"],
     schema: schema::<batch::v1::Job>,
+    source: Source::Registry,
 };
 
 pub(super) const POD_DISRUPTION_BUDGET: Resource = Resource {
@@ -157,6 +164,7 @@ pub(super) const POD_DISRUPTION_BUDGET: Resource = Resource {
     cells: table::limits::pod_disruption_budget,
     selectable: &[],
     schema: schema::<policy::v1::PodDisruptionBudget>,
+    source: Source::Registry,
 };
 
 pub(super) const PRIORITY_CLASS: Resource = Resource {
@@ -176,4 +184,5 @@ pub(super) const PRIORITY_CLASS: Resource = Resource {
     cells: table::limits::priority_class,
     selectable: &[],
     schema: schema::<scheduling::v1::PriorityClass>,
+    source: Source::Registry,
 };

@@ -85,6 +85,8 @@ pub enum Cell {
     Text(String),
     /// A whole number.
     Number(i64),
+    /// Anything else, as it is in the object; null shows nothing.
+    Other(Value),
 }
 
 impl Cell {
@@ -121,6 +123,7 @@ impl From<Cell> for Value {
         match cell {
             Cell::Text(text) => text.into(),
             Cell::Number(number) => number.into(),
+            Cell::Other(value) => value,
         }
     }
 }
@@ -130,6 +133,8 @@ impl std::fmt::Display for Cell {
         match self {
             Self::Text(text) => f.write_str(text),
             Self::Number(number) => number.fmt(f),
+            Self::Other(Value::Null) => Ok(()),
+            Self::Other(value) => value.fmt(f),
         }
     }
 }
@@ -202,7 +207,8 @@ fn columns(resource: &Resource) -> Value {
 }
 
 fn row(resource: &Resource, object: &Value, now: i64, include: IncludeObject) -> Value {
-    let cells: Vec<Value> = (resource.cells)(object, now)
+    let cells: Vec<Value> = resource
+        .row_cells(object, now)
         .into_iter()
         .map(Value::from)
         .collect();

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{meta, names, one_of};
-use crate::Fault;
 use crate::walk::{has, list, text};
+use crate::{Fault, RESOURCES, custom};
 
 /// Faults of a CustomResourceDefinition.
 pub(crate) fn custom_resource_definition(value: &Value, old: Option<&Value>) -> Vec<Fault> {
@@ -17,6 +17,14 @@ pub(crate) fn custom_resource_definition(value: &Value, old: Option<&Value>) -> 
     } else if names::subdomain(group).is_some() || !group.contains('.') {
         let detail = "should be a domain with at least one dot";
         out.push(Fault::invalid("spec.group", group, detail));
+    }
+    if RESOURCES.iter().any(|row| row.group == group) {
+        let detail = "is a group of the server's own kinds: take another";
+        out.push(Fault::invalid("spec.group", group, detail));
+    }
+    if spec["preserveUnknownFields"] == true {
+        let detail = "must be false: use x-kubernetes-preserve-unknown-fields in the schema";
+        out.push(Fault::invalid("spec.preserveUnknownFields", true, detail));
     }
     let expect = format!("{plural}.{group}");
     if text(value, &["metadata", "name"]) != expect {
@@ -79,61 +87,14 @@ fn versions(spec: &Value, out: &mut Vec<Fault>) {
         if !seen.insert(name) {
             out.push(Fault::duplicate(format!("{path}.name"), name));
         }
+        custom::expression_faults(version, &path, out);
         let schema = &version["schema"]["openAPIV3Schema"];
         let path = format!("{path}.schema.openAPIV3Schema");
         if schema.is_null() {
             out.push(Fault::required(path, "schemas are required"));
         } else {
-            if schema["type"] != "object" {
-                out.push(Fault::invalid(
-                    format!("{path}.type"),
-                    schema["type"].clone(),
-                    "must be object at the root",
-                ));
-            }
-            structural(schema, &path, 0, out);
+            custom::schema_faults(schema, &path, out);
         }
-    }
-}
-
-/// Every value has a type, unless it is said that any will do.
-fn structural(schema: &Value, path: &str, depth: usize, out: &mut Vec<Fault>) {
-    if depth > 64 {
-        out.push(Fault::forbidden(path, "is nested too deeply"));
-        return;
-    }
-    let kinds = ["array", "boolean", "integer", "number", "object", "string"];
-    let any = schema["x-kubernetes-int-or-string"] == true
-        || schema["x-kubernetes-preserve-unknown-fields"] == true;
-    if text(schema, &["type"]).is_empty() {
-        if !any {
-            out.push(Fault::required(
-                format!("{path}.type"),
-                "must not be empty for specified object fields",
-            ));
-        }
-    } else {
-        one_of(&schema["type"], &kinds, &format!("{path}.type"), out);
-    }
-    if has(schema, &["$ref"]) {
-        out.push(Fault::forbidden(
-            format!("{path}.$ref"),
-            "$ref is not supported",
-        ));
-    }
-    for (name, inner) in crate::walk::members(schema, &["properties"]) {
-        structural(inner, &format!("{path}.properties[{name}]"), depth + 1, out);
-    }
-    for field in ["items", "additionalProperties"] {
-        if schema[field].is_object() {
-            structural(&schema[field], &format!("{path}.{field}"), depth + 1, out);
-        }
-    }
-    if schema["type"] == "array" && !schema["items"].is_object() {
-        out.push(Fault::required(
-            format!("{path}.items"),
-            "must be specified",
-        ));
     }
 }
 

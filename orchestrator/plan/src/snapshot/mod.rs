@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ReplicationController, Se
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -87,6 +88,8 @@ pub struct Snapshot {
     pub leases: Table<Lease>,
     /// networking.k8s.io/v1.
     pub network_policies: Table<NetworkPolicy>,
+    /// apiextensions.k8s.io/v1.
+    pub definitions: Table<CustomResourceDefinition>,
     /// waggle.dev/v1.
     pub tenants: Table<Tenant>,
     /// Metadata of every object of every kind, by (namespace, apiVersion, kind, name).
@@ -121,6 +124,24 @@ impl Snapshot {
             covered,
             ..Self::default()
         }
+    }
+
+    /// From now on every object of these kinds (apiVersion, kind) is in the snapshot, and of no others.
+    pub fn set_covered<A: Into<String>, K: Into<String>>(
+        &mut self,
+        covered: impl IntoIterator<Item = (A, K)>,
+    ) {
+        let pairs = covered.into_iter();
+        self.covered = pairs
+            .map(|(version, kind)| (version.into(), kind.into()))
+            .collect();
+    }
+
+    /// Forgets every object of a kind that planners know by its metadata only.
+    pub fn forget_kind(&mut self, api_version: &str, kind: &str) {
+        let of_kind = |key: &&MetaKey| key.1 == api_version && key.2 == kind;
+        let keys: Vec<MetaKey> = self.metas.keys().filter(of_kind).cloned().collect();
+        keys.iter().for_each(|key| self.drop_meta(key));
     }
 
     /// Whether every object of this kind is in the snapshot.
@@ -183,6 +204,9 @@ impl Snapshot {
                 &meta,
                 decode(value, &meta)?,
             )),
+            ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
+                drop(put(&mut self.definitions, &meta, decode(value, &meta)?))
+            }
             ("waggle.dev/v1", "Tenant") => {
                 drop(put(&mut self.tenants, &meta, decode(value, &meta)?))
             }
@@ -221,6 +245,9 @@ impl Snapshot {
             ("coordination.k8s.io/v1", "Lease") => drop(self.leases.remove(namespace, name)),
             ("networking.k8s.io/v1", "NetworkPolicy") => {
                 drop(self.network_policies.remove(namespace, name))
+            }
+            ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
+                drop(self.definitions.remove(namespace, name))
             }
             ("waggle.dev/v1", "Tenant") => drop(self.tenants.remove(namespace, name)),
             _ => {}

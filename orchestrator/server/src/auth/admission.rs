@@ -159,9 +159,26 @@ pub(crate) fn advice(objects: &Objects, resource: &Resource, value: &Value) -> V
                 )],
             }
         }
+        "CustomResourceDefinition" if mentions(&value["spec"], "x-kubernetes-validations") => {
+            vec![
+                "x-kubernetes-validations: rules are kept, but this server does not evaluate them"
+                    .to_owned(),
+            ]
+        }
         "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => {
             vec!["webhooks are kept, but this server does not call them yet".to_owned()]
         }
         _ => Vec::new(),
+    }
+}
+
+/// Whether a field of this name is anywhere in the value.
+fn mentions(value: &Value, field: &str) -> bool {
+    match value {
+        Value::Object(map) => {
+            map.contains_key(field) || map.values().any(|inner| mentions(inner, field))
+        }
+        Value::Array(items) => items.iter().any(|inner| mentions(inner, field)),
+        _ => false,
     }
 }

@@ -67,9 +67,12 @@ type Planner = fn(&mut Runner, &Snapshot, jiff::Timestamp) -> Plan;
 
 /// In the order in which they are asked after a change, so that one pass carries a Deployment's change to its pods'
 /// nodes.
-const PLANNERS: [(&str, Planner); 18] = [
+const PLANNERS: [(&str, Planner); 19] = [
     ("namespace", |_, snapshot, now| {
         waggle_plan::namespace::plan(snapshot, now)
+    }),
+    ("custom-resource-definition", |_, snapshot, now| {
+        waggle_plan::custom_resource_definition::plan(snapshot, now)
     }),
     ("service-account", |runner, snapshot, now| {
         waggle_plan::service_account::plan(snapshot, &runner.parts.authority, now)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use waggle_api::{RESOURCES, Resource, Status};
+use waggle_api::{Kinds, Resource, Status};
 use waggle_plan::Snapshot;
 
 use crate::objects::{EventKind, Events, ObjectEvent, Objects};
@@ -46,11 +46,8 @@ impl View {
     /// # Errors
     /// The [`Status`] of a kind that can't be watched.
     pub async fn follow(objects: &Arc<Objects>) -> Result<Arc<Self>, Status> {
-        let covered = RESOURCES
-            .iter()
-            .map(|resource| (resource.api_version(), resource.kind));
         let seen = Arc::new(Seen {
-            snapshot: RwLock::new(Snapshot::new(covered)),
+            snapshot: RwLock::default(),
             revision: watch::Sender::new(0),
             relevant: watch::Sender::new(0),
         });
@@ -58,13 +55,11 @@ impl View {
             objects: Arc::clone(objects),
             seen: Arc::clone(&seen),
             kinds: Vec::new(),
+            generation: None,
         };
         let mut changed = objects.changed();
         let revision = *changed.borrow_and_update();
-        for resource in RESOURCES.iter() {
-            let kind = follower.start(resource)?;
-            follower.kinds.push(kind);
-        }
+        follower.cover()?;
         follower.catch_up(revision);
         let follower = tokio::spawn(async move {
             while changed.changed().await.is_ok() {
@@ -108,6 +103,8 @@ struct Follower {
     objects: Arc<Objects>,
     seen: Arc<Seen>,
     kinds: Vec<Kind>,
+    /// Of the kinds that are followed.
+    generation: Option<u64>,
 }
 
 struct Kind {
@@ -116,6 +113,43 @@ struct Kind {
 }
 
 impl Follower {
+    /// Follows the kinds that there are now, when they are others than before.
+    fn cover(&mut self) -> Result<(), Status> {
+        let kinds = self.objects.kinds();
+        if self.generation == Some(kinds.generation()) {
+            return Ok(());
+        }
+        let stored: Vec<&'static Resource> = kinds.stored().collect();
+        let is_there = |one: &Kind| stored.iter().any(|row| std::ptr::eq(*row, one.resource));
+        let (there, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.kinds)
+            .into_iter()
+            .partition(is_there);
+        self.kinds = there;
+        {
+            let mut snapshot = self
+                .seen
+                .snapshot
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            for kind in gone {
+                snapshot.forget_kind(&kind.resource.api_version(), kind.resource.kind);
+            }
+            snapshot.set_covered(covered(&kinds));
+        }
+        for resource in stored {
+            if !self
+                .kinds
+                .iter()
+                .any(|one| std::ptr::eq(one.resource, resource))
+            {
+                let kind = self.start(resource)?;
+                self.kinds.push(kind);
+            }
+        }
+        self.generation = Some(kinds.generation());
+        Ok(())
+    }
+
     /// Lists a kind into the snapshot and watches it from there.
     fn start(&self, resource: &'static Resource) -> Result<Kind, Status> {
         let listing = self.objects.list(resource, None);
@@ -136,6 +170,9 @@ impl Follower {
     /// Takes in every event that the cache has, then says that the snapshot shows `revision`.
     fn catch_up(&mut self, revision: u64) {
         let mut relevant = false;
+        if let Err(error) = self.cover() {
+            tracing::error!(%error, "a new kind is left out of planning");
+        }
         for index in 0..self.kinds.len() {
             let kind = &mut self.kinds[index];
             // The cache tells of a revision while it still writes it: reading anything waits until it is whole.
@@ -201,6 +238,12 @@ impl Follower {
             Err(error) => tracing::error!(kind = resource.kind, %error, "watching again failed"),
         }
     }
+}
+
+/// Kinds, in every version, all of whose objects are in the snapshot.
+fn covered(kinds: &Kinds) -> Vec<(String, &'static str)> {
+    let rows = kinds.served().chain(kinds.stored());
+    rows.map(|row| (row.api_version(), row.kind)).collect()
 }
 
 /// Events that are there without waiting, and whether the stream goes on.

@@ -67,7 +67,7 @@ pub(super) async fn apply(
             Err(status) if !there && status.is_already_exists() => {}
             Err(status) if there && status.is_not_found() => {}
             Err(status) => return Err(status),
-            Ok(made) => return answer(state, code, &made, query, &headers, &read.warnings),
+            Ok(made) => return answer(state, target, code, &made, query, &headers, &read.warnings),
         }
     }
     Err(Status::modified(target.resource, &target.name))

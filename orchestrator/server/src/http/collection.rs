@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use waggle_api::selector::{FieldSelector, LabelSelector};
-use waggle_api::{ListMeta, Status, table};
+use waggle_api::{ListMeta, Resource, Status, table};
 
 use super::accept::{Form, form};
 use super::answer;
@@ -22,6 +22,7 @@ use crate::run::ServerState;
 /// Which objects of a kind are meant.
 #[derive(Debug, Clone)]
 pub(super) struct Selection {
+    resource: &'static Resource,
     namespace: Option<String>,
     /// The only one, for a request that names it.
     name: Option<String>,
@@ -32,6 +33,7 @@ pub(super) struct Selection {
 impl Selection {
     pub(super) fn new(target: &Target, query: &Query) -> Result<Self, Status> {
         Ok(Self {
+            resource: target.resource,
             namespace: target.in_namespace().map(str::to_owned),
             name: (!target.name.is_empty()).then(|| target.name.clone()),
             labels: LabelSelector::parse(&query.label_selector)?,
@@ -45,7 +47,7 @@ impl Selection {
             .is_none_or(|namespace| *namespace == object.namespace)
             && self.name.as_ref().is_none_or(|name| *name == object.name)
             && self.labels.matches_object(&object.value)
-            && self.fields.matches(&object.value)
+            && (self.fields.is_empty() || self.fields.matches(&self.resource.show(&object.value)))
     }
 
     fn is_everything(&self) -> bool {
@@ -92,6 +94,8 @@ pub(super) async fn list(
     let include = query.include_object.parse()?;
     let (listing, after) = source(state, target, query).await?;
     let (objects, metadata) = page(&listing, &selection, query.limit, after.as_deref());
+    let shown = objects.iter().map(|object| object.shown(target.resource));
+    let objects: Vec<Arc<Object>> = shown.collect();
     let now = state.objects.now().as_second();
     let values = || objects.iter().map(|object| &object.value);
     Ok(match form {

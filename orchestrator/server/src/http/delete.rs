@@ -31,7 +31,10 @@ pub(super) async fn one(
             StatusCode::OK,
             &Status::deleted(target.resource, &object.name, &object.uid).to_value(),
         ),
-        Deleted::Marked(object) => bytes(StatusCode::OK, "application/json", object.bytes.clone()),
+        Deleted::Marked(object) => {
+            let shown = object.shown(target.resource);
+            bytes(StatusCode::OK, "application/json", shown.bytes.clone())
+        }
     })
 }
 
@@ -56,7 +59,7 @@ pub(super) async fn many(
             .delete(target.resource, &object.namespace, &object.name, &options)
             .await
         {
-            Ok(deleted) => items.push(deleted.object().value.clone()),
+            Ok(deleted) => items.push(deleted.object().shown(target.resource).value.clone()),
             Err(status) if status.is_not_found() => {}
             Err(status) => return Err(status),
         }

@@ -57,7 +57,10 @@ pub(super) async fn core_versions(
     headers: HeaderMap,
 ) -> Response {
     match aggregated(&headers) {
-        Some(form) => aggregate(form, &discovery::aggregated_core(form)),
+        Some(form) => aggregate(
+            form,
+            &discovery::aggregated_core(&state.objects.kinds(), form),
+        ),
         None => document(
             StatusCode::OK,
             &discovery::versions(&state.advertise.to_string()),
@@ -66,10 +69,11 @@ pub(super) async fn core_versions(
 }
 
 /// GET /apis.
-pub(super) async fn groups(headers: HeaderMap) -> Response {
+pub(super) async fn groups(State(state): State<ServerState>, headers: HeaderMap) -> Response {
+    let kinds = state.objects.kinds();
     match aggregated(&headers) {
-        Some(form) => aggregate(form, &discovery::aggregated_groups(form)),
-        None => document(StatusCode::OK, &discovery::groups()),
+        Some(form) => aggregate(form, &discovery::aggregated_groups(&kinds, form)),
+        None => document(StatusCode::OK, &discovery::groups(&kinds)),
     }
 }
 
@@ -89,22 +93,27 @@ fn found(value: Option<Value>) -> Response {
 }
 
 /// GET /apis/GROUP.
-pub(super) async fn group(Path(group): Path<String>) -> Response {
-    found(discovery::group(&group))
+pub(super) async fn group(State(state): State<ServerState>, Path(group): Path<String>) -> Response {
+    found(discovery::group(&state.objects.kinds(), &group))
 }
 
 /// GET /api/v1.
-pub(super) async fn core_resources() -> Response {
-    found(discovery::resources("", "v1"))
+pub(super) async fn core_resources(State(state): State<ServerState>) -> Response {
+    found(discovery::resources(&state.objects.kinds(), "", "v1"))
 }
 
 /// GET /apis/GROUP/VERSION.
-pub(super) async fn resources(Path((group, version)): Path<(String, String)>) -> Response {
-    found(discovery::resources(&group, &version).filter(|_| !group.is_empty()))
+pub(super) async fn resources(
+    State(state): State<ServerState>,
+    Path((group, version)): Path<(String, String)>,
+) -> Response {
+    let kinds = state.objects.kinds();
+    found(discovery::resources(&kinds, &group, &version).filter(|_| !group.is_empty()))
 }
 
 /// GET /openapi/v2, as JSON or in the protobuf form.
-pub(super) async fn openapi_v2(headers: HeaderMap) -> Response {
+pub(super) async fn openapi_v2(State(state): State<ServerState>, headers: HeaderMap) -> Response {
+    let kinds = state.objects.kinds();
     let accepted = headers
         .get_all(http::header::ACCEPT)
         .iter()
@@ -115,23 +124,22 @@ pub(super) async fn openapi_v2(headers: HeaderMap) -> Response {
     {
         // Named as asked for, but for the "@" that no parser of media types takes.
         let named = openapi::V2_PROTOBUF.replace('@', ".");
-        return bytes(
-            StatusCode::OK,
-            &named,
-            Bytes::from_static(openapi::v2_protobuf()),
-        );
+        return bytes(StatusCode::OK, &named, kinds.openapi_v2_protobuf());
     }
-    document(StatusCode::OK, openapi::v2_json())
+    bytes(StatusCode::OK, "application/json", kinds.openapi_v2_json())
 }
 
 /// GET /openapi/v3.
-pub(super) async fn openapi_v3() -> Response {
-    document(StatusCode::OK, &openapi::v3_index())
+pub(super) async fn openapi_v3(State(state): State<ServerState>) -> Response {
+    document(StatusCode::OK, &state.objects.kinds().openapi_v3_index())
 }
 
 /// GET /openapi/v3/PATH.
-pub(super) async fn openapi_v3_group(Path(path): Path<String>) -> Response {
-    match openapi::v3(&path) {
+pub(super) async fn openapi_v3_group(
+    State(state): State<ServerState>,
+    Path(path): Path<String>,
+) -> Response {
+    match state.objects.kinds().openapi_v3(&path) {
         Some(value) => document(StatusCode::OK, value),
         None => refusal(&Status::unknown_path()),
     }

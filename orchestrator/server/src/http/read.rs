@@ -25,7 +25,7 @@ pub(super) async fn get(
     let found = found.ok_or_else(|| Status::not_found(target.resource, &target.name))?;
     Ok(object(
         StatusCode::OK,
-        &found,
+        &found.shown(target.resource),
         form,
         query.include_object.parse()?,
         state.objects.now().as_second(),
@@ -38,7 +38,10 @@ pub(super) fn scale(state: &ServerState, target: &Target) -> Result<Response, St
         .objects
         .get(target.resource, &target.namespace, &target.name);
     let found = found.ok_or_else(|| Status::not_found(target.resource, &target.name))?;
-    Ok(json(StatusCode::OK, &scaling::get(&found.value)))
+    Ok(json(
+        StatusCode::OK,
+        &scaling::get(target.resource, &found.value),
+    ))
 }
 
 /// Waits until the cache is as new as the client has seen it.

@@ -1,6 +1,6 @@
 //! What a path names: a kind, a namespace, an object, a subresource.
 
-use waggle_api::{Resource, find};
+use waggle_api::{Kinds, Resource};
 
 /// What a path of the API names.
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ pub(super) struct Target {
 
 impl Target {
     /// `None` when it names no registered kind.
-    pub(super) fn parse(path: &str) -> Option<Self> {
+    pub(super) fn parse(kinds: &Kinds, path: &str) -> Option<Self> {
         let mut parts = path.trim_matches('/').split('/');
         let (group, version) = match parts.next()? {
             "api" => ("", parts.next()?),
@@ -30,16 +30,17 @@ impl Target {
         match rest.as_slice() {
             // A namespace's own subresources look like a kind inside it.
             ["namespaces", name, subresource @ ("status" | "finalize")] => {
-                Self::of(group, version, "namespaces", "", name, subresource)
+                Self::of(kinds, group, version, "namespaces", "", name, subresource)
             }
             ["namespaces", namespace, plural, rest @ ..] => {
                 let (name, subresource) = name_and_subresource(rest)?;
-                let target = Self::of(group, version, plural, namespace, name, &subresource)?;
+                let target =
+                    Self::of(kinds, group, version, plural, namespace, name, &subresource)?;
                 target.resource.namespaced.then_some(target)
             }
             [plural, rest @ ..] => {
                 let (name, subresource) = name_and_subresource(rest)?;
-                let target = Self::of(group, version, plural, "", name, &subresource)?;
+                let target = Self::of(kinds, group, version, plural, "", name, &subresource)?;
                 // An object of a namespaced kind is only found in its namespace.
                 (!target.resource.namespaced || name.is_empty()).then_some(target)
             }
@@ -48,6 +49,7 @@ impl Target {
     }
 
     fn of(
+        kinds: &Kinds,
         group: &str,
         version: &str,
         plural: &str,
@@ -55,7 +57,7 @@ impl Target {
         name: &str,
         subresource: &str,
     ) -> Option<Self> {
-        let resource = find(group, version, plural)?;
+        let resource = kinds.find(group, version, plural)?;
         Some(Self {
             resource,
             namespace: namespace.to_owned(),
@@ -93,7 +95,7 @@ mod tests {
     use super::*;
 
     fn check(path: &str, expect: Option<(&str, &str, &str, &str)>) {
-        let target = Target::parse(path);
+        let target = Target::parse(&Kinds::default(), path);
         let seen = target.as_ref().map(|one| {
             (
                 one.resource.kind,

@@ -23,6 +23,7 @@ use crate::sessions::{Numbers, Sessions, Settings};
 use crate::usage::UsageRegistry;
 
 mod access;
+mod custom;
 mod eviction;
 mod writers;
 
@@ -30,6 +31,7 @@ struct Api {
     router: Router,
     state: ServerState,
     token: String,
+    store: Arc<EmbeddedStore>,
     _folder: tempfile::TempDir,
 }
 
@@ -41,7 +43,7 @@ async fn api_in(folder: tempfile::TempDir) -> Api {
     let now = jiff::Timestamp::now();
     let pki = Arc::new(Pki::open(folder.path(), &["localhost".to_owned()], now).unwrap());
     let store = Arc::new(EmbeddedStore::open(&folder.path().join("store.redb")).unwrap());
-    let objects = Objects::open(store, Arc::new(jiff::Timestamp::now))
+    let objects = Objects::open(Arc::clone(&store) as _, Arc::new(jiff::Timestamp::now))
         .await
         .unwrap();
     let advertise = "172.30.0.1:6443".parse().unwrap();
@@ -78,6 +80,7 @@ async fn api_in(folder: tempfile::TempDir) -> Api {
         router: super::router(state.clone()),
         state,
         token,
+        store,
         _folder: folder,
     }
 }

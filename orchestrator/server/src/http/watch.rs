@@ -234,9 +234,10 @@ impl Watcher {
             (Some(_), false) if event.kind == EventKind::Deleted => {
                 self.lines.event("DELETED", &event.object)
             }
-            (Some(before), false) => self
-                .lines
-                .event("DELETED", &before.at_revision(event.object.revision)),
+            (Some(before), false) => self.lines.event(
+                "DELETED",
+                &Arc::new(before.at_revision(event.object.revision)),
+            ),
         };
         self.ready.push_back(line);
     }
@@ -269,7 +270,8 @@ struct Lines {
 }
 
 impl Lines {
-    fn event(&mut self, kind: &str, object: &Object) -> Bytes {
+    fn event(&mut self, kind: &str, object: &Arc<Object>) -> Bytes {
+        let object = object.shown(self.resource);
         match self.form {
             Form::Plain => line(kind, &object.bytes),
             _ => self.formed(kind, &object.value),

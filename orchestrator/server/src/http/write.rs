@@ -1,5 +1,7 @@
 //! Creating and changing objects.
 
+use std::sync::Arc;
+
 use axum::extract::Request;
 use axum::response::Response;
 use http::header::USER_AGENT;
@@ -53,6 +55,7 @@ pub(super) async fn create(
         .await?;
     answer(
         state,
+        target,
         StatusCode::CREATED,
         &made,
         query,
@@ -83,7 +86,8 @@ pub(super) async fn update(
     settle_name(target, &mut read.value)?;
     let old = state
         .objects
-        .get(target.resource, &target.namespace, &target.name);
+        .get(target.resource, &target.namespace, &target.name)
+        .map(|old| old.shown(target.resource));
     let old = old.as_ref().map(|old| &old.value);
     admit_write(
         &state.objects,
@@ -103,6 +107,7 @@ pub(super) async fn update(
         .await?;
     answer(
         state,
+        target,
         StatusCode::OK,
         &made,
         query,
@@ -159,7 +164,15 @@ pub(super) async fn patch(
             change,
         )
         .await?;
-    answer(state, StatusCode::OK, &made, query, &headers, &warnings)
+    answer(
+        state,
+        target,
+        StatusCode::OK,
+        &made,
+        query,
+        &headers,
+        &warnings,
+    )
 }
 
 /// The object after a patch, read like any other body.
@@ -191,8 +204,13 @@ async fn rescale(
 ) -> Result<Response, Status> {
     let resource = target.resource;
     let (namespace, name) = (target.namespace.as_str(), target.name.as_str());
-    let change =
-        |old: &Object| scale::apply(resource, &old.value, &change(&scale::get(&old.value))?);
+    let change = |old: &Object| {
+        scale::apply(
+            resource,
+            &old.value,
+            &change(&scale::get(resource, &old.value))?,
+        )
+    };
     let made = state
         .objects
         .modify(
@@ -204,7 +222,7 @@ async fn rescale(
             change,
         )
         .await?;
-    Ok(json(StatusCode::OK, &scale::get(&made.value)))
+    Ok(json(StatusCode::OK, &scale::get(resource, &made.value)))
 }
 
 /// Who sent the request.
@@ -252,8 +270,9 @@ pub(super) fn part(target: &Target) -> Part {
 
 pub(super) fn answer(
     state: &ServerState,
+    target: &Target,
     code: StatusCode,
-    made: &Object,
+    made: &Arc<Object>,
     query: &Query,
     headers: &HeaderMap,
     warnings: &[String],
@@ -264,7 +283,7 @@ pub(super) fn answer(
     Ok(warn(
         object(
             code,
-            made,
+            &made.shown(target.resource),
             form(headers)?,
             query.include_object.parse()?,
             now,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::watch;
-use waggle_api::{Resource, Status};
+use waggle_api::{Kinds, Resource, Status};
 use waggle_store::{Batch, Change, Entry, Error, Revision, Store};
 
 use super::store_status::refused;
@@ -33,6 +33,8 @@ type Shelf = BTreeMap<String, Arc<Object>>;
 #[derive(Debug)]
 pub(super) struct Cache {
     state: RwLock<HashMap<Slot, Kind>>,
+    /// Which kinds there are, by the definitions that are in `state`.
+    kinds: RwLock<Arc<Kinds>>,
     changed: watch::Sender<u64>,
 }
 
@@ -94,7 +96,7 @@ type Slot = (&'static str, &'static str);
 impl Cache {
     /// Reads the whole store.
     pub(super) async fn load(store: &dyn Store) -> Result<Self, Status> {
-        let (shelves, revision) = read_all(store).await?;
+        let (shelves, kinds, revision) = read_all(store).await?;
         let kind = |(slot, objects)| {
             let mut kind = Kind::new(revision);
             kind.objects = objects;
@@ -102,14 +104,16 @@ impl Cache {
         };
         Ok(Self {
             state: RwLock::new(shelves.into_iter().map(kind).collect()),
+            kinds: RwLock::new(Arc::new(kinds)),
             changed: watch::Sender::new(revision),
         })
     }
 
     /// Reads the whole store again, after changes that can't be had one by one any more.
     pub(super) async fn reload(&self, store: &dyn Store) -> Result<(), Status> {
-        let (shelves, revision) = read_all(store).await?;
+        let (shelves, kinds, revision) = read_all(store).await?;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        self.publish(kinds);
         for (slot, objects) in shelves {
             state
                 .entry(slot)
@@ -122,6 +126,15 @@ impl Cache {
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<Slot, Kind>> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kinds that there are now.
+    pub(super) fn kinds(&self) -> Arc<Kinds> {
+        Arc::clone(&self.kinds.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn publish(&self, kinds: Kinds) {
+        *self.kinds.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(kinds);
     }
 
     pub(super) fn revision(&self) -> u64 {
@@ -218,12 +231,30 @@ impl Cache {
 
     fn apply(&self, batch: &Batch) -> Result<(), Status> {
         let changes = &batch.changes;
-        let decoded = changes
-            .iter()
-            .filter_map(decode_change)
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut kinds = self.kinds();
+        let mut redefined: Option<Kinds> = None;
+        let mut decoded = Vec::new();
+        for change in changes {
+            let known = redefined.as_ref().unwrap_or(&kinds);
+            let Some((resource, key, object)) = decode_change(known, change).transpose()? else {
+                continue;
+            };
+            if registry::defines_kinds(resource) {
+                let kinds = redefined.get_or_insert_with(|| Kinds::clone(&kinds));
+                match &object {
+                    Some(definition) => drop(kinds.define(&definition.value)),
+                    None => kinds.forget(&key),
+                }
+            }
+            decoded.push((resource, key, object));
+        }
         let revision = batch.revision.0;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(redefined) = redefined {
+            reshelve(&mut state, &redefined, revision);
+            self.publish(redefined);
+            kinds = self.kinds();
+        }
         for (resource, key, object) in decoded {
             let kind = state
                 .entry(slot(resource))
@@ -234,14 +265,30 @@ impl Cache {
         }
         // First each kind's count, then the revision: whoever hears of a revision finds its events.
         for change in changes {
-            if let Some(kind) =
-                registry::of_key(&change.key).and_then(|(resource, _)| state.get(&slot(resource)))
+            if let Some(kind) = registry::of_key(&kinds, &change.key)
+                .and_then(|(resource, _)| state.get(&slot(resource)))
             {
                 kind.count.send_replace(kind.total());
             }
         }
         self.changed.send_replace(revision.max(self.revision()));
         Ok(())
+    }
+}
+
+/// Makes room for kinds that are new, and gives objects of those that are defined anew the form that they have now.
+fn reshelve(state: &mut HashMap<Slot, Kind>, kinds: &Kinds, revision: u64) {
+    for resource in kinds.stored().filter(|resource| resource.is_custom()) {
+        let kind = state
+            .entry(slot(resource))
+            .or_insert_with(|| Kind::new(revision));
+        for object in kind.objects.values_mut() {
+            if !std::ptr::eq(object.resource, resource) {
+                let mut value = object.value.clone();
+                resource.settle(&mut value);
+                *object = Arc::new(Object::new(resource, value, object.revision));
+            }
+        }
     }
 }
 
@@ -296,16 +343,17 @@ fn below<'a>(shelf: &'a Shelf, namespace: &str) -> impl Iterator<Item = &'a Arc<
 }
 
 pub(super) fn decode(resource: &'static Resource, entry: &Entry) -> Result<Arc<Object>, Status> {
-    let value: Value = serde_json::from_slice(&entry.value).map_err(|error| {
+    let mut value: Value = serde_json::from_slice(&entry.value).map_err(|error| {
         Status::internal(format!("the store's {} is not JSON: {error}", entry.key))
     })?;
+    resource.settle(&mut value);
     Ok(Arc::new(Object::new(resource, value, entry.modified.0)))
 }
 
 type Decoded = (&'static Resource, String, Option<Arc<Object>>);
 
-fn decode_change(change: &Change) -> Option<Result<Decoded, Status>> {
-    let (resource, key) = registry::of_key(&change.key)?;
+fn decode_change(kinds: &Kinds, change: &Change) -> Option<Result<Decoded, Status>> {
+    let (resource, key) = registry::of_key(kinds, &change.key)?;
     let object = change
         .entry
         .as_ref()
@@ -342,15 +390,23 @@ pub(super) async fn follow(store: Arc<dyn Store>, cache: Arc<Cache>) {
     }
 }
 
-/// Every object, by kind, and the revision that this shows. Kinds without objects are there as well.
-async fn read_all(store: &dyn Store) -> Result<(HashMap<Slot, Shelf>, u64), Status> {
+/// Every object, by kind, the kinds, and the revision that this shows. Kinds without objects are there as well.
+async fn read_all(store: &dyn Store) -> Result<(HashMap<Slot, Shelf>, Kinds, u64), Status> {
     let page = store.range(ROOT, None, 0, None).await.map_err(refused)?;
-    let mut shelves: HashMap<_, _> = waggle_api::RESOURCES
-        .iter()
+    let mut kinds = Kinds::default();
+    for entry in &page.entries {
+        if let Some((resource, _)) = registry::of_key(&kinds, &entry.key)
+            && registry::defines_kinds(resource)
+        {
+            kinds.define(&decode(resource, entry)?.value);
+        }
+    }
+    let mut shelves: HashMap<_, _> = kinds
+        .stored()
         .map(|resource| (slot(resource), Shelf::new()))
         .collect();
     for entry in page.entries {
-        let Some((resource, key)) = registry::of_key(&entry.key) else {
+        let Some((resource, key)) = registry::of_key(&kinds, &entry.key) else {
             tracing::warn!(
                 key = entry.key,
                 "the store holds an object of a kind that this server doesn't know"
@@ -363,7 +419,7 @@ async fn read_all(store: &dyn Store) -> Result<(HashMap<Slot, Shelf>, u64), Stat
             .or_default()
             .insert(key.to_owned(), object);
     }
-    Ok((shelves, page.revision.0))
+    Ok((shelves, kinds, page.revision.0))
 }
 
 /// Events of a kind after `after`.

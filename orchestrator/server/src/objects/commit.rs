@@ -8,7 +8,9 @@ use rand::Rng as _;
 use serde_json::Value;
 use waggle_api::life::may_go;
 use waggle_api::ownership::{Writer, track};
-use waggle_api::{CreateContext, Part, Resource, Status, find, prepare_create, prepare_update};
+use waggle_api::{
+    CreateContext, Part, Resource, Source, Status, find, prepare_create, prepare_update,
+};
 use waggle_store::{Error, Expect, Revision, Write};
 
 use super::store_status::refused;
@@ -21,7 +23,8 @@ const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const SUFFIX_LENGTH: usize = 5;
 
 impl Objects {
-    /// Creates an object, as [`Resource::read`] answered it; its namespace is in its metadata.
+    /// Creates an object, as [`Resource::read`] answered it; its namespace is in its metadata. The answer is in the
+    /// version that is stored.
     ///
     /// # Errors
     /// 404 for a missing namespace, 403 for one that is being deleted, 409 for a name that is taken, 422 with every
@@ -36,7 +39,7 @@ impl Objects {
         let generated = text(&value, "name").is_empty();
         loop {
             let made = self.prepare_new(resource, value.clone(), &namespace, options)?;
-            match self.create_prepared(resource, made, options).await {
+            match self.create_prepared(resource.stored(), made, options).await {
                 Err(status) if generated && status.is_already_exists() => {}
                 answer => return answer,
             }
@@ -60,10 +63,20 @@ impl Objects {
             namespace,
         };
         let mut value = value;
+        if self.kinds().is_ending(resource) {
+            let name = text(&value, "name");
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(Status {
+                code: 405,
+                reason: "MethodNotAllowed".into(),
+                ..Status::forbidden(resource, name, why)
+            });
+        }
         self.settle_priority(resource, &mut value)?;
         self.settle_account(resource, namespace, &mut value, &suffix, options.dry_run)?;
         let mut made = prepare_create(resource, value, &context)?;
-        options.note(None, &mut made, &given, self.now(), Part::Main, resource);
+        let noted = noted_as(resource);
+        options.note(None, &mut made, &given, self.now(), Part::Main, noted);
         self.check_namespace(resource, &made)?;
         Ok(made)
     }
@@ -145,7 +158,8 @@ impl Objects {
         .await
     }
 
-    /// Changes a part of an object: `change` makes what it should be from what it is. Tried again when somebody else
+    /// Changes a part of an object: `change` makes what it should be from what it is, both in the version of
+    /// `resource`; the answer is in the version that is stored. Tried again when somebody else
     /// was faster, unless the result carries an older resourceVersion.
     ///
     /// # Errors
@@ -161,9 +175,9 @@ impl Objects {
     ) -> Result<Arc<Object>, Status> {
         for _ in 0..ATTEMPTS {
             let old = self
-                .get(resource, namespace, name)
+                .get(resource.stored(), namespace, name)
                 .ok_or_else(|| Status::not_found(resource, name))?;
-            let wanted = change(&old)?;
+            let wanted = change(&old.shown(resource))?;
             let given = wanted["metadata"]["managedFields"].clone();
             let mut new = prepare_update(resource, &old.value, wanted, part)?;
             options.note(
@@ -172,7 +186,7 @@ impl Objects {
                 &given,
                 self.now(),
                 part,
-                resource,
+                noted_as(resource),
             );
             if let Some(object) = self.replace(&old, new, options).await? {
                 return Ok(object);
@@ -275,6 +289,15 @@ impl Objects {
             revision.0,
         );
         Ok(seen.unwrap_or_else(|| Arc::new(Object::new(resource, value.clone(), revision.0))))
+    }
+}
+
+/// The row by which fields are told apart: a definition's versions have the same ones, a view has others than what is
+/// stored.
+fn noted_as(resource: &'static Resource) -> &'static Resource {
+    match resource.source {
+        Source::View(_) => resource.stored(),
+        _ => resource,
     }
 }
 

@@ -29,6 +29,7 @@ impl Objects {
             dry_run,
             ..WriteOptions::STORED
         };
+        let resource = resource.stored();
         for _ in 0..ATTEMPTS {
             let old = self
                 .get(resource, namespace, name)

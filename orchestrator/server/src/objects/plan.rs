@@ -6,9 +6,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use waggle_api::life::{Preconditions, time_text};
-use waggle_api::{
-    DeleteOptions, Part, Propagation, Resource, Status, by_kind, find, prepare_update,
-};
+use waggle_api::{DeleteOptions, Part, Propagation, Resource, Status, find, prepare_update};
 use waggle_plan::{ObjectRef, Write};
 use waggle_store::{Error, Expect, Revision};
 
@@ -52,18 +50,31 @@ impl Objects {
         answers
     }
 
+    fn kind_of(&self, value: &Value) -> Result<&'static Resource, Status> {
+        let word = |field: &str| value[field].as_str().unwrap_or_default();
+        self.resource_of(word("apiVersion"), word("kind"))
+    }
+
+    fn resource_of(&self, api_version: &str, kind: &str) -> Result<&'static Resource, Status> {
+        self.kinds().by_kind(api_version, kind).ok_or_else(|| {
+            Status::bad_request(format!(
+                "no kind {kind:?} is registered for version {api_version:?}"
+            ))
+        })
+    }
+
     async fn apply(&self, write: &Write) -> Result<(), Status> {
         match write {
             Write::Create(value) => self
-                .create(kind_of(value)?, value.clone(), &STORED)
+                .create(self.kind_of(value)?, value.clone(), &STORED)
                 .await
                 .map(drop),
             Write::Update(value) => self
-                .update(kind_of(value)?, value.clone(), Part::Main, &STORED)
+                .update(self.kind_of(value)?, value.clone(), Part::Main, &STORED)
                 .await
                 .map(drop),
             Write::UpdateStatus(value) => self
-                .update(kind_of(value)?, value.clone(), Part::Status, &STORED)
+                .update(self.kind_of(value)?, value.clone(), Part::Status, &STORED)
                 .await
                 .map(drop),
             Write::Bind {
@@ -90,9 +101,14 @@ impl Objects {
                     }),
                     ..DeleteOptions::default()
                 };
-                self.delete(resource_of(api_version, kind)?, namespace, name, &options)
-                    .await
-                    .map(drop)
+                self.delete(
+                    self.resource_of(api_version, kind)?,
+                    namespace,
+                    name,
+                    &options,
+                )
+                .await
+                .map(drop)
             }
             Write::RemoveFinalizer { object, finalizer } => {
                 let spec = object.kind == "Namespace";
@@ -123,7 +139,7 @@ impl Objects {
         object: &ObjectRef,
         change: impl Fn(&mut Value) + Send + Sync,
     ) -> Result<(), Status> {
-        let resource = resource_of(&object.api_version, &object.kind)?;
+        let resource = self.resource_of(&object.api_version, &object.kind)?;
         let (namespace, name) = (object.namespace.as_str(), object.name.as_str());
         let changed = self.modify(resource, namespace, name, Part::Main, &STORED, |old| {
             check_uid(old, &object.uid)?;
@@ -249,19 +265,6 @@ impl Binding {
 
 fn pods() -> Result<&'static Resource, Status> {
     find("", "v1", "pods").ok_or_else(Status::unknown_path)
-}
-
-fn kind_of(value: &Value) -> Result<&'static Resource, Status> {
-    let word = |field: &str| value[field].as_str().unwrap_or_default();
-    resource_of(word("apiVersion"), word("kind"))
-}
-
-fn resource_of(api_version: &str, kind: &str) -> Result<&'static Resource, Status> {
-    by_kind(api_version, kind).ok_or_else(|| {
-        Status::bad_request(format!(
-            "no kind {kind:?} is registered for version {api_version:?}"
-        ))
-    })
 }
 
 fn check_uid(object: &Object, uid: &str) -> Result<(), Status> {
