@@ -7,6 +7,7 @@
 mod affinity;
 mod cgroup;
 mod counts;
+mod direct;
 mod fragments;
 mod frame;
 mod lifecycle;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         policy::CASES,
         programming::CASES,
         outside::CASES,
+        direct::CASES,
         oracle::CASES,
         tunnel::CASES,
         mtu::CASES,

@@ -84,7 +84,7 @@ fn scene() -> (World, Pod) {
 }
 
 /// Answers each connection with the address that it comes from; tells it too.
-fn serve_peer(room: &Room, address: SocketAddr) -> Receiver<SocketAddr> {
+pub(crate) fn serve_peer(room: &Room, address: SocketAddr) -> Receiver<SocketAddr> {
     let listener = room.run(move || TcpListener::bind(address).expect("the listener binds"));
     let (sender, peers) = channel();
     std::thread::spawn(move || {

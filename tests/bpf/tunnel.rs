@@ -341,7 +341,7 @@ fn hosts_and_node_ports_reach_pods_through_the_tunnel() {
 }
 
 /// A VXLAN packet (RFC 7348) that a program of its own makes: sent from `from`'s room to the near node.
-fn forge(from: &Room, source: &str, tenant: u32, inner: &[u8]) {
+pub(crate) fn forge(from: &Room, source: &str, tenant: u32, inner: &[u8]) {
     let (source, inner) = (at(source, 0), inner.to_vec());
     let [_, high, middle, low] = tenant.to_be_bytes();
     let payload = [&[8, 0, 0, 0, high, middle, low, 0], &inner[..]].concat();

@@ -50,5 +50,8 @@ pub const TUNNEL_TENANT: u32 = 0x00ff_ffff;
 pub const TUNNEL_MAC: [u8; 6] = [0x0e, 0x77, 0x67, 0, 0, 1];
 /// Hardware address that packets in a tunnel come from: an interface takes none from its own.
 pub const TUNNEL_PEER_MAC: [u8; 6] = [0x0e, 0x77, 0x67, 0, 0, 2];
+/// How the hardware address begins that calls come from which another node hands over (direct server return); that node's own
+/// address is the rest. So whoever gets one knows that the choice between nodes is made.
+pub const HANDED_MAC: [u8; 2] = [0x0e, 0x78];
 /// First port that translated flows get at the node's address; above the node ports. The host's own sockets keep theirs.
 pub const NAT_PORT_FIRST: u32 = 32_768;

@@ -415,6 +415,8 @@ pub mod service_flag {
     pub const EXPORTED_TO_ALL: u32 = 1;
     /// Only callers in `SOURCES` may come in.
     pub const SOURCES: u32 = 2;
+    /// Backends of other nodes get calls as they came, and answer the caller themselves.
+    pub const DIRECT_RETURN: u32 = 4;
 }
 
 /// Bits of [`Flow::state`].

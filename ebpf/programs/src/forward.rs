@@ -1,8 +1,9 @@
 //! Past the host's stack, into a pod of this node or out to another. There the route and the neighbour are the kernel's own,
 //! looked up by the program; the packet goes straight to the interface. The hop is not counted (TTL).
 
+pub use aya_ebpf::bindings::bpf_fib_lookup as Lookup;
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_SUCCESS, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_fib_lookup as Lookup,
+    BPF_FIB_LKUP_RET_SUCCESS, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
     bpf_fib_lookup__bindgen_ty_1 as Length, bpf_fib_lookup__bindgen_ty_2 as Service,
     bpf_fib_lookup__bindgen_ty_3 as Source, bpf_fib_lookup__bindgen_ty_4 as Destination,
     bpf_fib_lookup__bindgen_ty_5 as Vlan,
@@ -23,46 +24,59 @@ const AF_INET6: u8 = 10;
 /// neighbour to be asked for, a packet that is too big to be told so.
 #[inline(never)]
 pub fn to_node(ctx: &TcContext, src: &Addr, dst: &Addr) -> i32 {
-    let v4 = dst.is_v4();
-    let mut lookup = Lookup {
-        family: if v4 { AF_INET } else { AF_INET6 },
+    let mut lookup = empty_lookup();
+    let found = look_up(ctx, &mut lookup, src, dst);
+    if found != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || !fits(ctx, lookup.ifindex) {
+        return NEXT;
+    }
+    let mut macs = [0u8; 12];
+    macs[..6].copy_from_slice(&lookup.dmac);
+    macs[6..].copy_from_slice(&lookup.smac);
+    // SAFETY: the context is the kernel's, the buffer is of this stack; the frame was parsed beyond its addresses.
+    unsafe {
+        if bpf_skb_store_bytes(ctx.skb.skb.cast(), 0, macs.as_ptr().cast(), 12, 0) != 0 {
+            return NEXT;
+        }
+        bpf_redirect(lookup.ifindex, 0) as i32
+    }
+}
+
+/// What [`look_up`] fills in.
+#[inline(always)]
+pub fn empty_lookup() -> Lookup {
+    Lookup {
+        family: 0,
         l4_protocol: 0,
         sport: 0,
         dport: 0,
         // 0: by the packet's own length, segments that are still to be cut included.
         __bindgen_anon_1: Length { tot_len: 0 },
-        ifindex: ifindex(ctx),
+        ifindex: 0,
         __bindgen_anon_2: Service { flowinfo: 0 },
-        __bindgen_anon_3: Source {
-            ipv6_src: src.words,
-        },
-        __bindgen_anon_4: Destination {
-            ipv6_dst: dst.words,
-        },
+        __bindgen_anon_3: Source { ipv6_src: [0; 4] },
+        __bindgen_anon_4: Destination { ipv6_dst: [0; 4] },
         __bindgen_anon_5: Vlan { tbid: 0 },
         smac: [0; 6],
         dmac: [0; 6],
-    };
-    if v4 {
+    }
+}
+
+/// Asks the kernel which way a packet from `src` to `dst` goes on from here; returns one of its `BPF_FIB_LKUP_RET`s.
+#[inline(always)]
+pub fn look_up(ctx: &TcContext, lookup: &mut Lookup, src: &Addr, dst: &Addr) -> i64 {
+    lookup.ifindex = ifindex(ctx);
+    if dst.is_v4() {
+        lookup.family = AF_INET;
         lookup.__bindgen_anon_3.ipv4_src = src.words[3];
         lookup.__bindgen_anon_4.ipv4_dst = dst.words[3];
+    } else {
+        lookup.family = AF_INET6;
+        lookup.__bindgen_anon_3.ipv6_src = src.words;
+        lookup.__bindgen_anon_4.ipv6_dst = dst.words;
     }
-    let skb = ctx.skb.skb.cast();
-    // SAFETY: the context is the kernel's, the parameters are of this stack; the frame was parsed beyond its addresses.
-    unsafe {
-        let size = size_of::<Lookup>() as i32;
-        let found = bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut lookup, size, 0);
-        if found != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || !fits(ctx, lookup.ifindex) {
-            return NEXT;
-        }
-        let mut macs = [0u8; 12];
-        macs[..6].copy_from_slice(&lookup.dmac);
-        macs[6..].copy_from_slice(&lookup.smac);
-        if bpf_skb_store_bytes(skb, 0, macs.as_ptr().cast(), 12, 0) != 0 {
-            return NEXT;
-        }
-        bpf_redirect(lookup.ifindex, 0) as i32
-    }
+    let size = size_of::<Lookup>() as i32;
+    // SAFETY: the context is the kernel's, the parameters are of the caller's stack.
+    unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), lookup, size, 0) }
 }
 
 /// Whether an interface takes the packet as it is, or each segment that it will be cut into.

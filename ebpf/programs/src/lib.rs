@@ -5,12 +5,14 @@
 
 pub mod announce;
 pub mod count;
+pub mod direct;
 pub mod drops;
 pub mod flow;
 pub mod forward;
 pub mod fragment;
 pub mod maps;
 pub mod nat;
+pub mod outside;
 pub mod packet;
 pub mod peer;
 pub mod policy;

@@ -4,18 +4,25 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_loop};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::maps::lpm_trie::Key;
 use waggle_abi::{
     Addr, AffinityKey, AffinityRow, FlowKey, Reason, ServiceKey, ServiceRow, Slot, SourceKey,
-    scope, service_flag,
+    endpoint_kind, scope, service_flag,
 };
 
 use crate::maps::{AFFINITY, MAGLEV, SERVICES, SLOTS, SOURCES};
+use crate::peer::endpoint;
 
 /// How often a lookup starts again when the row was flipped under it.
 const ATTEMPTS: usize = 2;
 /// Steps of a binary search through the longest slab: two to this power, less one, slots.
 const SEARCH_STEPS: u32 = 18;
+/// Slots that are looked at for one of this node.
+const STEPS: u32 = 4096;
+/// No slot.
+const NONE: u32 = u32::MAX;
 const SECOND: u64 = 1_000_000_000;
 
 /// An address and a port, network byte order.
@@ -173,7 +180,7 @@ fn affine(key: &ServiceKey, row: &ServiceRow, client: Addr) -> Place {
 }
 
 /// Notes that `client` was sent to `slot`. A table that does not take it costs only the affinity.
-#[inline(always)]
+#[inline(never)]
 fn keep(key: &ServiceKey, row: &ServiceRow, client: Addr, slot: &Slot) {
     let kept = AffinityRow {
         backend: slot.addr,
@@ -255,6 +262,106 @@ pub fn choose_for(key: &FlowKey, row: &ServiceRow) -> Result<&'static Slot, Reas
     };
     keep(&place, row, key.src, slot);
     Ok(slot)
+}
+
+/// The same among this node's backends, where another node chose this one: that which the table says, unless it is of another
+/// state of things than the other node's was.
+///
+/// # Errors
+/// As [`choose_for`]; [`Reason::NoBackend`] also when none is here.
+#[inline(always)]
+pub fn choose_here(key: &FlowKey, row: &ServiceRow, node: &Addr) -> Result<&'static Slot, Reason> {
+    let slot = choose_for(key, row)?;
+    if is_here(slot, node) {
+        return Ok(slot);
+    }
+    let found = walk_from(row, node, hash(key, 0));
+    if found == NONE {
+        return Err(Reason::NoBackend);
+    }
+    match SLOTS.get(found) {
+        Some(slot) if slot.service == row.service && slot.port != 0 => Ok(slot),
+        _ => Err(Reason::Inconsistent),
+    }
+}
+
+/// Index of the first slot with a backend of this node, from a place on that `start` says; [`NONE`] for none. Not inlined: it
+/// is rare, and needs stack.
+#[inline(never)]
+fn walk_from(row: &ServiceRow, node: &Addr, start: u32) -> u32 {
+    let Some(walk) = WALKS.get_ptr_mut(0) else {
+        return NONE;
+    };
+    // SAFETY: the map keeps the row alive, and nothing else uses it while this program runs.
+    let walk = unsafe { &mut *walk };
+    if row.count == 0 {
+        return NONE;
+    }
+    walk.base = row.base;
+    walk.count = row.count;
+    walk.service = row.service;
+    walk.node = *node;
+    walk.next = start % row.count;
+    walk.found = NONE;
+    let mut none = 0_u64;
+    // SAFETY: the callback only takes its own CPU's walk.
+    unsafe {
+        bpf_loop(
+            row.count.min(STEPS),
+            step as *mut c_void,
+            (&raw mut none).cast(),
+            0,
+        )
+    };
+    walk.found
+}
+
+/// A walk through a slab, to a backend of this node.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Walk {
+    base: u32,
+    count: u32,
+    service: u32,
+    node: Addr,
+    next: u32,
+    found: u32,
+}
+
+/// Each CPU's own: too much for a program's stack.
+#[map]
+static WALKS: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// Returns 0 to go on.
+extern "C" fn step(_step: u32, _none: *mut u64) -> i64 {
+    let Some(walk) = WALKS.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: as in `walk_from`.
+    let walk = unsafe { &mut *walk };
+    let at = walk.base.wrapping_add(walk.next);
+    walk.next += 1;
+    if walk.next >= walk.count {
+        walk.next = 0;
+    }
+    let Some(slot) = SLOTS.get(at) else {
+        return 1;
+    };
+    if slot.service == walk.service && is_here(slot, &walk.node) {
+        walk.found = at;
+        return 1;
+    }
+    0
+}
+
+/// Whether a backend is on this node, which has the address `node`.
+#[inline(always)]
+pub fn is_here(slot: &Slot, node: &Addr) -> bool {
+    match endpoint(&slot.addr) {
+        Some(row) if row.kind == endpoint_kind::POD => row.ifindex != 0,
+        Some(_) => slot.addr == *node,
+        None => false,
+    }
 }
 
 /// Of all flows of a caller, when the service has affinity.

@@ -3,8 +3,9 @@
 
 use aya_ebpf::helpers::generated::bpf_redirect_neigh;
 use aya_ebpf::programs::TcContext;
-use waggle_abi::{Addr, Config, Reason, Slot, TENANT_SYSTEM, endpoint_kind};
+use waggle_abi::{Addr, Config, FlowKey, NatRow, Reason, Slot, TENANT_SYSTEM, endpoint_kind};
 
+use crate::direct::{hand_over, is_handed_over};
 use crate::flow::reversed;
 use crate::forward::into_pod;
 use crate::maps::CONFIG;
@@ -34,24 +35,68 @@ pub fn node_address(config: &Config, like: &Addr) -> Addr {
     }
 }
 
-/// Translates an ICMP error about a translated flow, and says whether it was one. `work.row` then has where it comes from
-/// and goes to.
+/// What an ICMP error is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// No translated flow.
+    Other,
+    /// One of this node's. The error is translated; `work.row` has where it comes from and goes to.
+    Ours,
+    /// One that another node answers for; `work.row.dst` is there.
+    Handed,
+}
+
+/// Translates an ICMP error about a translated flow.
 #[inline(never)]
-pub fn error(ctx: &TcContext, packet: &Packet, work: &mut Work) -> Result<bool, Reason> {
+pub fn error(ctx: &TcContext, packet: &Packet, work: &mut Work) -> Result<About, Reason> {
     if quote(ctx, packet, &mut work.quote).is_err() {
-        return Ok(false);
+        return Ok(About::Other);
     }
     work.key = reversed(&work.quote.flow);
     let Some(row) = find(&work.key) else {
-        return Ok(false);
+        return Ok(About::Other);
     };
     work.row.dst = row.dst;
+    if is_handed_over(&work.key, row) {
+        return Ok(About::Handed);
+    }
     work.row.src = packet.tuple.src;
     if packet.tuple.src == work.key.src {
         work.row.src = row.src;
     }
     translate_error(ctx, packet, &work.quote, row)?;
-    Ok(true)
+    Ok(About::Ours)
+}
+
+/// Sends an ICMP error on to whom it is for; one that is about no translated flow is the host's.
+#[inline(always)]
+pub fn send_error(
+    ctx: &TcContext,
+    config: &Config,
+    packet: &Packet,
+    work: &mut Work,
+) -> Result<i32, Reason> {
+    match error(ctx, packet, work)? {
+        About::Other => Ok(NEXT),
+        About::Ours => Ok(send_on(ctx, config, &work.row.src, &work.row.dst)),
+        About::Handed => hand_over(ctx, config, &work.row.dst, true).ok_or(Reason::NotHere),
+    }
+}
+
+/// Sends the packet `key` on as the row of its flow says.
+#[inline(always)]
+pub fn send_known(
+    ctx: &TcContext,
+    config: &Config,
+    packet: &Packet,
+    key: &FlowKey,
+    row: &NatRow,
+) -> Result<i32, Reason> {
+    if is_handed_over(key, row) {
+        return hand_over(ctx, config, &row.dst, true).ok_or(Reason::NotHere);
+    }
+    translate(ctx, packet, key, row)?;
+    Ok(send_on(ctx, config, &row.src, &row.dst))
 }
 
 /// Sends a flow's first packet to a backend: as it is when the answer passes here by itself, else from an address of

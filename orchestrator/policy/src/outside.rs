@@ -166,11 +166,16 @@ impl<'a> View<'a> {
         Self { service, backends }
     }
 
+    /// With `maglev`, for who is outside.
     fn plan(&self, ipv4: bool, maglev: bool) -> ServicePlan {
+        let mut flags = flags_of(self.service);
+        if maglev && self.service.direct_return {
+            flags |= service_flag::DIRECT_RETURN;
+        }
         ServicePlan {
             service: self.service.id.0,
             tenant: self.service.tenant.0,
-            flags: flags_of(self.service),
+            flags,
             affinity: self.service.affinity_seconds.unwrap_or(0),
             backends: self.places(ipv4),
             maglev,

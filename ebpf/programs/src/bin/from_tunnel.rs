@@ -11,14 +11,15 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Addr, Config, Reason, TENANT_SYSTEM, TUNNEL_TENANT, hook};
 use waggle_ebpf::count::count;
+use waggle_ebpf::direct::is_handed;
 use waggle_ebpf::drops::drop_packet;
 use waggle_ebpf::forward::into_pod;
 use waggle_ebpf::nat::{find, work};
+use waggle_ebpf::outside::arrive;
 use waggle_ebpf::packet::{Packet, parse};
 use waggle_ebpf::peer::{Peer, peer};
-use waggle_ebpf::rewrite::translate;
 use waggle_ebpf::tunnel::{end_for, sender};
-use waggle_ebpf::uplink::{config, error, node_address, send_on};
+use waggle_ebpf::uplink::{config, node_address, send_error, send_known};
 use waggle_ebpf::wall::{Side, decide};
 use waggle_ebpf::{DROP, NEXT};
 
@@ -39,7 +40,13 @@ pub fn from_tunnel(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn admit(ctx: &TcContext, packet: &Packet) -> Result<i32, Reason> {
-    let src = origin(ctx, &packet.tuple.src)?;
+    let src = match origin(ctx, &packet.tuple.src) {
+        Ok(side) => side,
+        Err(_) if is_from_outside(ctx, &packet.tuple.src) => {
+            return arrive(ctx, config()?, packet, true);
+        }
+        Err(reason) => return Err(reason),
+    };
     match peer(&packet.tuple.dst)? {
         Peer::Pod(row) if row.ifindex != 0 => {
             decide(ctx, packet, &src, &Side::of_endpoint(row))?;
@@ -70,6 +77,16 @@ fn origin(ctx: &TcContext, src: &Addr) -> Result<Side, Reason> {
     }
 }
 
+/// Whether it is what came to another node from outside, handed over by that. None may speak for pods so.
+#[inline(never)]
+fn is_from_outside(ctx: &TcContext, src: &Addr) -> bool {
+    let mut node = Addr::NONE;
+    is_handed(ctx)
+        && sender(ctx, &mut node) == Some(TENANT_SYSTEM & TUNNEL_TENANT)
+        && matches!(peer(&node), Ok(Peer::Node))
+        && matches!(peer(src), Ok(Peer::World))
+}
+
 /// Answers to flows that this node speaks for go on to whom they are for; the rest is for the host.
 #[inline(never)]
 fn to_host(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, Reason> {
@@ -78,18 +95,13 @@ fn to_host(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, Rea
     }
     let work = work()?;
     if packet.icmp_error {
-        return Ok(if error(ctx, packet, work)? {
-            send_on(ctx, config, &work.row.src, &work.row.dst)
-        } else {
-            NEXT
-        });
+        return send_error(ctx, config, packet, work);
     }
     work.key = packet.tuple;
-    let Some(row) = find(&work.key) else {
-        return Ok(NEXT);
-    };
-    translate(ctx, packet, &work.key, row)?;
-    Ok(send_on(ctx, config, &row.src, &row.dst))
+    match find(&work.key) {
+        Some(row) => send_known(ctx, config, packet, &work.key, row),
+        None => Ok(NEXT),
+    }
 }
 
 waggle_ebpf::program!();

@@ -44,7 +44,7 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
 fn leave(ctx: &TcContext, packet: &Packet) -> Verdict {
     let work = work()?;
     if packet.icmp_error {
-        return error(ctx, packet, work).map(drop);
+        return error(ctx, packet, work).map(|_| ());
     }
     let Some(sender) = endpoint(&packet.tuple.src) else {
         return Ok(());

@@ -72,6 +72,18 @@ fn facts(service: Service) -> Facts {
     }
 }
 
+#[test]
+fn who_is_outside_is_answered_directly_where_the_service_wishes_it() {
+    let mut wished = service(vec![backend(FAR, "node2", Standing::Ready)]);
+    wished.direct_return = true;
+    let plans = plans(&facts(wished), &Claimant::Service(ServiceId(7)));
+    assert_eq!(plans.len(), 5);
+    for (key, plan) in plans {
+        let direct = plan.flags & service_flag::DIRECT_RETURN != 0;
+        assert_eq!(direct, key.scope == scope::OUTSIDE, "{key:?}");
+    }
+}
+
 fn plans(facts: &Facts, claimant: &Claimant) -> BTreeMap<ServiceKey, ServicePlan> {
     make(facts, claimant).services.into_iter().collect()
 }
