@@ -8,12 +8,13 @@ use std::process::Command;
 use std::{env, fs};
 
 const TARGET: &str = "bpfel-unknown-none";
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 8] = [
     "socket_lb",
     "from_pod",
     "to_pod",
     "from_uplink",
     "to_uplink",
+    "edge",
     "from_tunnel",
     "to_tunnel",
 ];

@@ -3,17 +3,19 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream, UdpSocket};
 
-use waggle_datapath::Reason;
-use waggle_model::network::{Backend, External, NetworkState, PerFamily, TunnelMode};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use waggle_datapath::{FlowEvent, Reason};
+use waggle_model::network::{Backend, External, NetworkState, PerFamily, TunnelMode, XdpMode};
 
 use crate::Case;
+use crate::frame;
 use crate::mtu::transfer;
 use crate::outside::serve_peer;
 use crate::room::Room;
 use crate::sockets::{ask_tcp, ask_udp, at, serve_tcp, serve_udp};
 use crate::state::{SHOP, With, ip, nodes};
 use crate::tunnel::{CART, FAR, NEAR, Net, WEB, forge, forward, state};
-use crate::world::{PATIENCE, Pod, World, small};
+use crate::world::{PATIENCE, Pod, World, run_context, small};
 
 pub(crate) const CASES: &[Case] = &[
     (
@@ -32,7 +34,16 @@ pub(crate) const CASES: &[Case] = &[
         "calls_are_handed_through_tunnels",
         calls_are_handed_through_tunnels,
     ),
+    ("the_edge_hands_calls_over", the_edge_hands_calls_over),
+    (
+        "the_edge_leaves_alone_what_is_not_plain",
+        the_edge_leaves_alone_what_is_not_plain,
+    ),
 ];
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
 
 const PORT: u16 = 30_080;
 /// Of both nodes and of who calls, on one link.
@@ -259,7 +270,7 @@ fn calls_are_handed_through_tunnels() {
     net.assert_no_drops();
     // A pod is not believed to be outside because somebody hands its packets over; nor is a stranger a node.
     let handed = |source: &str| {
-        let mut frame = crate::frame::udp((ip(source), 4000), (ip(FAR[0]), PORT));
+        let mut frame = frame::udp((ip(source), 4000), (ip(FAR[0]), PORT));
         frame[6..8].copy_from_slice(&waggle_abi::HANDED_MAC);
         frame
     };
@@ -273,4 +284,118 @@ fn calls_are_handed_through_tunnels() {
         forge(room, from, system, &handed(source));
         net.near.await_count(Reason::TunnelSource, before);
     }
+}
+
+/// The same calls, with the program before all others in charge: those through it are told by its name.
+fn the_edge_hands_calls_over() {
+    let mut link = Link::new();
+    link.near.config.xdp = XdpMode::Generic;
+    link.near.open();
+    link.near.apply(&exposed(&[CART]));
+    link.near
+        .with(async |datapath| datapath.tell_new(true))
+        .expect("told");
+    for family in [0, 1] {
+        let callers = serve_peer(&link.cart.room, at(CART[family], 8080));
+        serve_udp(&link.cart.room, at(CART[family], 8080), "cart");
+        for to in [at(HOSTS[0][family], PORT), at(ADDRESS[family], 80)] {
+            let (_, peer) = ask_tcp(&link.caller, to).expect("the service answers");
+            assert_eq!(peer, to);
+            let caller = callers.recv_timeout(PATIENCE).expect("it was called");
+            assert_eq!(caller.ip(), ip(CALLER[family]), "the caller's own address");
+            let (answer, from) = ask_udp(&link.caller, to).expect("the service answers");
+            assert_eq!((answer.as_str(), from), ("cart", to));
+        }
+    }
+    let told = link.near.drops();
+    let handed = |event: &&FlowEvent| event.reason == Reason::Translated;
+    let hooks: Vec<_> = told.iter().filter(handed).map(|one| one.hook).collect();
+    assert_eq!(hooks, ["edge"; 8], "{told:?}");
+    // Without it they take the longer way.
+    link.near.config.xdp = XdpMode::Never;
+    link.near.open();
+    link.near.apply(&exposed(&[CART]));
+    serve_tcp(&link.cart.room, at(CART[0], 8081), "cart");
+    ask_tcp(&link.caller, at(ADDRESS[0], 80)).expect("the service answers");
+}
+
+/// In its ring, in its table and in its verdict: the edge does to a frame what the uplink's hook would, or leaves it alone.
+fn the_edge_leaves_alone_what_is_not_plain() {
+    let link = Link::new();
+    let mut governed = exposed(&[CART]);
+    for service in governed.services.values_mut() {
+        service.source_ranges = vec!["192.0.2.0/24".parse().expect("a range")];
+    }
+    link.near.apply(&governed);
+    let (near, far) = (ip(HOSTS[0][0]), ip(ADDRESS[0]));
+    let caller = ip("192.0.2.1");
+    let call = |src: IpAddr, to: (IpAddr, u16)| frame::tcp((src, 4000), to, 2);
+    let mut optioned = call(caller, (near, PORT));
+    optioned[14] = 0x46;
+    let mut handed = call(caller, (near, PORT));
+    handed[6..8].copy_from_slice(&waggle_abi::HANDED_MAC);
+    let cases = [
+        ("a call", call(caller, (near, PORT)), XDP_TX),
+        ("of the address", call(caller, (far, 80)), XDP_TX),
+        (
+            "from an unwanted caller",
+            call(ip("198.51.100.1"), (far, 80)),
+            XDP_DROP,
+        ),
+        (
+            "of a port that nobody serves",
+            call(caller, (far, 81)),
+            XDP_PASS,
+        ),
+        ("in a pod's name", call(ip(CART[0]), (near, PORT)), XDP_PASS),
+        ("of a pod", call(caller, (ip(CART[0]), 8080)), XDP_PASS),
+        (
+            "of the outside",
+            call(caller, (ip("192.0.2.9"), 80)),
+            XDP_PASS,
+        ),
+        ("with options", optioned, XDP_PASS),
+        ("handed over", handed, XDP_PASS),
+        (
+            "in fragments",
+            frame::fragments((caller, 4000), (near, PORT), 7)[0].clone(),
+            XDP_PASS,
+        ),
+        ("an echo", frame::echo(caller, near), XDP_PASS),
+        ("ARP", frame::arp(), XDP_PASS),
+        (
+            "cut short",
+            call(caller, (near, PORT))[..40].to_vec(),
+            XDP_PASS,
+        ),
+    ];
+    let pin = link.near.pin("programs", "edge");
+    for (what, frame, expected) in cases {
+        let pin = pin.clone();
+        let sent = frame.clone();
+        let (verdict, out) = link.near.host.run(move || {
+            // A test run does not mind which kind of handle it has.
+            let program = SchedClassifier::from_pin(pin).expect("pinned");
+            let mut out = vec![0; frame.len()];
+            let uplink = nix::net::if_::if_nametoindex("eth0").expect("an uplink");
+            let context = run_context("edge", uplink, frame.len());
+            let options = TestRunOptions {
+                ctx_in: Some(&context),
+                data_in: Some(&frame),
+                data_out: Some(&mut out),
+                repeat: 1,
+                ..TestRunOptions::default()
+            };
+            let run = program.test_run(options).expect("it runs");
+            (run.return_value, out)
+        });
+        assert_eq!(verdict, expected, "{what}");
+        assert_eq!(
+            out[12..],
+            sent[12..],
+            "{what}: only hardware addresses change"
+        );
+        assert_eq!(out[..12] != sent[..12], verdict == XDP_TX, "{what}");
+    }
+    assert!(link.near.counts()[&Reason::SourceRange] > 0);
 }

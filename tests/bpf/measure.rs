@@ -11,7 +11,7 @@ use std::time::Duration;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::world::{World, run_context};
 
 /// Measures when the command line says so.
 pub(crate) fn role() -> Option<ExitCode> {
@@ -51,10 +51,10 @@ fn run(
     rounds: usize,
 ) -> (Vec<Duration>, u32) {
     let (pin, frame) = (world.pin("programs", program), frame.to_vec());
+    let name = program.to_owned();
     world.host.run(move || {
         let program = SchedClassifier::from_pin(pin).expect("pinned");
-        let mut context = [0u8; 192];
-        context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+        let context = run_context(&name, ifindex, frame.len());
         let mut verdict = 0;
         let once = |_| {
             let options = TestRunOptions {

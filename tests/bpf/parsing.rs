@@ -9,7 +9,7 @@ use waggle_datapath::Reason;
 use crate::Case;
 use crate::frame::{TCP, UDP};
 use crate::random::Random;
-use crate::world::World;
+use crate::world::{World, run_context};
 
 pub(crate) const CASES: &[Case] = &[
     ("the_parser_agrees_with_a_plain_one", agreement),
@@ -246,13 +246,11 @@ fn is_run(frame: &[u8]) -> bool {
 }
 
 fn run(world: &World, program: &str, frames: Vec<Vec<u8>>) -> Vec<u32> {
-    let pin = world.pin("programs", program);
+    let (pin, name) = (world.pin("programs", program), program.to_owned());
     world.host.run(move || {
         let program = SchedClassifier::from_pin(pin).expect("pinned");
         let verdict = |frame: Vec<u8>| {
-            // struct __sk_buff: ifindex is its eleventh word.
-            let mut context = [0u8; 192];
-            context[40..44].copy_from_slice(&LOOPBACK.to_ne_bytes());
+            let context = run_context(&name, LOOPBACK, frame.len());
             let options = TestRunOptions {
                 data_in: Some(&frame),
                 ctx_in: Some(&context),
@@ -313,6 +311,8 @@ fn every_program() {
         ("to_pod", [u32::MAX, u32::MAX, 2]),
         ("from_uplink", [u32::MAX, 7, 2]),
         ("to_uplink", [u32::MAX, 7, 2]),
+        // On, back, dropped.
+        ("edge", [2, 3, 1]),
         ("from_tunnel", [u32::MAX, 7, 2]),
         ("to_tunnel", [u32::MAX, 7, 2]),
     ] {

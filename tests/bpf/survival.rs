@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use waggle_datapath::{Capacity, Config, Datapath, PodLink};
-use waggle_model::network::{NetworkState, PerFamily, TunnelMode};
+use waggle_model::network::{NetworkState, PerFamily, TunnelMode, XdpMode};
 use waggle_model::{IdentityId, TenantId};
 
 use crate::Case;
@@ -141,6 +141,7 @@ fn agent(words: &[String]) {
         addresses: PerFamily::single(ip(HOST)),
         mtu: None,
         tunnel: TunnelMode::Auto,
+        xdp: XdpMode::Never,
         capacity: capacity(),
         abi: abi.parse().expect("a number"),
     };

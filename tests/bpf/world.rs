@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use waggle_datapath::{
     Attachment, Capacity, Config, Datapath, DatapathError, FlowEvent, FlowEvents, PodLink, Reason,
 };
-use waggle_model::network::{NetworkState, PerFamily, TunnelMode};
+use waggle_model::network::{NetworkState, PerFamily, TunnelMode, XdpMode};
 use waggle_model::{IdentityId, TenantId};
 
 use crate::cgroup;
@@ -80,6 +80,7 @@ impl World {
             addresses,
             mtu: None,
             tunnel,
+            xdp: XdpMode::Never,
             capacity,
             abi: waggle_abi::ABI_HASH,
         };
@@ -235,6 +236,19 @@ impl World {
         let folder = self.config.bpf_dir.join("state");
         folder.join(format!("{name}-{layout:016x}"))
     }
+}
+
+/// The context of a test run of a packet program, over a frame of `length` bytes that came by interface `ifindex`.
+pub(crate) fn run_context(program: &str, ifindex: u32, length: usize) -> Vec<u8> {
+    if program == "edge" {
+        // struct xdp_md: start, end and metadata of the frame, the interface that it came by, queue, the one it leaves by.
+        let length = u32::try_from(length).expect("short");
+        return [0, length, 0, ifindex, 0, 0].map(u32::to_ne_bytes).concat();
+    }
+    // struct __sk_buff: ifindex is its eleventh word.
+    let mut context = vec![0; 192];
+    context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+    context
 }
 
 /// Tables for a few pods.

@@ -53,4 +53,6 @@ pub mod hook {
     pub const FROM_TUNNEL: u32 = 7;
     /// What the host sends to nodes behind the tunnel; nothing is dropped there.
     pub const TO_TUNNEL: u32 = 8;
+    /// What comes in by the uplink, before it is a packet.
+    pub const EDGE: u32 = 9;
 }

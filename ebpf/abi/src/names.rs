@@ -104,6 +104,8 @@ pub mod program {
         FROM_UPLINK = "from_uplink";
         /// tcx egress of the uplink.
         TO_UPLINK = "to_uplink";
+        /// XDP of the uplink.
+        EDGE = "edge";
         /// tcx ingress of the tunnel.
         FROM_TUNNEL = "from_tunnel";
         /// tcx egress of the tunnel.

@@ -1,6 +1,7 @@
 //! Direct server return: a call for a backend of another node goes there as it came, in a frame whose sender says that the
 //! choice is made; the answer goes from there straight to the caller. The node in between keeps one row, so that its flows stay.
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_redir_neigh as NextHop,
     bpf_redir_neigh__bindgen_ty_1 as Hop,
@@ -15,6 +16,7 @@ use crate::Verdict;
 use crate::forward::{Lookup, empty_lookup, look_up};
 use crate::maps::NAT;
 use crate::nat::Work;
+use crate::packet::ifindex;
 use crate::peer::endpoint;
 use crate::tunnel::{address, end_for};
 use crate::uplink::{mark, node_address};
@@ -72,7 +74,7 @@ pub fn hand_over(ctx: &TcContext, config: &Config, backend: &Addr, known: bool) 
         return Some(unsafe { bpf_redirect(config.tunnel, 0) as i32 });
     }
     let mut lookup = empty_lookup();
-    match look_up(ctx, &mut lookup, &own, backend) as u32 {
+    match look_up(ctx.as_ptr(), ifindex(ctx), &mut lookup, (&own, backend)) as u32 {
         BPF_FIB_LKUP_RET_SUCCESS => {}
         BPF_FIB_LKUP_RET_NO_NEIGH if known => return Some(through_neighbour(ctx, &lookup)),
         _ => return None,
@@ -102,8 +104,14 @@ fn through_neighbour(ctx: &TcContext, lookup: &Lookup) -> i32 {
 /// Says in the frame that it is handed over, and by whom.
 #[inline(always)]
 fn sign(ctx: &TcContext, own: &Addr) -> Option<()> {
+    ctx.store(SENDER, &handed_sender(own), 0).ok()
+}
+
+/// Hardware address that the node with the address `own` hands over from.
+#[inline(always)]
+pub fn handed_sender(own: &Addr) -> [u8; 6] {
     let mut sender = [0u8; 6];
     sender[..2].copy_from_slice(&HANDED_MAC);
     sender[2..].copy_from_slice(&own.words[3].to_ne_bytes());
-    ctx.store(SENDER, &sender, 0).ok()
+    sender
 }

@@ -11,6 +11,9 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{
     bpf_check_mtu, bpf_fib_lookup, bpf_redirect, bpf_redirect_peer, bpf_skb_store_bytes,
 };
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext;
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{Addr, EndpointRow};
 
@@ -25,7 +28,7 @@ const AF_INET6: u8 = 10;
 #[inline(never)]
 pub fn to_node(ctx: &TcContext, src: &Addr, dst: &Addr) -> i32 {
     let mut lookup = empty_lookup();
-    let found = look_up(ctx, &mut lookup, src, dst);
+    let found = look_up(ctx.as_ptr(), ifindex(ctx), &mut lookup, (src, dst));
     if found != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || !fits(ctx, lookup.ifindex) {
         return NEXT;
     }
@@ -61,10 +64,16 @@ pub fn empty_lookup() -> Lookup {
     }
 }
 
-/// Asks the kernel which way a packet from `src` to `dst` goes on from here; returns one of its `BPF_FIB_LKUP_RET`s.
+/// Asks the kernel which way a packet from one address to another goes on that came in at `ifindex`; returns one of its
+/// `BPF_FIB_LKUP_RET`s. `ctx` is the hook's.
 #[inline(always)]
-pub fn look_up(ctx: &TcContext, lookup: &mut Lookup, src: &Addr, dst: &Addr) -> i64 {
-    lookup.ifindex = ifindex(ctx);
+pub fn look_up(
+    ctx: *mut c_void,
+    ifindex: u32,
+    lookup: &mut Lookup,
+    (src, dst): (&Addr, &Addr),
+) -> i64 {
+    lookup.ifindex = ifindex;
     if dst.is_v4() {
         lookup.family = AF_INET;
         lookup.__bindgen_anon_3.ipv4_src = src.words[3];
@@ -76,7 +85,7 @@ pub fn look_up(ctx: &TcContext, lookup: &mut Lookup, src: &Addr, dst: &Addr) -> 
     }
     let size = size_of::<Lookup>() as i32;
     // SAFETY: the context is the kernel's, the parameters are of the caller's stack.
-    unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), lookup, size, 0) }
+    unsafe { bpf_fib_lookup(ctx, lookup, size, 0) }
 }
 
 /// Whether an interface takes the packet as it is, or each segment that it will be cut into.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use waggle_model::NodeName;
-use waggle_model::network::{PerFamily, TunnelMode};
+use waggle_model::network::{PerFamily, TunnelMode, XdpMode};
 
 /// How to run one node.
 #[derive(Debug, Clone)]
@@ -28,6 +28,8 @@ pub struct AgentOptions {
     pub uplink: Option<String>,
     /// When pods of other nodes are reached through a tunnel; the same on every node.
     pub tunnel: TunnelMode,
+    /// Whether the uplink has an XDP program.
+    pub xdp: XdpMode,
     /// Labels of the Node object beside the usual ones.
     pub labels: BTreeMap<String, String>,
     /// Registries (`host:port`) that are spoken to without TLS.

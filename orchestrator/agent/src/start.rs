@@ -254,6 +254,7 @@ async fn datapath(
         addresses: options.addresses,
         mtu: None,
         tunnel: options.tunnel,
+        xdp: options.xdp,
         capacity: Capacity::default(),
         abi: ABI_HASH,
     };

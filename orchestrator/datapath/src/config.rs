@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use waggle_abi::Capacity;
-use waggle_model::network::{PerFamily, TunnelMode};
+use waggle_model::network::{PerFamily, TunnelMode, XdpMode};
 use waggle_model::{IdentityId, TenantId};
 use waggle_policy::Refusal;
 
@@ -25,6 +25,8 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// When pods of other nodes are reached through a tunnel.
     pub tunnel: TunnelMode,
+    /// Whether the uplink has an XDP program.
+    pub xdp: XdpMode,
     /// Rows that each table may take.
     pub capacity: Capacity,
     /// Number of the ABI that maps and programs are pinned under: [`waggle_abi::ABI_HASH`], but for trying an upgrade.

@@ -141,6 +141,14 @@ impl Datapath {
         self.programs.attach_to_tunnel(&self.pins, tunnel)?;
         self.programs
             .attach_to_uplink(&self.pins, self.uplink.ifindex)?;
+        let taken =
+            self.programs
+                .attach_to_edge(&self.pins, self.uplink.ifindex, self.config.xdp)?;
+        if !taken {
+            tracing::warn!(
+                "the uplink's driver takes no XDP program: the packet hooks do its work"
+            );
+        }
         self.pins.set_in_charge(true)?;
         self.pins.retire_others()
     }

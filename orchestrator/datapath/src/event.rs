@@ -98,6 +98,7 @@ impl FlowEvent {
                 hook::TO_UPLINK => "to_uplink",
                 hook::FROM_TUNNEL => "from_tunnel",
                 hook::TO_TUNNEL => "to_tunnel",
+                hook::EDGE => "edge",
                 _ => "unknown",
             },
             source: end(event.src, event.src_port),

@@ -10,13 +10,14 @@ use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use waggle_abi::{Capacity, program};
+use waggle_model::network::XdpMode;
 
 use crate::error::{DatapathError, file_error};
 use crate::maps;
 use crate::pin::{Pins, unpin};
 use crate::sys::{self, AttachType};
 
-static OBJECTS: [(&str, &[u8]); 7] = [
+static OBJECTS: [(&str, &[u8]); 8] = [
     (
         "socket_lb",
         include_bytes_aligned!(concat!(env!("OUT_DIR"), "/socket_lb")),
@@ -38,6 +39,10 @@ static OBJECTS: [(&str, &[u8]); 7] = [
         include_bytes_aligned!(concat!(env!("OUT_DIR"), "/to_uplink")),
     ),
     (
+        "edge",
+        include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edge")),
+    ),
+    (
         "from_tunnel",
         include_bytes_aligned!(concat!(env!("OUT_DIR"), "/from_tunnel")),
     ),
@@ -48,35 +53,43 @@ static OBJECTS: [(&str, &[u8]); 7] = [
 ];
 
 /// Hooks of the node's cgroup.
-const SOCKET_HOOKS: [(&str, AttachType); 9] = [
-    (program::CONNECT4, AttachType::Connect4),
-    (program::CONNECT6, AttachType::Connect6),
-    (program::SENDMSG4, AttachType::Sendmsg4),
-    (program::SENDMSG6, AttachType::Sendmsg6),
-    (program::RECVMSG4, AttachType::Recvmsg4),
-    (program::RECVMSG6, AttachType::Recvmsg6),
-    (program::GETPEERNAME4, AttachType::Getpeername4),
-    (program::GETPEERNAME6, AttachType::Getpeername6),
-    (program::SOCK_RELEASE, AttachType::SockRelease),
+const SOCKET_HOOKS: [Hook; 9] = [
+    (program::CONNECT4, AttachType::Connect4, 0),
+    (program::CONNECT6, AttachType::Connect6, 0),
+    (program::SENDMSG4, AttachType::Sendmsg4, 0),
+    (program::SENDMSG6, AttachType::Sendmsg6, 0),
+    (program::RECVMSG4, AttachType::Recvmsg4, 0),
+    (program::RECVMSG6, AttachType::Recvmsg6, 0),
+    (program::GETPEERNAME4, AttachType::Getpeername4, 0),
+    (program::GETPEERNAME6, AttachType::Getpeername6, 0),
+    (program::SOCK_RELEASE, AttachType::SockRelease, 0),
 ];
 
 /// Hooks of the host end of a pod's veth.
-const POD_HOOKS: [(&str, AttachType); 2] = [
-    (program::FROM_POD, AttachType::TcxIngress),
-    (program::TO_POD, AttachType::TcxEgress),
+const POD_HOOKS: [Hook; 2] = [
+    (program::FROM_POD, AttachType::TcxIngress, 0),
+    (program::TO_POD, AttachType::TcxEgress, 0),
 ];
 
 /// Hooks of the uplink.
-const UPLINK_HOOKS: [(&str, AttachType); 2] = [
-    (program::FROM_UPLINK, AttachType::TcxIngress),
-    (program::TO_UPLINK, AttachType::TcxEgress),
+const UPLINK_HOOKS: [Hook; 2] = [
+    (program::FROM_UPLINK, AttachType::TcxIngress, 0),
+    (program::TO_UPLINK, AttachType::TcxEgress, 0),
 ];
 
 /// Hooks of the tunnel.
-const TUNNEL_HOOKS: [(&str, AttachType); 2] = [
-    (program::FROM_TUNNEL, AttachType::TcxIngress),
-    (program::TO_TUNNEL, AttachType::TcxEgress),
+const TUNNEL_HOOKS: [Hook; 2] = [
+    (program::FROM_TUNNEL, AttachType::TcxIngress, 0),
+    (program::TO_TUNNEL, AttachType::TcxEgress, 0),
 ];
+
+/// `XDP_FLAGS_SKB_MODE`.
+const XDP_GENERIC: u32 = 1 << 1;
+/// `XDP_FLAGS_DRV_MODE`.
+const XDP_DRIVER: u32 = 1 << 2;
+
+/// A program, where it goes, and with which flags.
+type Hook = (&'static str, AttachType, u32);
 
 /// What programs write through aya-log, one reader for each object that writes any.
 pub(crate) type Logger = EbpfLogger<&'static dyn log::Log>;
@@ -133,6 +146,7 @@ impl Programs {
                 Program::CgroupSockAddr(program) => program.load(),
                 Program::CgroupSock(program) => program.load(),
                 Program::SchedClassifier(program) => program.load(),
+                Program::Xdp(program) => program.load(),
                 _ => Err(ProgramError::UnexpectedProgramType),
             }
             .map_err(fault)?;
@@ -161,14 +175,14 @@ impl Programs {
     pub(crate) fn are_attached_to_sockets(pins: &Pins) -> bool {
         SOCKET_HOOKS
             .iter()
-            .any(|(name, _)| pins.link(name).exists())
+            .any(|(name, ..)| pins.link(name).exists())
     }
 
     /// Whether an interface already has all of its programs, of whatever build.
     pub(crate) fn are_attached_to_pod(pins: &Pins, interface: &str) -> bool {
         POD_HOOKS
             .iter()
-            .all(|(name, _)| pins.link(&pod_pin(interface, name)).exists())
+            .all(|(name, ..)| pins.link(&pod_pin(interface, name)).exists())
     }
 
     /// Attaches the socket programs to everything below `cgroup`, or takes over the links that are there.
@@ -178,12 +192,12 @@ impl Programs {
         cgroup: &Path,
     ) -> Result<(), DatapathError> {
         let folder = File::open(cgroup).map_err(file_error("open cgroup", cgroup))?;
-        for (name, kind) in SOCKET_HOOKS {
+        for (name, kind, flags) in SOCKET_HOOKS {
             place(
                 &pins.link(name),
                 self.get(name)?,
                 sys::target_of(folder.as_fd()),
-                kind,
+                (kind, flags),
             )
             .map_err(|source| DatapathError::Attach {
                 program: name,
@@ -201,12 +215,12 @@ impl Programs {
         interface: &str,
         ifindex: u32,
     ) -> Result<(), DatapathError> {
-        for (name, kind) in POD_HOOKS {
+        for (name, kind, flags) in POD_HOOKS {
             place(
                 &pins.link(&pod_pin(interface, name)),
                 self.get(name)?,
                 ifindex,
-                kind,
+                (kind, flags),
             )
             .map_err(|source| DatapathError::Attach {
                 program: name,
@@ -223,6 +237,31 @@ impl Programs {
         self.attach_to_only(pins, UPLINK_PIN, &UPLINK_HOOKS, Some(ifindex))
     }
 
+    /// Has the program before all others on the uplink, or none there; says whether the driver takes it.
+    pub(crate) fn attach_to_edge(
+        &self,
+        pins: &Pins,
+        ifindex: u32,
+        mode: XdpMode,
+    ) -> Result<bool, DatapathError> {
+        let hook = match mode {
+            XdpMode::Never => {
+                self.attach_to_only(pins, EDGE_PIN, &[], None)?;
+                return Ok(true);
+            }
+            XdpMode::Native => (program::EDGE, AttachType::Xdp, XDP_DRIVER),
+            XdpMode::Generic => (program::EDGE, AttachType::Xdp, XDP_GENERIC),
+        };
+        match self.attach_to_only(pins, EDGE_PIN, &[hook], Some(ifindex)) {
+            Err(DatapathError::Attach { source, .. })
+                if source.raw_os_error() == Some(libc::EOPNOTSUPP) =>
+            {
+                Ok(false)
+            }
+            other => other.map(|()| true),
+        }
+    }
+
     /// Attaches the tunnel's programs to the interface at `ifindex`, as to the uplink; forgets them without one.
     pub(crate) fn attach_to_tunnel(
         &self,
@@ -236,13 +275,13 @@ impl Programs {
         &self,
         pins: &Pins,
         start: &str,
-        hooks: &[(&'static str, AttachType)],
+        hooks: &[Hook],
         ifindex: Option<u32>,
     ) -> Result<(), DatapathError> {
         let pin = |ifindex: u32, name: &str| format!("{start}{ifindex}-{name}");
         let wanted: Vec<String> = ifindex
             .iter()
-            .flat_map(|ifindex| hooks.iter().map(|(name, _)| pin(*ifindex, name)))
+            .flat_map(|ifindex| hooks.iter().map(|(name, ..)| pin(*ifindex, name)))
             .collect();
         for stale in pins.links_like(start)? {
             if !wanted.contains(&stale) {
@@ -252,12 +291,12 @@ impl Programs {
         let Some(ifindex) = ifindex else {
             return Ok(());
         };
-        for &(name, kind) in hooks {
+        for &(name, kind, flags) in hooks {
             place(
                 &pins.link(&pin(ifindex, name)),
                 self.get(name)?,
                 ifindex,
-                kind,
+                (kind, flags),
             )
             .map_err(|source| DatapathError::Attach {
                 program: name,
@@ -272,7 +311,7 @@ impl Programs {
     pub(crate) fn detach_from_pod(pins: &Pins, interface: &str) -> Result<(), DatapathError> {
         POD_HOOKS
             .iter()
-            .try_for_each(|(name, _)| unpin(&pins.link(&pod_pin(interface, name))))
+            .try_for_each(|(name, ..)| unpin(&pins.link(&pod_pin(interface, name))))
     }
 }
 
@@ -282,11 +321,18 @@ fn pod_pin(interface: &str, program: &str) -> String {
 
 /// How the names of pins on uplinks begin.
 const UPLINK_PIN: &str = "uplink-";
+/// The same for the program before all others there.
+const EDGE_PIN: &str = "edge-";
 /// The same for tunnels.
 const TUNNEL_PIN: &str = "tunnel-";
 
 /// Takes over the link pinned at `path`; makes it when there is none, or when what it was attached to is gone.
-fn place(path: &Path, program: BorrowedFd<'_>, target: u32, kind: AttachType) -> io::Result<()> {
+fn place(
+    path: &Path,
+    program: BorrowedFd<'_>,
+    target: u32,
+    kind: (AttachType, u32),
+) -> io::Result<()> {
     if let Ok(link) = sys::open_pin(path) {
         match sys::update_link(link.as_fd(), program) {
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {

@@ -31,6 +31,7 @@ pub(crate) enum AttachType {
     Getpeername4 = 29,
     Getpeername6 = 30,
     SockRelease = 34,
+    Xdp = 37,
     TcxIngress = 46,
     TcxEgress = 47,
 }
@@ -95,15 +96,16 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     .map(drop)
 }
 
-/// Attaches `program` to `target`: an interface index of the current network namespace, or a cgroup's descriptor.
+/// Attaches `program` to `target`: an interface index of the current network namespace, or a cgroup's descriptor. `flags` are
+/// those of the kind.
 pub(crate) fn create_link(
     program: BorrowedFd<'_>,
     target: u32,
-    kind: AttachType,
+    (kind, flags): (AttachType, u32),
 ) -> io::Result<OwnedFd> {
     owned(bpf(
         BPF_LINK_CREATE,
-        &Attributes::of_words(&[word(program), target, kind as u32]),
+        &Attributes::of_words(&[word(program), target, kind as u32, flags]),
     )?)
 }
 

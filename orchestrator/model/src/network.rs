@@ -9,6 +9,7 @@ mod port_range;
 mod service;
 mod state;
 mod tunnel;
+mod xdp;
 
 use std::net::IpAddr;
 
@@ -20,6 +21,7 @@ pub use port_range::{InvalidPortRange, PortRange};
 pub use service::{Backend, Export, External, Protocol, Scope, Service, ServicePort, Standing};
 pub use state::{GenerationGap, NetworkDelta, NetworkState};
 pub use tunnel::{InvalidTunnelMode, TunnelMode};
+pub use xdp::{InvalidXdpMode, XdpMode};
 
 use crate::{IdentityId, TenantId};
 

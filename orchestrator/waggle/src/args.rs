@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use waggle_model::network::{AddressPool, Cidr, PerFamily, PortRange, TunnelMode};
+use waggle_model::network::{AddressPool, Cidr, PerFamily, PortRange, TunnelMode, XdpMode};
 
 use clap::{Parser, Subcommand};
 use waggle_server::listen::ListenAddress;
@@ -188,6 +188,10 @@ pub(crate) struct AgentArgs {
     /// on every node
     #[arg(long, value_name = "WHEN", default_value_t)]
     pub(crate) tunnel: TunnelMode,
+    /// Program on the uplink that hands calls with direct return over and drops unwanted callers before the kernel makes packets
+    /// of them: never, native (in the driver; on a veth the other end must receive by NAPI), generic
+    #[arg(long, value_name = "MODE", default_value_t)]
+    pub(crate) xdp: XdpMode,
     /// Label of the Node object, key=value; may be given more than once
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     pub(crate) label: Vec<(String, String)>,

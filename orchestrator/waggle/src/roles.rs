@@ -104,6 +104,7 @@ pub(crate) async fn agent(args: AgentArgs) -> Result<ExitCode> {
         addresses: args.address,
         uplink: args.uplink,
         tunnel: args.tunnel,
+        xdp: args.xdp,
         labels: args.label.into_iter().collect(),
         insecure_registries: args.insecure_registry,
         pid_file: args.pid_file,

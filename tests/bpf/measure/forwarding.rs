@@ -14,6 +14,8 @@ const CART: &str = "10.244.1.3";
 const FAR: &str = "10.244.2.2";
 const WORLD: &str = "198.51.100.7";
 const NODE_PORT: u16 = 30_080;
+/// Of a service whose backend is on another node and answers the caller itself.
+const HANDED_PORT: u16 = 30_081;
 const REPEAT: u32 = 50_000;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
@@ -24,8 +26,12 @@ pub(super) fn measure(rounds: u32) {
     let (web, _cart) = (world.pod(WEB, SHOP), world.pod(CART, SHOP));
     let state = nodes().pod(WEB, SHOP).pod(CART, SHOP).pod(FAR, SHOP);
     let mut state = state.service("10.96.0.5", SHOP, &[WEB], &[]);
-    for port in state.services.values_mut().flat_map(|one| &mut one.ports) {
-        port.node_port = Some(NODE_PORT);
+    state = state.service("10.96.0.6", SHOP, &[FAR], &[]);
+    for (service, node_port) in state.services.values_mut().zip([NODE_PORT, HANDED_PORT]) {
+        service.direct_return = node_port == HANDED_PORT;
+        for port in &mut service.ports {
+            port.node_port = Some(node_port);
+        }
     }
     world.apply(&state);
     // As after the first packet.
@@ -42,6 +48,7 @@ pub(super) fn measure(rounds: u32) {
     // A flow through the node port and one to the outside that are known from then on.
     let known = [
         ("from_uplink", uplink, call(SYN)),
+        ("from_uplink", uplink, tcp(WORLD, HOST, HANDED_PORT, SYN)),
         ("to_uplink", uplink, tcp(WEB, WORLD, 80, SYN)),
     ];
     for (program, link, frame) in known {
@@ -97,6 +104,27 @@ pub(super) fn measure(rounds: u32) {
             uplink,
             call(ACK),
             1,
+        ),
+        (
+            "from_uplink",
+            "a known call that is handed over",
+            uplink,
+            tcp(WORLD, HOST, HANDED_PORT, ACK),
+            1,
+        ),
+        (
+            "edge",
+            "a known call that is handed over",
+            uplink,
+            tcp(WORLD, HOST, HANDED_PORT, ACK),
+            1,
+        ),
+        (
+            "edge",
+            "another node's pod to a pod",
+            uplink,
+            udp(FAR, WEB, 53),
+            REPEAT,
         ),
         (
             "to_uplink",
