@@ -163,7 +163,7 @@ pub(crate) fn other_versions(cluster: &Cluster) -> Result<()> {
                 "{.spec.metrics[0].resource.target.averageUtilization}",
             ),
         ] {
-            let kind = format!("hpa.{version}.autoscaling");
+            let kind = format!("horizontalpodautoscalers.{version}.autoscaling");
             let percent =
                 kubectl.ok(&["get", &kind, "scaled", "-o", &format!("jsonpath={path}")])?;
             ensure!(percent == "60", "{version}: {percent}");
@@ -171,7 +171,7 @@ pub(crate) fn other_versions(cluster: &Cluster) -> Result<()> {
         let patch = r#"{"spec":{"maxReplicas":4}}"#;
         kubectl.ok(&[
             "patch",
-            "hpa.v1.autoscaling",
+            "horizontalpodautoscalers.v1.autoscaling",
             "scaled",
             "--type=merge",
             "-p",

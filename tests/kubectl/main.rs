@@ -1,6 +1,7 @@
 //! Real kubectl, an old one and a current one, against a cluster of one node: what people type every day.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod attach;
 mod custom;
 mod in_pod;
@@ -67,6 +68,12 @@ fn main() -> ExitCode {
             })
             .test("kubectl_1_37_custom_resources", |cluster| {
                 custom::widgets(cluster, "WAGGLE_KUBECTL")
+            })
+            .test("kubectl_1_20_meets_bounds", |cluster| {
+                admission::bounds(cluster, "WAGGLE_KUBECTL_OLD")
+            })
+            .test("kubectl_1_37_meets_bounds", |cluster| {
+                admission::bounds(cluster, "WAGGLE_KUBECTL")
             })
             .test("kubectl_sees_other_versions", custom::other_versions)
             .test("kubectl_1_37_asks_and_drains", writers::asks_and_drains)

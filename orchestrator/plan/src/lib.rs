@@ -26,6 +26,7 @@ pub mod pod;
 pub mod pod_gc;
 pub mod replica_set;
 pub mod replication_controller;
+pub mod resource_quota;
 pub mod resources;
 #[cfg(test)]
 mod scenario;

@@ -3,6 +3,7 @@
 //! the store's work.
 
 mod account;
+mod admit;
 mod bootstrap;
 mod cache;
 mod commit;
@@ -182,6 +183,7 @@ pub struct Objects {
     clock: Clock,
     addresses: ServiceAllocator,
     node_ports: NodePortAllocator,
+    reserved: admit::Reserved,
     pump: tokio::task::JoinHandle<()>,
 }
 
@@ -227,6 +229,7 @@ impl Objects {
             clock,
             addresses,
             node_ports,
+            reserved: admit::Reserved::default(),
             pump,
         }))
     }

@@ -13,7 +13,9 @@ use k8s_openapi::api::apps::v1::{
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ReplicationController, Service};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, Pod, ReplicationController, ResourceQuota, Service,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -60,6 +62,8 @@ pub struct Snapshot {
     pub nodes: Table<Node>,
     /// core/v1.
     pub services: Table<Service>,
+    /// core/v1.
+    pub resource_quotas: Table<ResourceQuota>,
     /// core/v1.
     pub namespaces: Table<Namespace>,
     /// discovery.k8s.io/v1.
@@ -160,6 +164,9 @@ impl Snapshot {
             ("v1", "Pod") => self.put_pod(&meta, decode(value, &meta)?),
             ("v1", "Node") => drop(put(&mut self.nodes, &meta, decode(value, &meta)?)),
             ("v1", "Service") => drop(put(&mut self.services, &meta, decode(value, &meta)?)),
+            ("v1", "ResourceQuota") => {
+                drop(put(&mut self.resource_quotas, &meta, decode(value, &meta)?))
+            }
             ("v1", "Namespace") => drop(put(&mut self.namespaces, &meta, decode(value, &meta)?)),
             ("discovery.k8s.io/v1", "EndpointSlice") => {
                 self.put_slice(&meta, decode(value, &meta)?)
@@ -222,6 +229,7 @@ impl Snapshot {
             ("v1", "Pod") => self.drop_pod(namespace, name),
             ("v1", "Node") => drop(self.nodes.remove(namespace, name)),
             ("v1", "Service") => drop(self.services.remove(namespace, name)),
+            ("v1", "ResourceQuota") => drop(self.resource_quotas.remove(namespace, name)),
             ("v1", "Namespace") => drop(self.namespaces.remove(namespace, name)),
             ("discovery.k8s.io/v1", "EndpointSlice") => self.drop_slice(namespace, name),
             ("apps/v1", "Deployment") => drop(self.deployments.remove(namespace, name)),

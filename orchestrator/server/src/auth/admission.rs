@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 use waggle_api::access::{Action, User, escalation};
+use waggle_api::admission::pod_security::Mode;
 use waggle_api::{Resource, Status, find};
 use waggle_model::TENANT_LABEL;
 
@@ -145,6 +146,11 @@ fn tenant(
 
 /// What the writer of an object should hear.
 pub(crate) fn advice(objects: &Objects, resource: &Resource, value: &Value) -> Vec<String> {
+    let insecure = objects.insecurities(Mode::Warn, resource, value);
+    let insecure = insecure.filter(|_| !resource.is_custom());
+    if let Some(broken) = insecure {
+        return vec![format!("would violate {broken}")];
+    }
     match resource.kind {
         "Namespace" => {
             let Some(name) = value["metadata"]["labels"][TENANT_LABEL].as_str() else {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use waggle_api::find;
 use waggle_model::network::AddressPool;
 use waggle_plan::{Ids, Plan, Snapshot, Write};
 
@@ -67,7 +68,7 @@ type Planner = fn(&mut Runner, &Snapshot, jiff::Timestamp) -> Plan;
 
 /// In the order in which they are asked after a change, so that one pass carries a Deployment's change to its pods'
 /// nodes.
-const PLANNERS: [(&str, Planner); 19] = [
+const PLANNERS: [(&str, Planner); 20] = [
     ("namespace", |_, snapshot, now| {
         waggle_plan::namespace::plan(snapshot, now)
     }),
@@ -114,6 +115,7 @@ const PLANNERS: [(&str, Planner); 19] = [
     ("load-balancer", |runner, snapshot, now| {
         waggle_plan::load_balancer::plan(snapshot, runner.parts.pool.as_ref(), now)
     }),
+    ("resource-quota", Runner::resource_quota),
     (NODE_LIFECYCLE, Runner::node_lifecycle),
     ("pod-gc", |_, snapshot, now| {
         waggle_plan::pod_gc::plan(snapshot, now, &Default::default())
@@ -277,6 +279,27 @@ impl Runner {
         }
         let usage = self.parts.usage.by_pod();
         waggle_plan::autoscaler::plan(snapshot, now, &usage, &mut self.memories)
+    }
+
+    fn resource_quota(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {
+        let Some(kind) = find("", "v1", "resourcequotas") else {
+            return Plan::default();
+        };
+        let objects = &self.parts.objects;
+        let quotas = snapshot.resource_quotas.iter();
+        let known = quotas.filter_map(|quota| {
+            let (namespace, name) = (
+                quota.metadata.namespace.clone()?,
+                quota.metadata.name.clone()?,
+            );
+            let quota = objects.get(kind, &namespace, &name)?;
+            let used = objects.used_of(&quota.value).into_iter();
+            let used = used
+                .map(|(what, amount)| (what, amount.to_string()))
+                .collect();
+            Some(((namespace, name), used))
+        });
+        waggle_plan::resource_quota::plan(snapshot, &known.collect(), now)
     }
 
     fn tenant(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {

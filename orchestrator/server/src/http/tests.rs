@@ -23,6 +23,7 @@ use crate::sessions::{Numbers, Sessions, Settings};
 use crate::usage::UsageRegistry;
 
 mod access;
+mod admission;
 mod custom;
 mod eviction;
 mod writers;

@@ -39,6 +39,8 @@ impl Objects {
         let generated = text(&value, "name").is_empty();
         loop {
             let made = self.prepare_new(resource, value.clone(), &namespace, options)?;
+            // Held until the object is in the cache, where everybody counts it.
+            let _held = self.reserve(resource.stored(), &made)?;
             match self.create_prepared(resource.stored(), made, options).await {
                 Err(status) if generated && status.is_already_exists() => {}
                 answer => return answer,
@@ -73,11 +75,13 @@ impl Objects {
             });
         }
         self.settle_priority(resource, &mut value)?;
+        self.settle_limits(resource, namespace, &mut value);
         self.settle_account(resource, namespace, &mut value, &suffix, options.dry_run)?;
         let mut made = prepare_create(resource, value, &context)?;
         let noted = noted_as(resource);
         options.note(None, &mut made, &given, self.now(), Part::Main, noted);
         self.check_namespace(resource, &made)?;
+        self.admit(resource, &made)?;
         Ok(made)
     }
 
@@ -188,6 +192,9 @@ impl Objects {
                 part,
                 noted_as(resource),
             );
+            if resource.kind == "Pod" && new["spec"] != old.value["spec"] {
+                self.admit(resource, &new)?;
+            }
             if let Some(object) = self.replace(&old, new, options).await? {
                 return Ok(object);
             }

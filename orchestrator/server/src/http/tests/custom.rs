@@ -248,3 +248,50 @@ async fn whoever_reads_the_store_knows_the_kinds_in_their_newest_form() {
         assert_eq!(found.value["spec"]["color"], "red");
     }
 }
+
+#[tokio::test]
+async fn a_stored_kind_is_served_under_other_versions() {
+    let api = api().await;
+    let base = |version: &str| {
+        format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers")
+    };
+    let wanted = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}, "maxReplicas": 5,
+            "targetCPUUtilizationPercentage": 60}, "status": {"currentReplicas": 0, "desiredReplicas": 0}});
+    let (code, made) = api.post(&base("v1"), &wanted).await;
+    assert_eq!(
+        (code, &made["spec"]["targetCPUUtilizationPercentage"]),
+        (201, &json!(60)),
+        "{made}"
+    );
+    let (_, newer) = api.get(&format!("{}/h", base("v2"))).await;
+    assert_eq!(
+        newer["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 60,
+        "{newer}"
+    );
+    let change = json!({"spec": {"maxReplicas": 6}});
+    let path = format!("{}/h", base("v1"));
+    let (code, changed) = api
+        .patch(&path, "application/merge-patch+json", &change)
+        .await;
+    assert_eq!(
+        (code, &changed["spec"]["maxReplicas"]),
+        (200, &json!(6)),
+        "{changed}"
+    );
+    assert_eq!(changed["spec"]["targetCPUUtilizationPercentage"], 60);
+    let event = json!({"metadata": {"name": "e"}, "regarding": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "note": "hello", "reason": "Greeted", "action": "Greet", "type": "Normal", "reportingController": "example.com/c",
+        "reportingInstance": "c-1", "eventTime": "2026-01-01T00:00:00.000000Z"});
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let (code, made) = api.post(events, &event).await;
+    assert_eq!((code, &made["note"]), (201, &json!("hello")), "{made}");
+    let (_, list) = api
+        .get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp")
+        .await;
+    assert_eq!(list["items"][0]["message"], "hello", "{list}");
+    let (_, list) = api
+        .get(&format!("{events}?fieldSelector=regarding.name%3Dp"))
+        .await;
+    assert_eq!(list["items"][0]["note"], "hello", "{list}");
+}
