@@ -8,6 +8,7 @@ mod policies;
 mod registry;
 mod serving;
 mod sight;
+mod storage;
 mod survival;
 mod tenants;
 
@@ -108,6 +109,10 @@ fn suite(cluster: Cluster) -> Suite<Cluster> {
         .test(
             "an_image_is_pulled_from_a_registry",
             registry::image_is_pulled,
+        )
+        .test(
+            "claims_get_volumes_and_keep_their_data",
+            storage::claims_keep_their_data,
         )
         .test(
             "bad_manifests_name_the_field_and_change_nothing",

@@ -4,6 +4,7 @@
 mod admission;
 mod attach;
 mod custom;
+mod debug;
 mod in_pod;
 mod services;
 mod writers;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
             .test("kubectl_1_37_asks_and_drains", writers::asks_and_drains)
             .test("kubectl_1_37_exec_logs_and_top", streams)
             .test("kubectl_1_37_runs_and_attaches", attach::runs_and_attaches)
+            .test("kubectl_1_37_debugs", debug::containers_are_added)
             .test(
                 "kubectl_1_37_in_a_pod_may_what_its_account_may",
                 in_pod::roles_decide,

@@ -53,6 +53,11 @@ impl Folder {
         self.root.join("agent.sock")
     }
 
+    /// Local volumes that claims are bound to, by name.
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
     /// Everything of one pod but its containers: volumes, generated files, logs.
     pub(crate) fn pod(&self, uid: &str) -> PathBuf {
         self.root.join("pods").join(uid)

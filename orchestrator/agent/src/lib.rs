@@ -20,6 +20,7 @@ mod outbox;
 mod persist;
 mod pods;
 mod probe;
+mod reclaim;
 mod refused;
 mod session;
 mod start;

@@ -171,6 +171,7 @@ impl Session {
             epoch: self.node.cluster.borrow().epoch.clone(),
             address: self.addresses.to_string(),
             labels: self.labels.clone().into_iter().collect(),
+            volumes_folder: self.node.folder.volumes().to_string_lossy().into_owned(),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::outbox::Outbox;
 use crate::persist::{Keeper, Known};
 use crate::pods::table::Table;
 use crate::session::{Session, decode, join};
-use crate::{AgentError, AgentOptions, admin, clock, flows, health_check, network};
+use crate::{AgentError, AgentOptions, admin, clock, flows, health_check, network, reclaim};
 
 /// Where the node's own name servers are.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -110,6 +110,7 @@ pub(crate) async fn run(
     tasks.spawn(forever(admin::serve(socket, Arc::clone(&node), table)));
     tasks.spawn(forever(Arc::clone(&keeper).run()));
     tasks.spawn(forever(flows::read(Arc::clone(&node))));
+    tasks.spawn(forever(reclaim::run(Arc::clone(&node))));
     let datapath = Arc::clone(&node.datapath);
     tasks.spawn(forever(async move {
         let ended = datapath.keep_routes().await;

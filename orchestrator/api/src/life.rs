@@ -31,6 +31,8 @@ pub enum Part {
     Main,
     /// Status only.
     Status,
+    /// The ephemeral containers of a pod only.
+    Ephemeral,
 }
 
 /// A moment as objects carry it: RFC 3339 in UTC, whole seconds.
@@ -158,9 +160,16 @@ pub fn prepare_update(
         }
         return Ok(in_stored_version(resource, value));
     }
-    let mut value = main_part(resource, old, wanted);
+    let mut value = match part {
+        Part::Ephemeral => ephemeral_part(old, &wanted),
+        _ => main_part(resource, old, wanted),
+    };
     resource.fill_in(&mut value);
-    refuse(resource, &value, resource.faults(&value, Some(old)))?;
+    let faults = match part {
+        Part::Ephemeral => crate::validate::ephemeral_containers(&value, old),
+        _ => resource.faults(&value, Some(old)),
+    };
+    refuse(resource, &value, faults)?;
     if counts_generations(resource) {
         let before = number(old, &["metadata", "generation"]).unwrap_or(1);
         let same = content(resource, old) == content(resource, &value);
@@ -285,6 +294,15 @@ fn main_part(resource: &Resource, old: &Value, wanted: Value) -> Value {
     if resource.kind == "Service" {
         crate::service::carry_over(old, &mut value);
     }
+    if resource.kind == "Pod" && has(old, &["spec", "ephemeralContainers"]) {
+        carry(old, &mut value, &["spec"], "ephemeralContainers");
+    }
+    value
+}
+
+fn ephemeral_part(old: &Value, wanted: &Value) -> Value {
+    let mut value = old.clone();
+    carry(wanted, &mut value, &["spec"], "ephemeralContainers");
     value
 }
 

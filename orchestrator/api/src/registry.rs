@@ -109,7 +109,7 @@ pub static RESOURCES: &[Resource] = &[
         short_names: &["po"],
         categories: &["all"],
         namespaced: true,
-        subresources: &["status"],
+        subresources: &["ephemeralcontainers", "status"],
         defaults: defaults::pod,
         decode: decode::<core::v1::Pod>,
         validate: validate::pod,

@@ -35,6 +35,7 @@ pub mod selector;
 pub mod service_account;
 pub mod snapshot;
 pub mod stateful_set;
+pub mod storage;
 mod taint;
 mod template;
 pub mod tenant;

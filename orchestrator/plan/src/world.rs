@@ -11,7 +11,10 @@ use crate::{Ids, Plan, Snapshot, Write};
 type Key = (String, String, String, String);
 
 /// Kinds that a test cluster holds.
-const KINDS: [(&str, &str); 22] = [
+const KINDS: [(&str, &str); 25] = [
+    ("v1", "PersistentVolume"),
+    ("v1", "PersistentVolumeClaim"),
+    ("storage.k8s.io/v1", "StorageClass"),
     ("v1", "Pod"),
     ("v1", "Node"),
     ("v1", "Service"),

@@ -278,7 +278,8 @@ fn linux(
     ready: &Ready,
 ) -> Result<Linux, OciSpecError> {
     let mut namespaces = vec![namespace(LinuxNamespaceType::Mount, None)?];
-    if !spec.host_pid {
+    let joins = |(kind, _): &(LinuxNamespaceType, _)| *kind == LinuxNamespaceType::Pid;
+    if !spec.host_pid && !ready.namespaces.iter().any(joins) {
         namespaces.push(namespace(LinuxNamespaceType::Pid, None)?);
     }
     for (kind, path) in &ready.namespaces {
@@ -371,6 +372,7 @@ mod tests {
             seccomp_default: true,
             seccomp_profile: None,
             host_pid: false,
+            pid_of: None,
             tty: false,
             stdin: false,
             stdin_once: false,

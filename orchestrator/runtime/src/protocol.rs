@@ -218,6 +218,7 @@ pub(crate) enum NamespaceKind {
     Network,
     Ipc,
     Uts,
+    Pid,
 }
 
 /// A mount whose source comes as a descriptor of a detached mount.

@@ -22,6 +22,9 @@ pub struct SandboxSpec {
     /// Uses the node's IPC namespace and /dev/shm.
     #[serde(default)]
     pub host_ipc: bool,
+    /// Its containers are in one process namespace, whose first process is none of them.
+    #[serde(default)]
+    pub share_pid: bool,
     /// Kernel parameters of its own namespaces: name with dots, value.
     #[serde(default)]
     pub sysctls: Vec<(String, String)>,
@@ -94,6 +97,9 @@ pub struct ContainerSpec {
     /// Shares the node's process namespace.
     #[serde(default)]
     pub host_pid: bool,
+    /// Is in the process namespace of this container of its pod.
+    #[serde(default)]
+    pub pid_of: Option<String>,
     /// Has a terminal.
     pub tty: bool,
     /// Stdin is kept open (no reader at /dev/null).

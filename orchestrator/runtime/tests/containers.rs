@@ -581,6 +581,7 @@ async fn workers_that_die_at_it_leave_nothing() {
             Ok(_) => {}
             Err(error) => {
                 assert_eq!(error.kind(), Some(FaultKind::Internal), "{error}");
+                assert!(!error.to_string().contains("worker died"), "{error}");
                 failed += 1;
             }
         }
@@ -663,6 +664,7 @@ async fn the_node_shares_what_it_is_asked_to() {
         hostname: "h".into(),
         host_network: true,
         host_ipc: false,
+        share_pid: false,
         sysctls: Vec::new(),
     };
     assert_eq!(
@@ -728,6 +730,7 @@ async fn namespaces_are_shared_and_tuned_as_asked() {
         hostname: "h".into(),
         host_network: false,
         host_ipc,
+        share_pid: false,
         sysctls: vec![("net.ipv4.tcp_fin_timeout".into(), "17".into())],
     };
     node.client.create_sandbox(spec("p1", false)).await.unwrap();
@@ -775,4 +778,76 @@ async fn a_profile_of_the_nodes_own_filters_calls() {
     node.ended("p1", "c").await;
     let log = node.log("p1", "c").await;
     assert!(log.contains("refused") && log.contains("touched"), "{log}");
+}
+
+#[tokio::test]
+async fn processes_are_shared_in_a_pod_that_asks_for_it() {
+    let node = Node::start("share-pid").await;
+    let spec = waggle_runtime::spec::SandboxSpec {
+        pod: "p1".into(),
+        namespace: "default".into(),
+        name: "p1".into(),
+        hostname: "h".into(),
+        host_network: false,
+        host_ipc: false,
+        share_pid: true,
+        sysctls: Vec::new(),
+    };
+    node.client.create_sandbox(spec).await.unwrap();
+    // The second leaves a child behind, which the pod's first process inherits and reaps.
+    node.run(node.container("p1", "a", "sleep 4242")).await;
+    let left = "(sh -c \"sleep 0.3; exit 3\" &); exec sleep 4243";
+    node.run(node.container("p1", "b", left)).await;
+    let seen = "sleep 0.6; cat /proc/1/comm; cat /proc/[0-9]*/cmdline | tr '\\0' ' '; grep -l '^State:.Z' /proc/[0-9]*/status";
+    let (_, out, err) = output(&node, exec("p1", "a", seen)).await;
+    assert!(out.starts_with("pause\n"), "{out}");
+    assert!(
+        out.contains("sleep 4242") && out.contains("sleep 4243"),
+        "{out}"
+    );
+    assert!(!out.contains("/status\n"), "zombies: {out} {err}");
+    // One container ends, with all of its processes; the other goes on.
+    node.client.remove_container("p1", "b").await.unwrap();
+    let (_, out, _) = output(
+        &node,
+        exec("p1", "a", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"),
+    )
+    .await;
+    assert!(
+        out.contains("sleep 4242") && !out.contains("sleep 4243"),
+        "{out}"
+    );
+    // Another container may be in the namespace of one that has its own.
+    node.sandbox("p2").await;
+    node.run(node.container("p2", "target", "exec sleep 4244"))
+        .await;
+    let mut debug = node.container("p2", "debug", "cat /proc/1/cmdline | tr '\\0' ' '");
+    debug.pid_of = Some("target".into());
+    node.run(debug).await;
+    assert_eq!(node.ended("p2", "debug").await.0, 0);
+    assert_eq!(node.log("p2", "debug").await, "sleep 4244 ");
+    node.client.remove_container("p1", "a").await.unwrap();
+    let core = node.client.ping().await.unwrap().pid as i32;
+    assert_eq!(pauses(core).len(), 1);
+    node.client.remove_sandbox("p1").await.unwrap();
+    let since = std::time::Instant::now();
+    while !pauses(core).is_empty() {
+        assert!(
+            since.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            pauses(core)
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// First processes of pods' process namespaces under this supervisor.
+fn pauses(core: i32) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.contains("(pause)") && parent_of(*pid) == core
+    })
+    .collect()
 }

@@ -138,6 +138,10 @@ pub(crate) fn container_spec(
             _ => None,
         },
         host_pid: pod.host_pid(),
+        pid_of: match pod.host_pid() || pod.shares_processes() {
+            true => None,
+            false => pod.ephemeral.targets.get(&container.name).cloned(),
+        },
         tty: container.tty == Some(true),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, PersistentVolume, Pod, Secret};
 use waggle_model::network::{InvalidFamilies, PerFamily};
 use waggle_model::{IdentityId, PodKey, TenantId};
 use waggle_wire::v1;
@@ -14,16 +14,44 @@ use waggle_wire::v1;
 pub(crate) struct Desired {
     pub(crate) key: PodKey,
     pub(crate) pod: Pod,
+    /// Its ephemeral containers.
+    pub(crate) ephemeral: Ephemeral,
     /// By name.
     pub(crate) config_maps: BTreeMap<String, ConfigMap>,
     /// By name.
     pub(crate) secrets: BTreeMap<String, Secret>,
+    /// By claim.
+    pub(crate) volumes: BTreeMap<String, PersistentVolume>,
     pub(crate) identity: IdentityId,
     pub(crate) tenant: TenantId,
     /// `None` for a pod in the node's network.
     pub(crate) addresses: Option<PerFamily<IpAddr>>,
     /// No longer bound here: to be ended at once, whatever its own grace period says.
     pub(crate) removed: bool,
+}
+
+/// Containers that were added to a pod that runs. They are run once.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Ephemeral {
+    /// As any other container.
+    pub(crate) containers: Vec<Container>,
+    /// By name, the container whose processes one of them is to see.
+    pub(crate) targets: BTreeMap<String, String>,
+}
+
+impl Ephemeral {
+    fn of(pod: &Pod) -> Result<Self, serde_json::Error> {
+        let mut found = Self::default();
+        let spec = pod.spec.iter();
+        for one in spec.flat_map(|spec| spec.ephemeral_containers.iter().flatten()) {
+            let same = serde_json::to_value(one)?;
+            found.containers.push(serde_json::from_value(same)?);
+            if let Some(target) = one.target_container_name.clone().filter(|t| !t.is_empty()) {
+                found.targets.insert(one.name.clone(), target);
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// An assignment that can't be read.
@@ -63,7 +91,15 @@ impl TryFrom<v1::PodAssignment> for Desired {
             &secret.metadata.name
         })
         .map_err(|cause| bad("secrets", cause))?;
+        let volumes = message
+            .volumes
+            .iter()
+            .map(|one| Ok((one.claim.clone(), serde_json::from_slice(&one.volume_json)?)))
+            .collect::<Result<_, serde_json::Error>>()
+            .map_err(|cause| bad("volumes", cause.to_string()))?;
+        let ephemeral = Ephemeral::of(&pod).map_err(|cause| bad("pod", cause.to_string()))?;
         Ok(Self {
+            ephemeral,
             key: PodKey {
                 namespace: message.namespace,
                 name: message.name,
@@ -72,6 +108,7 @@ impl TryFrom<v1::PodAssignment> for Desired {
             pod,
             config_maps,
             secrets,
+            volumes,
             identity: IdentityId(message.identity),
             tenant: TenantId(message.tenant),
             addresses,
@@ -106,6 +143,12 @@ impl Desired {
     pub(crate) fn host_ipc(&self) -> bool {
         let spec = self.pod.spec.as_ref();
         spec.and_then(|spec| spec.host_ipc) == Some(true)
+    }
+
+    /// Its containers see each other's processes.
+    pub(crate) fn shares_processes(&self) -> bool {
+        let spec = self.pod.spec.as_ref();
+        spec.and_then(|spec| spec.share_process_namespace) == Some(true)
     }
 
     /// In the node's process namespace.
@@ -145,8 +188,13 @@ impl Desired {
     }
 
     /// Init and main containers.
-    pub(crate) fn all_containers(&self) -> impl Iterator<Item = &Container> {
+    pub(crate) fn own_containers(&self) -> impl Iterator<Item = &Container> {
         self.init_containers().iter().chain(self.containers())
+    }
+
+    /// Init, main and ephemeral containers.
+    pub(crate) fn all_containers(&self) -> impl Iterator<Item = &Container> {
+        self.own_containers().chain(&self.ephemeral.containers)
     }
 
     /// Shares the node's network namespace.

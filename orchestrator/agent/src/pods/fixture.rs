@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use waggle_model::{IdentityId, PodKey, TenantId};
 use waggle_runtime::spec::{ContainerPhase, ContainerSpec, ContainerState};
 
-use super::desired::Desired;
+use super::desired::{Desired, Ephemeral};
 use super::observed::{SECOND, note};
 
 /// A pod `shop/web` whose spec is `spec` (JSON), with one container `main` unless it names others.
@@ -27,8 +27,10 @@ pub(crate) fn pod(spec: &str) -> Desired {
             uid: "u1".into(),
         },
         pod: serde_json::from_value(pod).unwrap(),
+        ephemeral: Ephemeral::default(),
         config_maps: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        volumes: BTreeMap::new(),
         identity: IdentityId(7),
         tenant: TenantId(2),
         addresses: "10.244.0.5".parse().ok(),
@@ -56,6 +58,7 @@ pub(crate) fn container(name: &str, phase: ContainerPhase, streak: u32) -> Conta
         seccomp_default: true,
         seccomp_profile: None,
         host_pid: false,
+        pid_of: None,
         tty: false,
         stdin: false,
         stdin_once: false,

@@ -8,6 +8,7 @@ pub(crate) mod exec;
 pub(crate) mod files;
 pub(crate) mod hooks;
 pub(crate) mod message;
+pub(crate) mod meter;
 pub(crate) mod next;
 pub(crate) mod observed;
 pub(crate) mod qos;

@@ -58,13 +58,14 @@ pub(crate) fn next_steps(pod: &Desired, seen: &Observed, now: i64) -> Vec<Step> 
         return failed(pod, seen, now);
     }
     if outcome(pod, seen).is_some() {
-        return stop_all(
-            pod.init_containers(),
-            seen,
-            now,
-            pod.grace_seconds(),
-            StopReason::Complete,
-        );
+        let helpers = pod
+            .init_containers()
+            .iter()
+            .chain(&pod.ephemeral.containers);
+        let grace = pod.grace_seconds();
+        return helpers
+            .filter_map(|c| stop(&c.name, seen, now, grace, StopReason::Complete))
+            .collect();
     }
     let mut steps: Vec<Step> = deadline(pod, seen).map(Step::Wake).into_iter().collect();
     if !(seen.sandbox && seen.attached) {
@@ -88,6 +89,11 @@ pub(crate) fn next_steps(pod: &Desired, seen: &Observed, now: i64) -> Vec<Step> 
             }
         }
     }
+    for container in &pod.ephemeral.containers {
+        if matches!(seen.life(&container.name), Life::Absent | Life::Created) {
+            steps.extend(start(&container.name, seen, now, 0));
+        }
+    }
     steps
 }
 
@@ -106,7 +112,10 @@ fn failed(pod: &Desired, seen: &Observed, now: i64) -> Vec<Step> {
     } else {
         pod.init_containers()
     };
-    stop_all(which, seen, now, grace, StopReason::Failed)
+    let mut steps = stop_all(which, seen, now, grace, StopReason::Failed);
+    let added = &pod.ephemeral.containers;
+    steps.extend(stop_all(added, seen, now, grace, StopReason::Failed));
+    steps
 }
 
 /// How a pod that has run to its end did: `Some(true)` succeeded, `Some(false)` failed, `None` not ended.

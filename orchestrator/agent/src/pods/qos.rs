@@ -54,7 +54,7 @@ pub(crate) fn asked(container: &Container) -> Asked {
 
 /// `Guaranteed`, `Burstable` or `BestEffort`.
 pub(crate) fn qos_class(pod: &Desired) -> &'static str {
-    let all: Vec<Asked> = pod.all_containers().map(asked).collect();
+    let all: Vec<Asked> = pod.own_containers().map(asked).collect();
     if all.iter().all(|a| *a == Asked::default()) {
         "BestEffort"
     } else if all.iter().all(|a| {

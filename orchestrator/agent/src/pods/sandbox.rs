@@ -67,6 +67,7 @@ impl Worker {
             hostname: files::uts_hostname(&self.pod, &self.node.dns().domain),
             host_network: self.pod.host_network(),
             host_ipc: self.pod.host_ipc(),
+            share_pid: self.pod.shares_processes(),
             sysctls: self.pod.sysctls(),
         };
         let sandbox = self

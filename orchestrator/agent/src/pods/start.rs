@@ -109,7 +109,7 @@ impl Worker {
         let mut mounts = self
             .standard_mounts(container, number)
             .map_err(|e| config(&e))?;
-        let own = volumes::mounts(container, &places, &env).map_err(|e| config(&e))?;
+        let own = volumes::mounts(container, &places, &env, &self.pod).map_err(|e| config(&e))?;
         mounts.retain(|mount| !own.iter().any(|other| other.target == mount.target));
         mounts.extend(own);
         let log = self.node.folder.log(&self.pod.key.uid, name, number);

@@ -36,6 +36,7 @@ pub(crate) fn pod_status(
     };
     let init_statuses = of(pod.init_containers());
     let statuses = of(pod.containers());
+    let added = of(&pod.ephemeral.containers);
     let conditions = conditions(
         pod,
         seen,
@@ -56,6 +57,7 @@ pub(crate) fn pod_status(
         conditions: Some(conditions),
         container_statuses: Some(statuses),
         init_container_statuses: (!init_statuses.is_empty()).then_some(init_statuses),
+        ephemeral_container_statuses: (!added.is_empty()).then_some(added),
         host_ip: Some(hosts.primary().to_string()),
         host_ips: Some(hosts.iter().map(|a| HostIP { ip: a.to_string() }).collect()),
         pod_ip: addresses

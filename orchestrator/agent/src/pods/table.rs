@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use waggle_model::{IdentityId, PodKey, TenantId};
 use waggle_runtime::spec::{ContainerState, Sandbox};
 
-use super::desired::Desired;
+use super::desired::{Desired, Ephemeral};
 use super::worker::{Mail, Worker};
 use crate::containers::Report;
 use crate::node::Node;
@@ -326,8 +326,10 @@ fn leftover(uid: &str, has: &Has) -> Desired {
             spec: Some(PodSpec::default()),
             ..Pod::default()
         },
+        ephemeral: Ephemeral::default(),
         config_maps: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        volumes: BTreeMap::new(),
         identity: IdentityId(0),
         tenant: TenantId(0),
         addresses: None,

@@ -20,6 +20,10 @@ use super::env::{
 };
 use super::tokens::{TokenKey, Tokens};
 
+/// Who made a PersistentVolume, and that it was the cluster itself.
+const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+const OURS: &str = "waggle.dev/local-path";
+
 /// Why a volume can't be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeFault {
@@ -106,6 +110,9 @@ fn one(
         return host_path(host).map_err(unusable);
     }
     let group = fs_group(pod);
+    if let Some(source) = &volume.persistent_volume_claim {
+        return claimed(pod, &source.claim_name, group).map_err(unusable);
+    }
     if let Some(empty) = &volume.empty_dir {
         std::fs::create_dir_all(place).map_err(file("make", place))?;
         if empty.medium.as_deref() == Some("Memory") && !is_mount_point(place) {
@@ -133,6 +140,41 @@ fn one(
     }
     payload::write(place, &contents, group).map_err(file("write", place))?;
     Ok(place.to_owned())
+}
+
+/// Where the volume is that a claim is bound to. A folder that this cluster made the volume of is made when it is used
+/// first.
+fn claimed(pod: &Desired, claim: &str, group: Option<u32>) -> Result<PathBuf, String> {
+    let volume = pod.volumes.get(claim);
+    let volume = volume.ok_or_else(|| format!("persistentvolumeclaim {claim:?} is not bound"))?;
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    let spec = volume.spec.clone().unwrap_or_default();
+    if let Some(host) = &spec.host_path {
+        return host_path(host);
+    }
+    let Some(local) = &spec.local else {
+        return Err(format!(
+            "persistentvolume {name:?} is of a kind that this node can't mount"
+        ));
+    };
+    let path = PathBuf::from(&local.path);
+    let annotations = volume.metadata.annotations.as_ref();
+    let ours = annotations.is_some_and(|all| all.get(PROVISIONED_BY).is_some_and(|by| by == OURS));
+    if ours && !path.exists() {
+        std::fs::create_dir_all(&path)
+            .and_then(|()| open_to(&path, 0o777, None))
+            .map_err(|error| format!("cannot make {}: {error}", path.display()))?;
+    }
+    if !path.exists() {
+        return Err(format!(
+            "persistentvolume {name:?}: {} does not exist on this node",
+            path.display()
+        ));
+    }
+    if let Some(group) = group {
+        open_to(&path, 0o775, Some(group)).map_err(|error| error.to_string())?;
+    }
+    Ok(path)
 }
 
 /// What must not reach a disk.
@@ -364,8 +406,21 @@ pub(crate) fn mounts(
     container: &Container,
     places: &BTreeMap<String, PathBuf>,
     env: &[String],
+    pod: &Desired,
 ) -> Result<Vec<MountSpec>, VolumeFault> {
     let mut mounts = Vec::new();
+    let volumes = pod
+        .pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten());
+    let read_only: Vec<&str> = volumes
+        .filter(|volume| {
+            let claim = volume.persistent_volume_claim.as_ref();
+            claim.and_then(|claim| claim.read_only) == Some(true)
+        })
+        .map(|volume| volume.name.as_str())
+        .collect();
     for wanted in container.volume_mounts.iter().flatten() {
         let fault = |why: String| VolumeFault::Mount {
             path: wanted.mount_path.clone(),
@@ -392,7 +447,7 @@ pub(crate) fn mounts(
         mounts.push(MountSpec {
             source: Some(source),
             target: wanted.mount_path.clone(),
-            read_only: wanted.read_only == Some(true),
+            read_only: wanted.read_only == Some(true) || read_only.contains(&wanted.name.as_str()),
             tmpfs_bytes: None,
             receives_mounts: wanted.mount_propagation.as_deref() == Some("HostToContainer"),
         });

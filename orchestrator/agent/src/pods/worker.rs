@@ -38,6 +38,8 @@ pub(crate) enum Mail {
     },
     /// An image was added: who waits for one may look again.
     ImageAdded,
+    /// A volume holds more than it may.
+    Exceeded { message: String },
     /// The postStart hook of one attempt of a container has ended.
     PostStart {
         container: String,
@@ -89,11 +91,16 @@ pub(crate) struct Worker {
     probers: BTreeMap<String, (u32, AbortHandle)>,
     stoppers: BTreeMap<String, Stopper>,
     status: Option<PodStatus>,
+    /// Looks at how much the pod's volumes hold.
+    meter: Option<AbortHandle>,
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         self.probers.values().for_each(|(_, prober)| prober.abort());
+        if let Some(meter) = &self.meter {
+            meter.abort();
+        }
     }
 }
 
@@ -117,7 +124,10 @@ impl Worker {
             .status
             .clone()
             .filter(|status| status.start_time.is_some());
+        let volumes = node.folder.pod(&pod.key.uid).join("volumes");
+        let meter = super::meter::watch(&pod, &volumes, post.clone());
         Self {
+            meter,
             node,
             pod,
             desired,
@@ -238,6 +248,11 @@ impl Worker {
                 let waits =
                     |prepare: &Prepare| matches!(prepare, Prepare::Held(hold) if hold.is_image());
                 self.seen.prepare.retain(|_, prepare| !waits(prepare));
+            }
+            Mail::Exceeded { message } => {
+                if self.seen.failed.is_none() && !self.pod.ending() {
+                    self.give_up("Evicted", message);
+                }
             }
             Mail::PostStart {
                 container,

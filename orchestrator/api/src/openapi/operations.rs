@@ -151,10 +151,10 @@ fn of_row(row: &'static Resource) -> Vec<Operation> {
             all.extend(reads_and_writes(
                 row,
                 &path,
-                if sub == "approval" {
-                    "Approval"
-                } else {
-                    "Status"
+                match sub {
+                    "approval" => "Approval",
+                    "ephemeralcontainers" => "Ephemeralcontainers",
+                    _ => "Status",
                 },
                 definition,
                 (row.group, row.version, row.kind),

@@ -31,7 +31,7 @@ pub(super) fn all(spec: &Value, path: &str, out: &mut Vec<Fault>) {
         }
     }
     if !list(spec, &["ephemeralContainers"]).is_empty() {
-        let detail = "cannot be set here: they are added to a running pod, which this cluster doesn't offer yet";
+        let detail = "cannot be set here: they are added to a pod that runs (subresource ephemeralcontainers, `kubectl debug`)";
         out.push(Fault::forbidden(
             format!("{path}.ephemeralContainers"),
             detail,
@@ -39,7 +39,8 @@ pub(super) fn all(spec: &Value, path: &str, out: &mut Vec<Fault>) {
     }
 }
 
-fn check(spec: &Value, one: &Value, path: &str, out: &mut Vec<Fault>) {
+/// Faults of one container, of whichever sort.
+pub(super) fn check(spec: &Value, one: &Value, path: &str, out: &mut Vec<Fault>) {
     let name = text(one, &["name"]);
     if name.is_empty() {
         out.push(Fault::required(format!("{path}.name"), ""));

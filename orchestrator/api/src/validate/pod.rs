@@ -10,7 +10,14 @@ use crate::walk::{has, list, remove, set, text};
 pub(crate) fn pod(value: &Value, old: Option<&Value>) -> Vec<Fault> {
     let mut out = Vec::new();
     meta::check("Pod", value, old, &mut out);
-    spec(&value["spec"], "spec", &mut out);
+    if old.is_some() && has(value, &["spec", "ephemeralContainers"]) {
+        // Checked when they were added; `changes` sees to it that they stay.
+        let mut rest = value["spec"].clone();
+        remove(&mut rest, &[], "ephemeralContainers");
+        spec(&rest, "spec", &mut out);
+    } else {
+        spec(&value["spec"], "spec", &mut out);
+    }
     if let Some(old) = old {
         changes(value, old, &mut out);
     }
@@ -163,12 +170,10 @@ fn sysctls(spec: &Value, path: &str, out: &mut Vec<Fault>) {
 
 /// What would change the meaning of the pod if it were passed over, and can't be done yet.
 fn unsupported(spec: &Value, path: &str, out: &mut Vec<Fault>) {
-    if spec["shareProcessNamespace"] == true {
-        let why = "this cluster doesn't share a process namespace between containers";
-        out.push(Fault::forbidden(
-            format!("{path}.shareProcessNamespace"),
-            why,
-        ));
+    if spec["shareProcessNamespace"] == true && spec["hostPID"] == true {
+        let place = format!("{path}.shareProcessNamespace");
+        let why = "ShareProcessNamespace and HostPID cannot both be enabled";
+        out.push(Fault::invalid(place, true, why));
     }
     if spec["hostUsers"] == false {
         let why = "this cluster doesn't give pods a user namespace of their own";

@@ -208,7 +208,7 @@ fn pods_are_checked() {
             json!([{"name": "v", "nfs": {"server": "a", "path": "/b"}}]),
             &[
                 "spec.volumes[0].nfs: Forbidden: this cluster has no volumes of type nfs; use one of configMap, downwardAPI, \
-             emptyDir, hostPath, projected, secret",
+             emptyDir, hostPath, persistentVolumeClaim, projected, secret",
             ],
         ),
         (
@@ -218,13 +218,7 @@ fn pods_are_checked() {
                 "spec.restartPolicy: Unsupported value: \"X\": supported values: \"Always\", \"OnFailure\", \"Never\"",
             ],
         ),
-        (
-            "/spec/shareProcessNamespace",
-            json!(true),
-            &[
-                "spec.shareProcessNamespace: Forbidden: this cluster doesn't share a process namespace between containers",
-            ],
-        ),
+        ("/spec/shareProcessNamespace", json!(true), &[]),
         ("/spec/hostPID", json!(true), &[]),
         ("/spec/activeDeadlineSeconds", json!(10), &[]),
         (
@@ -261,8 +255,8 @@ fn pods_are_checked() {
             "/spec/ephemeralContainers",
             json!([{"name": "e"}]),
             &[
-                "spec.ephemeralContainers: Forbidden: cannot be set here: they are added to a running pod, which this cluster \
-             doesn't offer yet",
+                "spec.ephemeralContainers: Forbidden: cannot be set here: they are added to a pod that runs (subresource \
+             ephemeralcontainers, `kubectl debug`)",
             ],
         ),
     ] {

@@ -9,11 +9,12 @@ use crate::Fault;
 use crate::walk::{has, list, text};
 
 /// What the nodes can provide.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     "configMap",
     "downwardAPI",
     "emptyDir",
     "hostPath",
+    "persistentVolumeClaim",
     "projected",
     "secret",
 ];
@@ -72,6 +73,14 @@ fn sources(volume: &Value, path: &str, out: &mut Vec<Fault>) {
             "hostPath" => host_path(value, &place, out),
             "downwardAPI" => downward(value, &place, out),
             "projected" => projected(value, &place, out),
+            "persistentVolumeClaim" => {
+                let claim = text(value, &["claimName"]);
+                if claim.is_empty() {
+                    out.push(Fault::required(format!("{place}.claimName"), ""));
+                } else if let Some(rule) = names::subdomain(claim) {
+                    out.push(Fault::invalid(format!("{place}.claimName"), claim, rule));
+                }
+            }
             other => {
                 let offered = SOURCES.join(", ");
                 let detail =

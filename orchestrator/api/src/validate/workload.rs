@@ -1,11 +1,11 @@
 //! Deployments, ReplicaSets, StatefulSets, DaemonSets, ReplicationControllers and the past of the two in between.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{at_least, meta, one_of, pod};
 use crate::Fault;
 use crate::selector::LabelSelector;
-use crate::walk::{at, has, text};
+use crate::walk::{at, has, list, text};
 
 /// Faults of a Deployment.
 pub(crate) fn deployment(value: &Value, old: Option<&Value>) -> Vec<Fault> {
@@ -29,7 +29,7 @@ pub(crate) fn replica_set(value: &Value, old: Option<&Value>) -> Vec<Fault> {
 pub(crate) fn stateful_set(value: &Value, old: Option<&Value>) -> Vec<Fault> {
     let mut out = Vec::new();
     meta::check("StatefulSet", value, old, &mut out);
-    replicated(value, old, &mut out);
+    replicated(&with_claims(value), old, &mut out);
     let spec = at(value, &["spec"]);
     let policies = ["OrderedReady", "Parallel"];
     let path = "spec.podManagementPolicy";
@@ -70,6 +70,28 @@ pub(crate) fn stateful_set(value: &Value, old: Option<&Value>) -> Vec<Fault> {
         stateful_changes(value, old, &mut out);
     }
     out
+}
+
+/// The set with the volumes that its pods get from its claim templates.
+fn with_claims(value: &Value) -> Value {
+    let mut value = value.clone();
+    let templates = list(&value, &["spec", "volumeClaimTemplates"]).to_vec();
+    let spec = value.pointer_mut("/spec/template/spec");
+    let Some(spec) = spec.filter(|spec| spec.is_object()) else {
+        return value;
+    };
+    for template in templates {
+        let name = text(&template, &["metadata", "name"]);
+        let volume = json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
+        match spec["volumes"].as_array_mut() {
+            Some(volumes) => {
+                volumes.retain(|one| one["name"] != name);
+                volumes.push(volume);
+            }
+            None => spec["volumes"] = json!([volume]),
+        }
+    }
+    value
 }
 
 fn stateful_changes(value: &Value, old: &Value, out: &mut Vec<Fault>) {
@@ -365,6 +387,17 @@ mod tests {
                 "spec.updateStrategy.rollingUpdate.partition: Invalid value: -1: must be greater than or equal to 0",
             ],
         );
+    }
+
+    #[test]
+    fn mounts_of_claim_templates_are_found() {
+        let mut set = set();
+        set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
+            json!([{"name": "data", "mountPath": "/data"}]);
+        let lost = "spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"data\"";
+        assert_eq!(faults("sts", set.clone()), [lost]);
+        set["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}}]);
+        assert_eq!(faults("sts", set), [""; 0]);
     }
 
     #[test]

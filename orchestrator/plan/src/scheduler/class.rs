@@ -11,6 +11,7 @@ use super::score;
 use super::topology::{Spread, Terms};
 use crate::resources::{self, Amounts};
 use crate::selector::matches_node;
+use crate::storage::{ClaimFault, PodClaims, claims_of};
 use crate::{pod, taint};
 
 /// A cheap first comparison of templates: namespace, owner and labels.
@@ -41,6 +42,7 @@ pub(super) struct Class<'a> {
     pub(super) requests: Amounts,
     pub(super) usual: (i64, i64),
     pub(super) ports: Vec<HostPort>,
+    pub(super) claims: PodClaims<'a>,
     /// For each node 0, or one more than the index of the reason why not.
     verdicts: Vec<u16>,
     reasons: Vec<Reason>,
@@ -69,10 +71,14 @@ pub(super) struct Class<'a> {
 impl<'a> Class<'a> {
     pub(super) fn new(pod: &'a Arc<Pod>, cluster: &mut Cluster<'a>) -> Self {
         let mut reasons = Vec::new();
+        let claims = PodClaims::of(cluster.snapshot, pod);
         let verdicts: Vec<u16> = cluster
             .nodes
             .iter()
-            .map(|node| verdict(&mut reasons, fixed(pod, node)))
+            .map(|node| {
+                let why = fixed(pod, node).or_else(|| claimed(&claims, node, cluster));
+                verdict(&mut reasons, why)
+            })
             .collect();
         let eligible: Vec<bool> = cluster
             .nodes
@@ -91,6 +97,7 @@ impl<'a> Class<'a> {
             requests: resources::requests(pod),
             usual: resources::usual_requests(pod),
             ports: host_ports(pod),
+            claims,
             verdicts,
             reasons,
             preferred: preferred(pod, cluster),
@@ -108,8 +115,8 @@ impl<'a> Class<'a> {
     }
 
     /// Whether `other` has this template, as far as scheduling looks at it. Its labels and owner are compared already.
-    pub(super) fn is_for(&self, other: &Pod) -> bool {
-        let (Some(own), Some(other)) = (&self.pod.spec, &other.spec) else {
+    pub(super) fn is_for(&self, whole: &Pod) -> bool {
+        let (Some(own), Some(other)) = (&self.pod.spec, &whole.spec) else {
             return false;
         };
         own.node_selector == other.node_selector
@@ -120,6 +127,7 @@ impl<'a> Class<'a> {
             && own.resources == other.resources
             && own.host_network == other.host_network
             && same_needs(own, other)
+            && claims_of(self.pod).eq(claims_of(whole))
     }
 
     /// What is to be known before nodes are judged for one pod.
@@ -235,6 +243,18 @@ fn fixed(pod: &Pod, node: &NodeState<'_>) -> Option<Reason> {
         )));
     }
     (!matches_affinity(pod, node)).then_some(Reason::NodeAffinity)
+}
+
+/// Why a pod can't be on a node for its volumes.
+fn claimed(claims: &PodClaims<'_>, node: &NodeState<'_>, cluster: &Cluster<'_>) -> Option<Reason> {
+    let exists = |name: &str| cluster.index_named(name).is_some();
+    claims
+        .judge(node.name, node.labels, exists)
+        .map(|fault| match fault {
+            ClaimFault::Everywhere(why) => Reason::Claims(why),
+            ClaimFault::Elsewhere => Reason::VolumeElsewhere,
+            ClaimFault::NoVolume => Reason::NoVolume,
+        })
 }
 
 /// Whether the pod tolerates what would keep it off the node.

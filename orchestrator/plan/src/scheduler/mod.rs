@@ -47,7 +47,11 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         let before = left.len();
         left.retain(|pod| match batch.place(pod) {
             Some(node) => {
-                bind(pod, node, &mut plan);
+                // Its claims come first: they get their volumes where the pod will be.
+                match batch.claims_to_tell(pod, node) {
+                    Some(claims) => plan.writes.extend(claims),
+                    None => bind(pod, node, &mut plan),
+                }
                 false
             }
             // It waits for those who leave its node; less important pods must not slip in.
@@ -281,6 +285,18 @@ impl<'a> Batch<'a> {
         let index = self.class_of(pod);
         let class = &self.classes[index];
         self.cluster.nodes[node].take(&class.requests, class.usual, &class.ports);
+    }
+
+    /// Writes by which the pod's claims learn of its node; `None` when all have their volumes.
+    fn claims_to_tell(&mut self, pod: &'a Arc<Pod>, node: &str) -> Option<Vec<Write>> {
+        let index = self.class_of(pod);
+        let claims = self.classes[index].claims.to_tell(node)?;
+        Some(
+            claims
+                .iter()
+                .map(|claim| Write::Update(json(claim)))
+                .collect(),
+        )
     }
 
     /// The node that fits the pod best, with the pod counted there.

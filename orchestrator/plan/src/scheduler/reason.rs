@@ -12,6 +12,12 @@ pub(super) enum Reason {
     Taint(String),
     /// Node selector or required node affinity.
     NodeAffinity,
+    /// Its claims let it be nowhere yet; why.
+    Claims(String),
+    /// A volume of a claim is elsewhere.
+    VolumeElsewhere,
+    /// No volume for a claim is here.
+    NoVolume,
     /// A host port is taken.
     Ports,
     /// Not enough of some resource; `Amounts::shortages` says of which.
@@ -32,6 +38,9 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Taint(taint) => return write!(f, "node(s) had untolerated taint {{{taint}}}"),
+            Self::Claims(why) => return f.write_str(why),
+            Self::VolumeElsewhere => "node(s) had volume node affinity conflict",
+            Self::NoVolume => "node(s) didn't find available persistent volumes to bind",
             Self::Unschedulable => "node(s) were unschedulable",
             Self::NodeAffinity => "node(s) didn't match Pod's node affinity/selector",
             Self::Ports => "node(s) didn't have free ports for the requested pod ports",

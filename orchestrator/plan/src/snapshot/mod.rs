@@ -14,11 +14,13 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    Namespace, Node, Pod, ReplicationController, ResourceQuota, Service,
+    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    ResourceQuota, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -66,6 +68,12 @@ pub struct Snapshot {
     pub resource_quotas: Table<ResourceQuota>,
     /// core/v1.
     pub namespaces: Table<Namespace>,
+    /// core/v1.
+    pub persistent_volumes: Table<PersistentVolume>,
+    /// core/v1.
+    pub persistent_volume_claims: Table<PersistentVolumeClaim>,
+    /// storage.k8s.io/v1.
+    pub storage_classes: Table<StorageClass>,
     /// discovery.k8s.io/v1.
     pub endpoint_slices: Table<EndpointSlice>,
     /// apps/v1.
@@ -168,6 +176,19 @@ impl Snapshot {
                 drop(put(&mut self.resource_quotas, &meta, decode(value, &meta)?))
             }
             ("v1", "Namespace") => drop(put(&mut self.namespaces, &meta, decode(value, &meta)?)),
+            ("v1", "PersistentVolume") => drop(put(
+                &mut self.persistent_volumes,
+                &meta,
+                decode(value, &meta)?,
+            )),
+            ("v1", "PersistentVolumeClaim") => drop(put(
+                &mut self.persistent_volume_claims,
+                &meta,
+                decode(value, &meta)?,
+            )),
+            ("storage.k8s.io/v1", "StorageClass") => {
+                drop(put(&mut self.storage_classes, &meta, decode(value, &meta)?))
+            }
             ("discovery.k8s.io/v1", "EndpointSlice") => {
                 self.put_slice(&meta, decode(value, &meta)?)
             }
@@ -231,6 +252,13 @@ impl Snapshot {
             ("v1", "Service") => drop(self.services.remove(namespace, name)),
             ("v1", "ResourceQuota") => drop(self.resource_quotas.remove(namespace, name)),
             ("v1", "Namespace") => drop(self.namespaces.remove(namespace, name)),
+            ("v1", "PersistentVolume") => drop(self.persistent_volumes.remove(namespace, name)),
+            ("v1", "PersistentVolumeClaim") => {
+                drop(self.persistent_volume_claims.remove(namespace, name))
+            }
+            ("storage.k8s.io/v1", "StorageClass") => {
+                drop(self.storage_classes.remove(namespace, name))
+            }
             ("discovery.k8s.io/v1", "EndpointSlice") => self.drop_slice(namespace, name),
             ("apps/v1", "Deployment") => drop(self.deployments.remove(namespace, name)),
             ("apps/v1", "ReplicaSet") => self.drop_set(namespace, name),

@@ -224,7 +224,13 @@ impl Core {
             .cloned();
         let sandbox =
             sandbox.ok_or_else(|| Fault::new(FaultKind::NotFound, "the pod has no sandbox"))?;
-        let (namespaces, mut fds) = self.namespaces(&sandbox).map_err(Fault::internal)?;
+        let (mut namespaces, mut fds) = self.namespaces(&sandbox).map_err(Fault::internal)?;
+        if let Some(other) = &spec.pid_of {
+            namespaces.retain(|kind| *kind != NamespaceKind::Pid);
+            fds.truncate(namespaces.len());
+            fds.push(self.process_namespace(&spec.pod, other)?);
+            namespaces.push(NamespaceKind::Pid);
+        }
         let mut binds = Vec::new();
         let shm = match sandbox.spec.host_ipc {
             true => PathBuf::from("/dev/shm"),
@@ -270,6 +276,21 @@ impl Core {
         Ok((Job::CreateContainer(Box::new(job)), fds))
     }
 
+    /// The process namespace of a container that runs.
+    fn process_namespace(&self, pod: &str, name: &str) -> Result<OwnedFd, Fault> {
+        let key = ContainerKey {
+            pod: pod.to_owned(),
+            name: name.to_owned(),
+        };
+        let invalid = |text: String| Fault::new(FaultKind::InvalidState, text);
+        let pid = self.container(&key)?.record.pid;
+        let pid = pid.ok_or_else(|| invalid(format!("container {name} isn't running")))?;
+        let opened = fs::File::open(format!("/proc/{pid}/ns/pid"));
+        opened
+            .map(Into::into)
+            .map_err(|error| invalid(format!("the processes of {name}: {error}")))
+    }
+
     fn namespaces(&self, sandbox: &Sandbox) -> io::Result<(Vec<NamespaceKind>, Vec<OwnedFd>)> {
         let dir = self.folders.sandbox(&sandbox.pod);
         let mut wanted = vec![(NamespaceKind::Uts, "uts")];
@@ -278,6 +299,10 @@ impl Core {
         }
         if !sandbox.spec.host_network {
             wanted.push((NamespaceKind::Network, "net"));
+        }
+        // Last, for a container that wants another one.
+        if sandbox.spec.share_pid {
+            wanted.push((NamespaceKind::Pid, "pid"));
         }
         let mut fds = Vec::new();
         for (_, name) in &wanted {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::peer::Peer;
 use crate::error::FaultKind;
 use crate::protocol::{Fault, Job, JobResult, WorkerSetup};
-use crate::sys;
+use crate::sys::{self, Ending};
 
 /// Workers at most.
 const WORKERS: usize = 2;
@@ -201,7 +201,8 @@ impl<T> Pool<T> {
     pub(super) fn died(&mut self, token: u64) -> Option<Finished<T>> {
         let index = self.workers.iter().position(|w| w.tokens.1 == token)?;
         let worker = self.workers.swap_remove(index);
-        if let Err(error) = sys::wait(sys::Children::Pidfd(worker.pidfd.as_fd())) {
+        let ending = sys::wait(sys::Children::Pidfd(worker.pidfd.as_fd()));
+        if let Err(error) = &ending {
             tracing::warn!(%error, "a worker can't be reaped");
         }
         let running = worker.running?;
@@ -212,7 +213,21 @@ impl<T> Pool<T> {
                 format!("not done after {} seconds", PATIENCE.as_secs()),
             )
         } else {
-            Fault::internal("the worker died at it")
+            Fault::internal(match ending {
+                Ok(Some((
+                    _,
+                    Ending {
+                        signal: Some(signal),
+                        ..
+                    },
+                ))) => {
+                    format!("signal {signal} killed the worker at it")
+                }
+                Ok(Some((_, Ending { code, .. }))) => {
+                    format!("the worker ended with {code} at it; the supervisor's log says why")
+                }
+                _ => "the worker died at it".to_owned(),
+            })
         };
         Some(Finished {
             then: running.then,

@@ -17,7 +17,7 @@ use crate::protocol::{Body, Fault, Job, JobResult};
 use crate::spec::{Sandbox, SandboxSpec};
 
 /// What is mounted in a sandbox's folder.
-const MOUNTS: [&str; 4] = ["net", "ipc", "uts", "shm"];
+const MOUNTS: [&str; 5] = ["net", "ipc", "uts", "pid", "shm"];
 
 /// A sandbox, standing or being made.
 #[derive(Debug)]
@@ -176,6 +176,7 @@ impl Core {
 
 /// Lets go of the namespaces and removes the folder.
 fn tear_down(dir: &Path) -> io::Result<()> {
+    crate::worker::pause::end(dir)?;
     for name in MOUNTS {
         match umount2(&dir.join(name), MntFlags::MNT_DETACH) {
             // Not there, or nothing mounted on it.

@@ -259,6 +259,7 @@ fn joined(kind: NamespaceKind, fd: &OwnedFd) -> (LinuxNamespaceType, PathBuf) {
         NamespaceKind::Network => LinuxNamespaceType::Network,
         NamespaceKind::Ipc => LinuxNamespaceType::Ipc,
         NamespaceKind::Uts => LinuxNamespaceType::Uts,
+        NamespaceKind::Pid => LinuxNamespaceType::Pid,
     };
     (kind, format!("/proc/self/fd/{}", fd.as_raw_fd()).into())
 }

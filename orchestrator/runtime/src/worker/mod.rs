@@ -19,6 +19,7 @@ mod child;
 mod container;
 mod delete;
 mod exec;
+pub(crate) mod pause;
 mod program;
 mod sandbox;
 mod terminal;
@@ -38,15 +39,18 @@ pub fn main() -> Result<()> {
     else {
         return Ok(());
     };
-    let (cgroups, held) = Cgroups::detect()
-        .and_then(|c| c.pinned())
-        .map_err(failed("find the cgroups for"))?;
-    separate(&setup.hide, !cgroups.is_v2()).map_err(failed("make a mount namespace for"))?;
-    let worker = Worker {
-        setup,
-        cgroups,
-        _held: held,
-        oom_score_adj: read_oom_score_adj(),
+    let worker = match Worker::new(setup) {
+        Ok(worker) => worker,
+        // Whoever waits for the first job is to hear why there is no worker.
+        Err(error) => {
+            if next::<Job>(&mut incoming, &socket).is_ok_and(|job| job.is_some()) {
+                let result = JobResult::Failed(Fault::internal(&error));
+                let told = Outgoing::new(&result, Vec::new())
+                    .and_then(|mut frame| frame.send(socket.as_fd()));
+                told.map_err(failed("answer a job of"))?;
+            }
+            return Err(error);
+        }
     };
     while let Some((job, fds)) =
         next::<Job>(&mut incoming, &socket).map_err(failed("read a job of"))?
@@ -72,6 +76,20 @@ struct Worker {
 }
 
 impl Worker {
+    fn new(setup: WorkerSetup) -> Result<Self> {
+        let failed = |what: &'static str| move |e: io::Error| RuntimeError::io(what, "a worker", e);
+        let (cgroups, held) = Cgroups::detect()
+            .and_then(|c| c.pinned())
+            .map_err(failed("find the cgroups for"))?;
+        separate(&setup.hide, !cgroups.is_v2()).map_err(failed("make a mount namespace for"))?;
+        Ok(Self {
+            setup,
+            cgroups,
+            _held: held,
+            oom_score_adj: read_oom_score_adj(),
+        })
+    }
+
     fn run(&self, job: Job, fds: Vec<OwnedFd>) -> Outcome {
         match job {
             Job::CreateSandbox { spec, dir } => {

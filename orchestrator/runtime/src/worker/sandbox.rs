@@ -92,10 +92,20 @@ fn build(spec: &SandboxSpec, dir: &Path, mounts: &OwnedFd) -> Step<()> {
         let path = Path::new("/proc/sys").join(name.replace('.', "/"));
         fs::write(path, value).map_err(at("set a kernel parameter (securityContext.sysctls)"))?;
     }
+    if spec.share_pid {
+        super::pause::start(dir).map_err(at("make a process namespace"))?;
+        held.push("pid");
+    }
     for name in held {
         let target = dir.join(name);
         fs::File::create(&target).map_err(at("make the file of a namespace"))?;
-        let source = Path::new("/proc/self/ns").join(name);
+        // Our own stays the old one; our children's is the new one.
+        let own = if name == "pid" {
+            "pid_for_children"
+        } else {
+            name
+        };
+        let source = Path::new("/proc/self/ns").join(own);
         mount(
             Some(&source),
             &target,

@@ -61,6 +61,7 @@ impl Node {
             hostname: format!("host-{pod}"),
             host_network: false,
             host_ipc: false,
+            share_pid: false,
             sysctls: Vec::new(),
         };
         self.client.create_sandbox(spec).await.unwrap()
@@ -87,6 +88,7 @@ impl Node {
             seccomp_default: true,
             seccomp_profile: None,
             host_pid: false,
+            pid_of: None,
             tty: false,
             stdin: false,
             stdin_once: false,

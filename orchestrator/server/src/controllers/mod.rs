@@ -68,7 +68,7 @@ type Planner = fn(&mut Runner, &Snapshot, jiff::Timestamp) -> Plan;
 
 /// In the order in which they are asked after a change, so that one pass carries a Deployment's change to its pods'
 /// nodes.
-const PLANNERS: [(&str, Planner); 20] = [
+const PLANNERS: [(&str, Planner); 21] = [
     ("namespace", |_, snapshot, now| {
         waggle_plan::namespace::plan(snapshot, now)
     }),
@@ -102,6 +102,9 @@ const PLANNERS: [(&str, Planner); 20] = [
     }),
     ("job", |runner, snapshot, now| {
         waggle_plan::job::plan(snapshot, now, &mut runner.ids)
+    }),
+    ("storage", |_, snapshot, now| {
+        waggle_plan::storage::plan(snapshot, now)
     }),
     ("scheduler", |_, snapshot, now| {
         waggle_plan::scheduler::plan(snapshot, now)

@@ -261,10 +261,10 @@ fn manager(query: &Query, headers: &HeaderMap) -> String {
 }
 
 pub(super) fn part(target: &Target) -> Part {
-    if target.subresource == "status" {
-        Part::Status
-    } else {
-        Part::Main
+    match target.subresource.as_str() {
+        "status" => Part::Status,
+        "ephemeralcontainers" => Part::Ephemeral,
+        _ => Part::Main,
     }
 }
 

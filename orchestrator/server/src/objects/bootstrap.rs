@@ -56,6 +56,14 @@ impl Objects {
             }))
             .await?;
         }
+        self.ensure(json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+            "metadata": {"name": "local-path", "annotations": {
+                "storageclass.kubernetes.io/is-default-class": "true"}},
+            "provisioner": waggle_plan::storage::PROVISIONER,
+            "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer",
+        }))
+        .await?;
         for value in waggle_api::access::defaults() {
             self.ensure(value).await?;
         }

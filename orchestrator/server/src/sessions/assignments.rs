@@ -49,6 +49,8 @@ struct Candidate {
     object: Arc<Object>,
     config_maps: Vec<Arc<Object>>,
     secrets: Vec<Arc<Object>>,
+    /// By claim.
+    volumes: Vec<(String, Arc<Object>)>,
     identity: u32,
     tenant: u32,
     address: String,
@@ -129,6 +131,10 @@ impl Told {
         for named in candidate.config_maps.iter().chain(&candidate.secrets) {
             (&named.uid, named.revision).hash(&mut hasher);
         }
+        for (claim, volume) in &candidate.volumes {
+            // Where its data is never changes.
+            (claim, &volume.uid).hash(&mut hasher);
+        }
         (
             candidate.identity,
             candidate.tenant,
@@ -158,11 +164,19 @@ impl Candidate {
             identity: self.identity,
             tenant: self.tenant,
             address: self.address,
+            volumes: self
+                .volumes
+                .iter()
+                .map(|(claim, volume)| v1::ClaimedVolume {
+                    claim: claim.clone(),
+                    volume_json: volume.bytes.clone(),
+                })
+                .collect(),
         }
     }
 }
 
-/// `None` while something that the pod needs (address, identity) is still on its way.
+/// `None` while something that the pod needs (address, identity, volumes) is still on its way.
 fn candidate(
     pod: &Pod,
     snapshot: &Snapshot,
@@ -205,10 +219,23 @@ fn candidate(
             .filter_map(|name| objects.get(kind, namespace, name))
             .collect())
     };
+    let mut volumes = Vec::new();
+    for claim in waggle_plan::storage::claims_of(pod) {
+        let found = snapshot.persistent_volume_claims.get(namespace, claim);
+        let volume = found.and_then(|found| waggle_plan::storage::volume_of(snapshot, found));
+        let name = volume.and_then(|volume| volume.metadata.name.as_deref());
+        let kind = kind("v1", "PersistentVolume")?;
+        match name.and_then(|name| objects.get(kind, "", name)) {
+            Some(volume) => volumes.push((claim.to_owned(), volume)),
+            None if pod::is_deleted(pod) || pod::is_terminated(pod) => {}
+            None => return Ok(None),
+        }
+    }
     let ending = pod::is_deleted(pod) && (may_end(uid) || never_started(pod));
     Ok(Some(Candidate {
         config_maps: find("ConfigMap", config_maps)?,
         secrets: find("Secret", secrets)?,
+        volumes,
         identity: identity.0,
         tenant: tenant.0,
         address: own.map(|both| both.to_string()).unwrap_or_default(),

@@ -22,6 +22,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod upward;
+mod volumes;
 
 use std::net::TcpListener;
 use std::sync::Arc;

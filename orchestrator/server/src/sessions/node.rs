@@ -124,6 +124,10 @@ fn completed(mut node: Value, hello: &v1::Hello, ranges: PerFamily<Cidr>) -> Val
     for (label, value) in &hello.labels {
         node["metadata"]["labels"][label] = json!(value);
     }
+    if !hello.volumes_folder.is_empty() {
+        let folder = json!(hello.volumes_folder);
+        node["metadata"]["annotations"][waggle_plan::storage::VOLUMES_FOLDER] = folder;
+    }
     node["spec"]["podCIDR"] = json!(ranges.primary().to_string());
     let texts: Vec<String> = ranges.iter().map(|range| range.to_string()).collect();
     node["spec"]["podCIDRs"] = json!(texts);

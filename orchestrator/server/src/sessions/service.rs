@@ -17,7 +17,7 @@ use waggle_wire::v1::node_server::{Node, NodeServer};
 
 use super::enrol::{Desk, caller, issue};
 use super::rendezvous::{FRAMES, StreamEnds};
-use super::{Inner, SessionsError, account, session};
+use super::{Inner, SessionsError, account, session, volumes};
 
 /// How long a peer may take to say who it is or which stream it opens.
 const FIRST_WORD: Duration = Duration::from_secs(10);
@@ -137,6 +137,15 @@ impl Node for Sill {
     ) -> Result<Response<v1::JoinReply>, Status> {
         let node = caller(&request)?;
         let reply = issue(&self.0, &node, &request.into_inner().csr_pem)?;
+        Ok(Response::new(reply))
+    }
+
+    async fn volumes(
+        &self,
+        request: Request<v1::VolumesRequest>,
+    ) -> Result<Response<v1::VolumesReply>, Status> {
+        let node = caller(&request)?;
+        let reply = volumes::orders(&self.0, &node, &request.into_inner().removed).await;
         Ok(Response::new(reply))
     }
 

@@ -1,0 +1,267 @@
+//! What claims ask of volumes and of nodes: which volume fits a claim, and on which nodes a pod's claims let it be.
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use waggle_model::Quantity;
+
+use crate::Snapshot;
+use crate::selector::{Labels, matches, matches_node};
+
+/// The provisioner that every cluster has: a folder of a node's own.
+pub const PROVISIONER: &str = "waggle.dev/local-path";
+/// The node that a claim's first user will be on, written by the scheduler.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// Whose class a claim gets that names none.
+const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
+
+/// Names of the claims that a pod mounts.
+pub fn claims_of(pod: &Pod) -> impl Iterator<Item = &str> {
+    let volumes = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.as_str()))
+}
+
+/// The volume that a claim is bound to, both sides agreeing.
+pub fn volume_of<'a>(
+    snapshot: &'a Snapshot,
+    claim: &PersistentVolumeClaim,
+) -> Option<&'a PersistentVolume> {
+    let name = claim.spec.as_ref()?.volume_name.as_deref()?;
+    let volume = snapshot.persistent_volumes.get("", name)?;
+    is_for(volume, claim).then_some(volume)
+}
+
+/// The volume names this very claim as its own.
+pub(super) fn is_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let reference = volume
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.claim_ref.as_ref());
+    reference.is_some_and(|one| one.uid.is_some() && one.uid == claim.metadata.uid)
+}
+
+/// The volume is nobody's, or was set aside for a claim of this name.
+fn is_free_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let reference = volume
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.claim_ref.as_ref());
+    reference.is_none_or(|one| {
+        one.name == claim.metadata.name
+            && one.namespace == claim.metadata.namespace
+            && one
+                .uid
+                .as_ref()
+                .is_none_or(|uid| Some(uid) == claim.metadata.uid.as_ref())
+    })
+}
+
+/// What a volume holds, thousandths of bytes.
+pub(super) fn capacity(volume: &PersistentVolume) -> i128 {
+    let amounts = volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref());
+    amount(amounts.and_then(|amounts| amounts.get("storage")))
+}
+
+fn amount(quantity: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>) -> i128 {
+    quantity
+        .and_then(|quantity| quantity.0.parse::<Quantity>().ok())
+        .map_or(0, Quantity::milli)
+}
+
+/// Whether a volume that exists may be bound to the claim.
+pub(super) fn fits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let (Some(own), Some(wanted)) = (&volume.spec, &claim.spec) else {
+        return false;
+    };
+    let asked = wanted
+        .resources
+        .as_ref()
+        .and_then(|all| all.requests.as_ref());
+    let modes = own.access_modes.as_deref().unwrap_or_default();
+    let class = |name: &Option<String>| name.clone().unwrap_or_default();
+    volume.metadata.deletion_timestamp.is_none()
+        && is_free_for(volume, claim)
+        && class(&own.storage_class_name) == class(&wanted.storage_class_name)
+        && own.volume_mode.as_deref().unwrap_or("Filesystem")
+            == wanted.volume_mode.as_deref().unwrap_or("Filesystem")
+        && wanted
+            .access_modes
+            .iter()
+            .flatten()
+            .all(|mode| modes.contains(mode))
+        && capacity(volume) >= amount(asked.and_then(|asked| asked.get("storage")))
+        && wanted
+            .selector
+            .as_ref()
+            .is_none_or(|selector| matches(selector, volume.metadata.labels.as_ref()))
+}
+
+/// Whether a node may use the volume.
+pub(super) fn reaches(volume: &PersistentVolume, node: &str, labels: Option<&Labels>) -> bool {
+    let affinity = volume
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.node_affinity.as_ref());
+    let required = affinity.and_then(|affinity| affinity.required.as_ref());
+    required.is_none_or(|selector| {
+        let mut terms = selector.node_selector_terms.iter();
+        terms.any(|term| matches_node(term, node, labels))
+    })
+}
+
+/// The class that a claim gets that names none.
+pub(super) fn default_class(snapshot: &Snapshot) -> Option<&str> {
+    let classes = snapshot.storage_classes.iter().filter(|class| {
+        let annotations = class.metadata.annotations.as_ref();
+        annotations
+            .and_then(|all| all.get(DEFAULT_CLASS))
+            .is_some_and(|value| value == "true")
+    });
+    classes
+        .max_by_key(|class| class.metadata.creation_timestamp.clone())
+        .and_then(|class| class.metadata.name.as_deref())
+}
+
+/// The node that the scheduler chose for the claim's first user.
+pub(super) fn selected_node(claim: &PersistentVolumeClaim) -> Option<&str> {
+    let annotations = claim.metadata.annotations.as_ref()?;
+    annotations.get(SELECTED_NODE).map(String::as_str)
+}
+
+/// Who makes volumes of the claim's class, and whether they wait for the claim's first user.
+pub(super) fn class_of(snapshot: &Snapshot, claim: &PersistentVolumeClaim) -> (String, bool) {
+    let name = claim
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.storage_class_name.as_deref());
+    let class = name.and_then(|name| snapshot.storage_classes.get("", name));
+    class.map_or_else(
+        || (String::new(), false),
+        |class| {
+            let waits = class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer");
+            (class.provisioner.clone(), waits)
+        },
+    )
+}
+
+/// What a pod's claims say about its node.
+#[derive(Debug, Default)]
+pub(crate) struct PodClaims<'a> {
+    /// Why it can be nowhere yet.
+    fault: Option<String>,
+    bound: Vec<&'a PersistentVolume>,
+    waiting: Vec<Waiting<'a>>,
+}
+
+/// A claim that is bound when its first user has a node.
+#[derive(Debug)]
+struct Waiting<'a> {
+    claim: &'a PersistentVolumeClaim,
+    /// A volume is made wherever it is wanted.
+    made: bool,
+    fitting: Vec<&'a PersistentVolume>,
+}
+
+/// Why a pod's claims keep it off a node.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ClaimFault {
+    /// Off every node.
+    Everywhere(String),
+    /// A volume is elsewhere.
+    Elsewhere,
+    /// No volume for a claim is here, and none is made.
+    NoVolume,
+}
+
+impl<'a> PodClaims<'a> {
+    /// Looks at a pod's claims.
+    pub(crate) fn of(snapshot: &'a Snapshot, pod: &Pod) -> Self {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let mut found = Self::default();
+        for name in claims_of(pod) {
+            let claim = snapshot.persistent_volume_claims.get(namespace, name);
+            let Some(claim) = claim else {
+                found.fault = Some(format!("persistentvolumeclaim {name:?} not found"));
+                continue;
+            };
+            if claim.metadata.deletion_timestamp.is_some() {
+                found.fault = Some(format!("persistentvolumeclaim {name:?} is being deleted"));
+            } else if let Some(volume) = volume_of(snapshot, claim) {
+                found.bound.push(volume);
+            } else {
+                let (provisioner, waits) = class_of(snapshot, claim);
+                let named = claim
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.volume_name.as_ref());
+                if !waits || named.is_some() {
+                    let text = "pod has unbound immediate PersistentVolumeClaims";
+                    found.fault = Some(text.to_owned());
+                    continue;
+                }
+                let volumes = snapshot.persistent_volumes.iter();
+                found.waiting.push(Waiting {
+                    claim,
+                    made: provisioner == PROVISIONER,
+                    fitting: volumes
+                        .map(AsRef::as_ref)
+                        .filter(|volume| fits(volume, claim))
+                        .collect(),
+                });
+            }
+        }
+        found
+    }
+
+    /// Why the pod can't be on this node for its claims. `exists` tells of every node whether it is there.
+    pub(crate) fn judge(
+        &self,
+        node: &str,
+        labels: Option<&Labels>,
+        exists: impl Fn(&str) -> bool,
+    ) -> Option<ClaimFault> {
+        if let Some(fault) = &self.fault {
+            return Some(ClaimFault::Everywhere(fault.clone()));
+        }
+        if !self
+            .bound
+            .iter()
+            .all(|volume| reaches(volume, node, labels))
+        {
+            return Some(ClaimFault::Elsewhere);
+        }
+        for one in &self.waiting {
+            match selected_node(one.claim).filter(|selected| exists(selected)) {
+                Some(selected) if selected != node => return Some(ClaimFault::Elsewhere),
+                Some(_) => {}
+                None => {
+                    let here = one
+                        .fitting
+                        .iter()
+                        .any(|volume| reaches(volume, node, labels));
+                    if !one.made && !here {
+                        return Some(ClaimFault::NoVolume);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// The claims that are to be told the pod's node before it goes there, and those of them that don't know it yet.
+    pub(crate) fn to_tell(&self, node: &str) -> Option<Vec<PersistentVolumeClaim>> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let ignorant = self.waiting.iter().map(|one| one.claim);
+        let ignorant = ignorant.filter(|claim| selected_node(claim) != Some(node));
+        let told = ignorant.map(|claim| {
+            let mut claim = claim.clone();
+            let annotations = claim.metadata.annotations.get_or_insert_default();
+            annotations.insert(SELECTED_NODE.to_owned(), node.to_owned());
+            claim
+        });
+        Some(told.collect())
+    }
+}
