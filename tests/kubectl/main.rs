@@ -3,6 +3,7 @@
 
 mod admission;
 mod attach;
+mod certificates;
 mod custom;
 mod debug;
 mod in_pod;
@@ -76,6 +77,10 @@ fn main() -> ExitCode {
             .test("kubectl_1_37_meets_bounds", |cluster| {
                 admission::bounds(cluster, "WAGGLE_KUBECTL")
             })
+            .test(
+                "kubectl_1_37_a_user_gets_a_certificate",
+                certificates::a_user_gets_a_certificate,
+            )
             .test("kubectl_sees_other_versions", custom::other_versions)
             .test("kubectl_1_37_asks_and_drains", writers::asks_and_drains)
             .test("kubectl_1_37_exec_logs_and_top", streams)

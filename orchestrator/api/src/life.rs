@@ -33,6 +33,8 @@ pub enum Part {
     Status,
     /// The ephemeral containers of a pod only.
     Ephemeral,
+    /// A signing request's conditions only.
+    Approval,
 }
 
 /// A moment as objects carry it: RFC 3339 in UTC, whole seconds.
@@ -151,6 +153,9 @@ pub fn prepare_update(
             text(old, &["metadata", "uid"])
         );
         return Err(Status::conflict(resource, name, &why));
+    }
+    if part == Part::Approval {
+        return approval_part(resource, old, &wanted);
     }
     if part == Part::Status {
         let mut value = status_part(old, &wanted);
@@ -310,6 +315,35 @@ fn status_part(old: &Value, wanted: &Value) -> Value {
     let mut value = old.clone();
     carry(wanted, &mut value, &[], "status");
     value
+}
+
+/// The signing request with the wanted conditions. What was approved or denied stays so.
+fn approval_part(resource: &Resource, old: &Value, wanted: &Value) -> Result<Value, Status> {
+    let mut value = old.clone();
+    carry(wanted, &mut value, &["status"], "conditions");
+    let path = "status.conditions";
+    let has = |value: &Value, kind: &str| {
+        list(value, &["status", "conditions"])
+            .iter()
+            .any(|one| one["type"] == kind)
+    };
+    let mut faults = Vec::new();
+    if has(&value, "Approved") && has(&value, "Denied") {
+        let detail = "Approved and Denied conditions are mutually exclusive";
+        faults.push(Fault::invalid(path, "Denied", detail));
+    }
+    for kind in ["Approved", "Denied", "Failed"] {
+        if has(old, kind) && !has(&value, kind) {
+            let detail = format!("updates may not remove a condition of type {kind:?}");
+            faults.push(Fault::forbidden(path, detail));
+        }
+        if kind == "Failed" && has(&value, kind) && !has(old, kind) {
+            let detail = "updates may not add a condition of type \"Failed\"";
+            faults.push(Fault::forbidden(path, detail));
+        }
+    }
+    refuse(resource, &value, faults)?;
+    Ok(value)
 }
 
 /// Everything that a new generation is for: the object without metadata, and without its status if that is written

@@ -33,6 +33,7 @@ mod scenario;
 pub mod scheduler;
 pub mod selector;
 pub mod service_account;
+pub mod signing_request;
 pub mod snapshot;
 pub mod stateful_set;
 pub mod storage;

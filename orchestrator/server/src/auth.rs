@@ -4,6 +4,7 @@
 
 mod action;
 mod admission;
+mod signing;
 mod tokens;
 
 use http::HeaderMap;
@@ -14,12 +15,12 @@ use waggle_api::access::{self, AUTHENTICATED, Action, Roles};
 use waggle_api::{Status, find};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::forward::{REMOTE_GROUP, REMOTE_USER};
 use crate::objects::Objects;
 use crate::pki::{ADMINISTRATORS, NODES, Pki, SERVERS};
 
 pub(crate) use action::action_of;
 pub(crate) use admission::{admit_write, advice};
+pub(crate) use signing::{admit_part, stamp};
 pub use tokens::{Bound, Claims, ISSUER, TokenGrant, Tokens, account_of};
 
 /// The certificate (DER) that a client showed when it connected; verified by then to be of this cluster.
@@ -38,7 +39,7 @@ pub fn authenticate(
 ) -> Result<Option<User>, Status> {
     if let Some(der) = &peer.0 {
         if is_server(peer) {
-            return Ok(spoken_for(headers));
+            return Ok(crate::forward::signed_by(headers));
         }
         return user_of(der)
             .map(Some)
@@ -66,16 +67,6 @@ pub fn authenticate(
 pub(crate) fn is_server(peer: &PeerCertificate) -> bool {
     let user = peer.0.as_deref().and_then(user_of);
     user.is_some_and(|user| user.groups.iter().any(|group| group == SERVERS))
-}
-
-/// In whose name another server of the cluster asks.
-fn spoken_for(headers: &HeaderMap) -> Option<User> {
-    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    Some(User {
-        name: headers.get(REMOTE_USER).map(text)?,
-        groups: headers.get_all(REMOTE_GROUP).iter().map(text).collect(),
-        ..User::default()
-    })
 }
 
 /// Whose bearer token it is; the error says why it is nobody's.

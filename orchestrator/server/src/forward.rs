@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, CONNECTION, HOST, RETRY_AFTER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use hyper::client::conn::{http1, http2};
@@ -26,6 +28,11 @@ use crate::leading::{Leader, Leading};
 pub(crate) const REMOTE_USER: HeaderName = HeaderName::from_static("x-remote-user");
 /// One header for each of their groups.
 pub(crate) const REMOTE_GROUP: HeaderName = HeaderName::from_static("x-remote-group");
+/// Their uid, if there is one.
+pub(crate) const REMOTE_UID: HeaderName = HeaderName::from_static("x-remote-uid");
+/// One header for each value of what else is known of them: the key and the value, JSON in base64, so that no key is
+/// bent to fit a header's name.
+pub(crate) const REMOTE_EXTRA: HeaderName = HeaderName::from_static("x-remote-extra");
 
 /// How long a leader is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -257,8 +264,9 @@ async fn connect(tls: &TlsConnector, address: &str) -> Result<Stream, Fault> {
 /// Puts down who asked, whatever the request says of that itself.
 fn sign(headers: &mut HeaderMap, user: Option<&User>) {
     headers.remove(AUTHORIZATION);
-    headers.remove(REMOTE_USER);
-    headers.remove(REMOTE_GROUP);
+    for name in [REMOTE_USER, REMOTE_GROUP, REMOTE_UID, REMOTE_EXTRA] {
+        headers.remove(name);
+    }
     let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).ok();
     let Some(user) = user else { return };
     if let Some(name) = value(&user.name) {
@@ -267,6 +275,37 @@ fn sign(headers: &mut HeaderMap, user: Option<&User>) {
     for group in user.groups.iter().filter_map(|group| value(group)) {
         headers.append(REMOTE_GROUP, group);
     }
+    if let Some(uid) = value(&user.uid).filter(|_| !user.uid.is_empty()) {
+        headers.insert(REMOTE_UID, uid);
+    }
+    let extra = user.extra.iter().filter_map(|one| value(&packed(one)));
+    for one in extra {
+        headers.append(REMOTE_EXTRA, one);
+    }
+}
+
+fn packed(extra: &(String, Vec<String>)) -> String {
+    // Texts always serialize.
+    STANDARD.encode(serde_json::to_vec(extra).unwrap_or_default())
+}
+
+/// Who asked, as [`sign`] put it down.
+pub(crate) fn signed_by(headers: &HeaderMap) -> Option<User> {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let extra = |value: &HeaderValue| {
+        let decoded = STANDARD.decode(value.as_bytes()).ok()?;
+        serde_json::from_slice(&decoded).ok()
+    };
+    Some(User {
+        name: headers.get(REMOTE_USER).map(text)?,
+        uid: headers.get(REMOTE_UID).map(text).unwrap_or_default(),
+        groups: headers.get_all(REMOTE_GROUP).iter().map(text).collect(),
+        extra: headers
+            .get_all(REMOTE_EXTRA)
+            .iter()
+            .filter_map(extra)
+            .collect(),
+    })
 }
 
 /// The request as it goes out; what is left behind is empty.
@@ -340,16 +379,20 @@ mod tests {
         headers.insert(REMOTE_USER, HeaderValue::from_static("admin"));
         headers.insert(REMOTE_GROUP, HeaderValue::from_static("system:masters"));
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+        headers.insert(REMOTE_UID, HeaderValue::from_static("0"));
+        headers.insert(REMOTE_EXTRA, HeaderValue::from_static("x"));
         let user = User {
             name: "eve".into(),
             groups: vec!["a".into(), "b".into()],
-            ..User::default()
+            uid: "7".into(),
+            extra: vec![("example.com/Key%".into(), vec!["x".into(), "y z".into()])],
         };
         sign(&mut headers, Some(&user));
         assert_eq!(headers[REMOTE_USER], "eve");
         let groups: Vec<_> = headers.get_all(REMOTE_GROUP).iter().collect();
         assert_eq!(groups, ["a", "b"]);
         assert!(!headers.contains_key(AUTHORIZATION));
+        assert_eq!(signed_by(&headers), Some(user));
         sign(&mut headers, None);
         assert!(headers.is_empty());
     }

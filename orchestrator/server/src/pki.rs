@@ -2,6 +2,8 @@
 //! from their requests), the join token and the administrator's bearer token. Everything is made at the first start,
 //! kept in the data folder, secrets readable by their owner only, and the same after a restart.
 
+mod clients;
+
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -25,6 +27,8 @@ use sha2::{Digest as _, Sha256};
 use waggle_model::NodeName;
 
 use crate::auth::Tokens;
+
+pub use clients::Subject;
 
 /// Group of the cluster's administrators.
 pub const ADMINISTRATORS: &str = "system:masters";
@@ -154,8 +158,11 @@ impl Pki {
             })
         };
         let server = issue("server", server_params(names, now))?;
-        let admin = issue("admin", client_params("waggle-admin", ADMINISTRATORS, now))?;
-        let peer = issue("peer", client_params("waggle-server", SERVERS, now))?;
+        let admin = issue(
+            "admin",
+            client_params("waggle-admin", Some(ADMINISTRATORS), now),
+        )?;
+        let peer = issue("peer", client_params("waggle-server", Some(SERVERS), now))?;
         let path = folder.join("service-account.key");
         let tokens =
             Tokens::new(&key(&path)?.serialize_der()).map_err(|cause| PkiError::Unusable {
@@ -237,7 +244,7 @@ impl Pki {
             cause: error.to_string(),
         };
         let mut request = CertificateSigningRequestParams::from_pem(csr_pem).map_err(refused)?;
-        request.params = client_params(&format!("{NODE_USER}{node}"), NODES, now)?;
+        request.params = client_params(&format!("{NODE_USER}{node}"), Some(NODES), now)?;
         let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, &self.ca_key).map_err(refused)?;
         Ok(request.signed_by(&issuer).map_err(refused)?.pem())
     }
@@ -521,8 +528,12 @@ fn params(
     Ok(params)
 }
 
-fn client_params(name: &str, group: &str, now: Timestamp) -> Result<CertificateParams, PkiError> {
-    let mut params = params(name, Some(group), CERTIFICATE_DAYS, now)?;
+fn client_params(
+    name: &str,
+    group: Option<&str>,
+    now: Timestamp,
+) -> Result<CertificateParams, PkiError> {
+    let mut params = params(name, group, CERTIFICATE_DAYS, now)?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     Ok(params)

@@ -247,6 +247,7 @@ impl Server {
             recorder,
             usage: Arc::clone(&state.usage),
             metrics: Arc::clone(&state.metrics),
+            pki: Arc::clone(&state.pki),
             authority: state.pki.ca_pem().to_owned(),
             pool: options.load_balancer_pool.clone(),
         };

@@ -12,6 +12,7 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
@@ -100,6 +101,8 @@ pub struct Snapshot {
     pub leases: Table<Lease>,
     /// networking.k8s.io/v1.
     pub network_policies: Table<NetworkPolicy>,
+    /// certificates.k8s.io/v1.
+    pub signing_requests: Table<CertificateSigningRequest>,
     /// apiextensions.k8s.io/v1.
     pub definitions: Table<CustomResourceDefinition>,
     /// waggle.dev/v1.
@@ -232,6 +235,11 @@ impl Snapshot {
                 &meta,
                 decode(value, &meta)?,
             )),
+            ("certificates.k8s.io/v1", "CertificateSigningRequest") => drop(put(
+                &mut self.signing_requests,
+                &meta,
+                decode(value, &meta)?,
+            )),
             ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
                 drop(put(&mut self.definitions, &meta, decode(value, &meta)?))
             }
@@ -281,6 +289,9 @@ impl Snapshot {
             ("coordination.k8s.io/v1", "Lease") => drop(self.leases.remove(namespace, name)),
             ("networking.k8s.io/v1", "NetworkPolicy") => {
                 drop(self.network_policies.remove(namespace, name))
+            }
+            ("certificates.k8s.io/v1", "CertificateSigningRequest") => {
+                drop(self.signing_requests.remove(namespace, name))
             }
             ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
                 drop(self.definitions.remove(namespace, name))

@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use waggle_api::find;
@@ -21,6 +22,7 @@ use waggle_plan::{Ids, Plan, Snapshot, Write};
 
 use crate::metrics::Metrics;
 use crate::objects::Objects;
+use crate::pki::Pki;
 use crate::sessions::{Enforcement, Numbers};
 use crate::usage::UsageRegistry;
 use patience::{LONGEST_REST, Patience};
@@ -55,6 +57,8 @@ pub struct Controllers {
     pub usage: Arc<UsageRegistry>,
     /// Where bound pods are counted.
     pub metrics: Arc<Metrics>,
+    /// Signs what signing requests ask for.
+    pub pki: Arc<Pki>,
     /// PEM of the authority that the API's certificate is from.
     pub authority: String,
     /// Addresses of load balancers, if the cluster has any.
@@ -119,6 +123,17 @@ const PLANNERS: [(&str, Planner); 21] = [
         waggle_plan::load_balancer::plan(snapshot, runner.parts.pool.as_ref(), now)
     }),
     ("resource-quota", Runner::resource_quota),
+    ("signing-request", |runner, snapshot, now| {
+        let sign = |spec: &CertificateSigningRequestSpec| {
+            let seconds = spec
+                .expiration_seconds
+                .and_then(|one| u64::try_from(one).ok());
+            let lasts = seconds.map(Duration::from_secs);
+            let signed = runner.parts.pki.sign_client(&spec.request.0, lasts, now);
+            signed.map(String::into_bytes)
+        };
+        waggle_plan::signing_request::plan(snapshot, &sign, now)
+    }),
     (NODE_LIFECYCLE, Runner::node_lifecycle),
     ("pod-gc", |_, snapshot, now| {
         waggle_plan::pod_gc::plan(snapshot, now, &Default::default())

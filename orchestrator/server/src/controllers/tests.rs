@@ -21,6 +21,7 @@ fn run(cluster: &Cluster) -> CancellationToken {
         recorder: cluster.recorder.clone(),
         usage: std::sync::Arc::default(),
         metrics: std::sync::Arc::default(),
+        pki: cluster.pki.clone(),
         authority: "PEM".to_owned(),
         pool: None,
     };

@@ -13,7 +13,7 @@ use super::input;
 use super::query::Query;
 use super::target::Target;
 use super::write::{answer, part, settle_name, user_of};
-use crate::auth::admit_write;
+use crate::auth::{admit_part, admit_write, stamp};
 use crate::objects::{Object, Ownership, WriteOptions};
 use crate::run::ServerState;
 
@@ -113,7 +113,8 @@ async fn create(
     if !target.subresource.is_empty() || !config["metadata"]["uid"].is_null() {
         return Err(Status::not_found(target.resource, &target.name));
     }
-    let applied = merged(state, target, query, None, config)?;
+    let mut applied = merged(state, target, query, None, config)?;
+    stamp(user, target.resource, &mut applied)?;
     admit_write(&state.objects, user, target.resource, None, &applied)?;
     state
         .objects
@@ -129,6 +130,8 @@ async fn change(
     config: &Value,
 ) -> Made {
     let change = |old: &Object| {
+        let part = target.subresource.as_str();
+        admit_part(&state.objects, user, target.resource, part, &old.value)?;
         let mut value = merged(state, target, query, Some(&old.value), config)?;
         admit_write(
             &state.objects,

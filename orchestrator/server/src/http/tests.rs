@@ -26,6 +26,7 @@ mod access;
 mod admission;
 mod custom;
 mod eviction;
+mod signing;
 mod writers;
 
 struct Api {

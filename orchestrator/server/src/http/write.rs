@@ -17,7 +17,7 @@ use super::apply;
 use super::input;
 use super::query::Query;
 use super::target::Target;
-use crate::auth::{admit_write, advice};
+use crate::auth::{admit_part, admit_write, advice, stamp};
 use crate::objects::{Object, Ownership, WriteOptions};
 use crate::run::ServerState;
 
@@ -38,6 +38,7 @@ pub(super) async fn create(
         .resource
         .read(value, query.field_validation, duplicates)?;
     settle_namespace(target, &mut read.value)?;
+    stamp(user.as_ref(), target.resource, &mut read.value)?;
     admit_write(
         &state.objects,
         user.as_ref(),
@@ -89,6 +90,10 @@ pub(super) async fn update(
         .get(target.resource, &target.namespace, &target.name)
         .map(|old| old.shown(target.resource));
     let old = old.as_ref().map(|old| &old.value);
+    if let Some(old) = old {
+        let part = target.subresource.as_str();
+        admit_part(&state.objects, user.as_ref(), target.resource, part, old)?;
+    }
     admit_write(
         &state.objects,
         user.as_ref(),
@@ -141,6 +146,8 @@ pub(super) async fn patch(
     }
     let mut warnings = Vec::new();
     let change = |old: &Object| {
+        let (objects, part) = (&state.objects, target.subresource.as_str());
+        admit_part(objects, user.as_ref(), target.resource, part, &old.value)?;
         let read = patched(&patch, target, query.field_validation, &old.value)?;
         admit_write(
             &state.objects,
@@ -264,6 +271,7 @@ pub(super) fn part(target: &Target) -> Part {
     match target.subresource.as_str() {
         "status" => Part::Status,
         "ephemeralcontainers" => Part::Ephemeral,
+        "approval" => Part::Approval,
         _ => Part::Main,
     }
 }

@@ -337,7 +337,7 @@ impl WriteOptions {
             },
             Ownership::Server => {
                 let noted = old.is_some_and(|old| !old["metadata"]["managedFields"].is_null());
-                if part == Part::Status || !noted {
+                if part != Part::Main || !noted {
                     return;
                 }
                 Writer {
