@@ -6,6 +6,7 @@ mod answer;
 mod apply;
 mod backup;
 mod collection;
+mod compress;
 mod delete;
 mod documents;
 mod eviction;
@@ -106,6 +107,7 @@ pub fn router(state: ServerState) -> Router {
         .merge(own)
         .method_not_allowed_fallback(not_allowed);
     all.layer(middleware::from_fn_with_state(state, guard))
+        .layer(middleware::from_fn(compress::compress))
 }
 
 async fn not_allowed() -> Response {

@@ -659,3 +659,30 @@ async fn documents_and_unknown_paths_are_answered() {
         );
     }
 }
+
+#[tokio::test]
+async fn large_answers_are_compressed_for_who_takes_them_so() {
+    let api = api().await;
+    let mut large = config("large", "x");
+    large["data"]["x"] = "0123456789".repeat(20_000).into();
+    let (code, plain) = api.post(CONFIGS, &large).await;
+    assert_eq!(code, 201);
+    let path = format!("{CONFIGS}/large");
+    let request = || Request::get(&path).header(http::header::ACCEPT_ENCODING, "gzip");
+    let response = api.send(request(), Body::empty()).await;
+    assert_eq!(response.headers()[http::header::CONTENT_ENCODING], "gzip");
+    let packed = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(packed.len() < 20_000, "{}", packed.len());
+    let unpacked: Value =
+        serde_json::from_reader(flate2::read::GzDecoder::new(&packed[..])).unwrap();
+    assert_eq!(unpacked, plain);
+    assert_eq!(api.get(&path).await, (200, plain));
+    let watch =
+        Request::get(format!("{CONFIGS}?watch=1")).header(http::header::ACCEPT_ENCODING, "gzip");
+    let response = api.send(watch, Body::empty()).await;
+    assert!(
+        !response
+            .headers()
+            .contains_key(http::header::CONTENT_ENCODING)
+    );
+}
