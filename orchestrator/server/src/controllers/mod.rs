@@ -72,7 +72,7 @@ type Planner = fn(&mut Runner, &Snapshot, jiff::Timestamp) -> Plan;
 
 /// In the order in which they are asked after a change, so that one pass carries a Deployment's change to its pods'
 /// nodes.
-const PLANNERS: [(&str, Planner); 21] = [
+const PLANNERS: [(&str, Planner); 22] = [
     ("namespace", |_, snapshot, now| {
         waggle_plan::namespace::plan(snapshot, now)
     }),

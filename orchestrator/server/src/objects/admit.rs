@@ -55,7 +55,7 @@ impl Objects {
         limit_range::fill_in(&ranges, value);
     }
 
-    /// Whether its namespace takes a new object, or a changed pod; quotas are asked apart.
+    /// Whether its namespace takes a new object; quotas are asked apart.
     ///
     /// # Errors
     /// 403 with everything that it breaks.
@@ -76,10 +76,21 @@ impl Objects {
                 return Err(Status::forbidden(resource, name, &why));
             }
         }
+        self.secure(resource, value)
+    }
+
+    /// Whether a pod, new or changed, is as secure as its namespace asks. Limits are for new ones only.
+    ///
+    /// # Errors
+    /// 403 with everything that it breaks.
+    pub(super) fn secure(&self, resource: &Resource, value: &Value) -> Result<(), Status> {
+        if resource.kind != "Pod" || !resource.group.is_empty() {
+            return Ok(());
+        }
         match self.insecurities(Mode::Enforce, resource, value) {
             Some(broken) => {
                 let why = format!("violates {broken}");
-                Err(Status::forbidden(resource, name, &why))
+                Err(Status::forbidden(resource, text(value, "name"), &why))
             }
             None => Ok(()),
         }

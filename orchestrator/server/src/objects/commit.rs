@@ -193,7 +193,7 @@ impl Objects {
                 noted_as(resource),
             );
             if resource.kind == "Pod" && new["spec"] != old.value["spec"] {
-                self.admit(resource, &new)?;
+                self.secure(resource, &new)?;
             }
             if let Some(object) = self.replace(&old, new, options).await? {
                 return Ok(object);
