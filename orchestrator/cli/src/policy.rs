@@ -10,7 +10,7 @@ use serde_json::Value;
 use waggle_model::Generation;
 use waggle_model::network::NetworkState;
 use waggle_plan::identity::{Registry, Wanted, assign};
-use waggle_plan::network::{Reserved, network_state};
+use waggle_plan::network::network_state;
 use waggle_plan::{Snapshot, pod};
 use waggle_policy::{Question, why};
 
@@ -72,7 +72,7 @@ pub(crate) async fn run(args: PolicyArgs, globals: &Globals) -> Result<ExitCode>
     let snapshot = read(&api).await?;
     let mut registry = Registry::default();
     registry.apply(assign(&registry, &Wanted::of(&snapshot)));
-    let state = network_state(&snapshot, &registry, &Reserved::new(), Generation(1));
+    let state = network_state(&snapshot, &registry, &|_| None, Generation(1));
     let from = place(&snapshot, &api.namespace, &from)?;
     let to = place(&snapshot, &api.namespace, &to)?;
     let (text, allowed) = answer(&state, &from, &to, port, protocol)?;
@@ -260,7 +260,7 @@ mod tests {
         let snapshot = cluster();
         let mut registry = Registry::default();
         registry.apply(assign(&registry, &Wanted::of(&snapshot)));
-        let state = network_state(&snapshot, &registry, &Reserved::new(), Generation(1));
+        let state = network_state(&snapshot, &registry, &|_| None, Generation(1));
         let from = place(&snapshot, "shop", "cart").unwrap();
         let to = place(&snapshot, "shop", to).unwrap();
         answer(&state, &from, &to, port, TCP).unwrap()

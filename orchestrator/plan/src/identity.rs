@@ -15,6 +15,7 @@ use waggle_model::{IdentityId, PolicyId, SYSTEM_TENANT, ServiceId, TenantId};
 
 pub use key::{IdentityKey, Naming};
 
+use crate::snapshot::Touched;
 use crate::{Snapshot, tenant};
 
 /// Every number that is in use, and where to go on. A number is not used again before all others were.
@@ -118,6 +119,34 @@ impl Registry {
     /// Number of a NetworkPolicy.
     pub fn policy(&self, uid: &str) -> Option<PolicyId> {
         self.policies.get(uid).copied()
+    }
+
+    /// Whether it says the same of everything but Services.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        self.tenants == other.tenants
+            && self.identities == other.identities
+            && self.policies == other.policies
+    }
+
+    /// Whether something of `touched` may want a number that it has not, or have one that it wants no more.
+    pub fn is_stirred(&self, snapshot: &Snapshot, touched: &BTreeSet<&Touched>) -> bool {
+        let naming = Naming::of(snapshot);
+        touched.iter().any(|touched| match touched {
+            Touched::Everything => true,
+            Touched::Node(_) => false,
+            Touched::Pod(namespace, name) => {
+                let pod = snapshot.pods.get(namespace, name);
+                pod.is_none_or(|pod| {
+                    let key = naming.key(snapshot, pod);
+                    key.is_some_and(|key| self.identity(&key).is_none())
+                })
+            }
+            Touched::Service(namespace, name) => {
+                let service = snapshot.services.get(namespace, name);
+                let uid = service.and_then(|one| one.metadata.uid.as_deref());
+                uid.is_none_or(|uid| self.service(uid).is_none())
+            }
+        })
     }
 
     /// Moves the registry along `changes`.

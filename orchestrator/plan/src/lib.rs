@@ -45,5 +45,5 @@ mod world;
 mod write;
 
 pub use ids::Ids;
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, Touched};
 pub use write::{EventDraft, ObjectRef, Plan, Propagation, Write};

@@ -6,6 +6,7 @@
 //! EndpointSlice was rewritten yet: the server waits for that state before the pod is told to end.
 
 mod announce;
+mod follow;
 mod policy;
 mod service;
 #[cfg(test)]
@@ -23,8 +24,10 @@ use waggle_model::{Generation, IdentityId, TenantId};
 use crate::identity::{Naming, Registry};
 use crate::{Snapshot, pod};
 
-/// Addresses that were reserved for pods, by pod uid; they may not be in the pods' status yet.
-pub type Reserved = BTreeMap<String, PerFamily<IpAddr>>;
+pub use follow::Follower;
+
+/// The addresses that were reserved for a pod; they may not be in its status yet.
+pub type Reserved<'a> = dyn Fn(&Pod) -> Option<PerFamily<IpAddr>> + 'a;
 
 /// The network state of the cluster. Keep the old generation when the rest is equal to what was sent last.
 ///
@@ -32,7 +35,7 @@ pub type Reserved = BTreeMap<String, PerFamily<IpAddr>>;
 pub fn network_state(
     snapshot: &Snapshot,
     registry: &Registry,
-    reserved: &Reserved,
+    reserved: &Reserved<'_>,
     generation: Generation,
 ) -> NetworkState {
     let nodes: BTreeMap<String, NodeNetwork> = snapshot
@@ -69,30 +72,41 @@ pub(crate) fn protocol(text: Option<&str>) -> Option<Protocol> {
 fn endpoints(
     snapshot: &Snapshot,
     registry: &Registry,
-    reserved: &Reserved,
+    reserved: &Reserved<'_>,
 ) -> BTreeMap<IpAddr, Endpoint> {
     let naming = Naming::of(snapshot);
     let mut found: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
-    for pod in snapshot.pods.iter().filter(|pod| has_own_network(pod)) {
-        let Some(node) = pod::node_name(pod) else {
-            continue;
-        };
-        let object = pod::reference(pod);
-        let (identity, tenant) = numbers(snapshot, registry, &naming, pod);
-        for address in addresses(pod, reserved.get(&object.uid)) {
-            let row = Endpoint {
-                address,
-                identity,
-                tenant,
-                node: node.to_owned(),
-                namespace: object.namespace.clone(),
-                pod: object.name.clone(),
-                host_ports: host_ports(pod),
-            };
-            found.entry(address).or_insert(row);
+    for pod in snapshot.pods.iter() {
+        for row in endpoints_of(snapshot, registry, reserved, &naming, pod) {
+            found.entry(row.address).or_insert(row);
         }
     }
     found
+}
+
+/// A pod's own.
+fn endpoints_of(
+    snapshot: &Snapshot,
+    registry: &Registry,
+    reserved: &Reserved<'_>,
+    naming: &Naming,
+    pod: &Pod,
+) -> Vec<Endpoint> {
+    let Some(node) = pod::node_name(pod).filter(|_| has_own_network(pod)) else {
+        return Vec::new();
+    };
+    let object = pod::reference(pod);
+    let (identity, tenant) = numbers(snapshot, registry, naming, pod);
+    let row = |address| Endpoint {
+        address,
+        identity,
+        tenant,
+        node: node.to_owned(),
+        namespace: object.namespace.clone(),
+        pod: object.name.clone(),
+        host_ports: host_ports(pod),
+    };
+    addresses(pod, reserved(pod)).into_iter().map(row).collect()
 }
 
 fn has_own_network(pod: &Pod) -> bool {
@@ -124,7 +138,7 @@ fn numbers(
     )
 }
 
-fn addresses(pod: &Pod, reserved: Option<&PerFamily<IpAddr>>) -> BTreeSet<IpAddr> {
+fn addresses(pod: &Pod, reserved: Option<PerFamily<IpAddr>>) -> BTreeSet<IpAddr> {
     let status = pod.status.as_ref();
     let listed = status
         .into_iter()
@@ -135,7 +149,7 @@ fn addresses(pod: &Pod, reserved: Option<&PerFamily<IpAddr>>) -> BTreeSet<IpAddr
         .into_iter()
         .chain(listed)
         .filter_map(|text| text.parse().ok());
-    let reserved = reserved.into_iter().flat_map(PerFamily::iter);
+    let reserved = reserved.iter().flat_map(PerFamily::iter);
     known.chain(reserved).collect()
 }
 

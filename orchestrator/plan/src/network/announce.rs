@@ -41,6 +41,14 @@ impl<'a> Announcers<'a> {
         }
     }
 
+    /// None, for Services that have no address to announce.
+    pub(super) fn nobody() -> Self {
+        Self {
+            nodes: Vec::new(),
+            balanced: BTreeSet::new(),
+        }
+    }
+
     /// Whether a load balancer has `address`: no other Service can have it by naming it.
     pub(super) fn is_balanced(&self, address: IpAddr) -> bool {
         self.balanced.contains(&address)
@@ -71,7 +79,7 @@ fn weight(node: &str, address: IpAddr) -> u64 {
     Ids::new(u64::from(seed)).number()
 }
 
-fn may_announce(node: &Node) -> bool {
+pub(super) fn may_announce(node: &Node) -> bool {
     let labels = node.metadata.labels.as_ref();
     let conditions = node
         .status

@@ -85,6 +85,16 @@ pub(super) fn service(
     })
 }
 
+/// Whether a Service has, or may come to have, addresses that other Services and nodes have a say in.
+pub(super) fn is_external(object: &ServiceObject) -> bool {
+    let spec = object.spec.as_ref();
+    let listed = spec.and_then(|spec| spec.external_ips.as_ref());
+    listed.is_some_and(|all| !all.is_empty())
+        || spec.is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"))
+        || load_balancer::addresses(object).next().is_some()
+        || load_balancer::foreign_addresses(object).next().is_some()
+}
+
 /// Addresses for clients outside: spec.externalIPs, which something else leads to the nodes, and the load balancer's.
 fn external(
     object: &ServiceObject,

@@ -59,12 +59,7 @@ fn registry(world: &World) -> Registry {
 }
 
 fn state(world: &World) -> NetworkState {
-    network_state(
-        &world.snapshot,
-        &registry(world),
-        &Reserved::new(),
-        Generation(7),
-    )
+    network_state(&world.snapshot, &registry(world), &|_| None, Generation(7))
 }
 
 fn backends(world: &World, port: usize) -> Vec<String> {
@@ -219,7 +214,10 @@ fn host_network_pods_have_no_endpoint_and_reserved_addresses_do() {
     early["spec"]["nodeName"] = json!("node1");
     world.put(early);
     let address = IpAddr::from([10, 244, 0, 77]);
-    let reserved = Reserved::from([("pod-early".to_owned(), PerFamily::single(address))]);
+    let reserved = |pod: &Pod| {
+        let early = pod.metadata.uid.as_deref() == Some("pod-early");
+        early.then(|| PerFamily::single(address))
+    };
     let state = network_state(&world.snapshot, &registry(&world), &reserved, Generation(1));
     let names: Vec<&str> = state
         .endpoints

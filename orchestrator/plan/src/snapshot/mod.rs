@@ -1,6 +1,7 @@
 //! The cluster as planners see it: every object at one revision, with the indexes that planners ask for kept up to
 //! date as objects change. The server feeds it from its watch cache; nothing here watches or stores.
 
+mod journal;
 mod meta;
 mod table;
 
@@ -26,6 +27,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use journal::Journal;
+pub use journal::Touched;
 pub use meta::{Meta, Owner};
 pub use table::Table;
 
@@ -118,6 +121,7 @@ pub struct Snapshot {
     sets_by_owner: HashMap<String, BTreeMap<String, Arc<ReplicaSet>>>,
     slices_by_service: HashMap<(String, String), BTreeMap<String, Arc<EndpointSlice>>>,
     pods_by_label: HashMap<String, LabelGroups>,
+    journal: Journal,
 }
 
 /// Pods of one namespace by (label, value), then by name.
@@ -171,6 +175,13 @@ impl Snapshot {
     /// [`SnapshotError`] when a kind that planners read does not decode; the snapshot then keeps the version it had.
     pub fn upsert(&mut self, value: &Value) -> Result<(), SnapshotError> {
         let meta = Meta::of(value);
+        let object = &meta.object;
+        self.note(
+            &object.api_version,
+            &object.kind,
+            &object.namespace,
+            &object.name,
+        );
         match (meta.object.api_version.as_str(), meta.object.kind.as_str()) {
             ("v1", "Pod") => self.put_pod(&meta, decode(value, &meta)?),
             ("v1", "Node") => drop(put(&mut self.nodes, &meta, decode(value, &meta)?)),
@@ -254,6 +265,7 @@ impl Snapshot {
 
     /// Forgets an object.
     pub fn remove(&mut self, api_version: &str, kind: &str, namespace: &str, name: &str) {
+        self.note(api_version, kind, namespace, name);
         match (api_version, kind) {
             ("v1", "Pod") => self.drop_pod(namespace, name),
             ("v1", "Node") => drop(self.nodes.remove(namespace, name)),
@@ -300,6 +312,38 @@ impl Snapshot {
             _ => {}
         }
         self.drop_meta(&meta_key(api_version, kind, namespace, name));
+    }
+
+    /// Where its changes stand now.
+    pub fn position(&self) -> u64 {
+        self.journal.end()
+    }
+
+    /// What changed from a [`position`](Self::position) on that the network state is made from; `None` when that is too long
+    /// ago to say.
+    pub fn touched_since(&self, position: u64) -> Option<BTreeSet<&Touched>> {
+        self.journal.since(position)
+    }
+
+    /// Notes a change of anything but EndpointSlices, which note their Service themselves.
+    fn note(&mut self, api_version: &str, kind: &str, namespace: &str, name: &str) {
+        let key = || (namespace.to_owned(), name.to_owned());
+        let touched = match (api_version, kind) {
+            ("v1", "Node") => Touched::Node(name.to_owned()),
+            ("v1", "Pod") => {
+                let (namespace, name) = key();
+                Touched::Pod(namespace, name)
+            }
+            ("v1", "Service") => {
+                let (namespace, name) = key();
+                Touched::Service(namespace, name)
+            }
+            ("v1", "Namespace")
+            | ("networking.k8s.io/v1", "NetworkPolicy")
+            | ("waggle.dev/v1", "Tenant") => Touched::Everything,
+            _ => return,
+        };
+        self.journal.note(touched);
     }
 
     /// Pods whose controller has this uid.
@@ -517,6 +561,8 @@ impl Snapshot {
         let slice = put(&mut self.endpoint_slices, meta, slice);
         if let Some(service) = service_of(&slice) {
             let key = (meta.object.namespace.clone(), service.to_owned());
+            let (namespace, name) = key.clone();
+            self.journal.note(Touched::Service(namespace, name));
             self.slices_by_service
                 .entry(key)
                 .or_default()
@@ -529,6 +575,8 @@ impl Snapshot {
             return;
         };
         if let Some(service) = service_of(&slice) {
+            let touched = Touched::Service(namespace.to_owned(), service.to_owned());
+            self.journal.note(touched);
             take(
                 &mut self.slices_by_service,
                 &(namespace.to_owned(), service.to_owned()),

@@ -2,11 +2,11 @@
 //! node that was away is brought up to date by the steps it missed, or by a snapshot when those are no longer kept.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use waggle_model::Generation;
-use waggle_model::network::NetworkState;
+use waggle_model::network::{NetworkDelta, NetworkState};
 
 /// Steps kept for nodes that lag or come back.
 const KEPT_STEPS: usize = 1024;
@@ -50,7 +50,7 @@ pub(crate) enum Catchup {
 /// The newest network state and the steps that led to it.
 #[derive(Debug)]
 pub(crate) struct Feed {
-    current: Arc<Published>,
+    current: Published,
     steps: VecDeque<Step>,
     bytes: usize,
 }
@@ -64,41 +64,39 @@ impl Feed {
             ..NetworkState::default()
         };
         Self {
-            current: Arc::new(Published {
+            current: Published {
                 state,
                 snapshot: OnceLock::new(),
-            }),
+            },
             steps: VecDeque::new(),
             bytes: 0,
         }
     }
 
     /// The newest state.
-    pub(crate) fn current(&self) -> &Arc<Published> {
+    pub(crate) fn current(&self) -> &Published {
         &self.current
     }
 
-    /// Publishes `next` under the generation after the newest; a state that says the same is not published. True when
-    /// it was.
-    pub(crate) fn publish(&mut self, mut next: NetworkState, first: bool) -> bool {
-        let from = self.current.state.generation;
-        next.generation = from.next();
-        let delta = self.current.state.delta_to(&next);
+    /// Publishes what `delta` leads to from the newest state; one that changes nothing is not published. True when it was.
+    pub(crate) fn publish(&mut self, delta: NetworkDelta, first: bool) -> bool {
         if delta.is_empty() && !first {
             return false;
         }
+        let from = self.current.state.generation;
+        let bytes = waggle_wire::encode_delta(&delta);
+        if let Err(gap) = self.current.state.apply(delta) {
+            tracing::error!(%gap, "a change of the network state starts elsewhere");
+            return false;
+        }
+        self.current.snapshot = OnceLock::new();
         if !first {
-            let bytes = waggle_wire::encode_delta(&delta);
             self.bytes += bytes.len();
             self.steps.push_back(Step { from, bytes });
         }
         while self.steps.len() > KEPT_STEPS || self.bytes > KEPT_BYTES {
             self.bytes -= self.steps.pop_front().map_or(0, |step| step.bytes.len());
         }
-        self.current = Arc::new(Published {
-            state: next,
-            snapshot: OnceLock::new(),
-        });
         true
     }
 
@@ -140,14 +138,27 @@ mod tests {
         }
     }
 
+    /// Publishes a state.
+    fn publish(feed: &mut Feed, next: NetworkState, first: bool) -> bool {
+        let before = &feed.current().state;
+        let delta = before.delta_to(&NetworkState {
+            generation: before.generation.next(),
+            ..next
+        });
+        feed.publish(delta, first)
+    }
+
     #[test]
     fn any_kept_generation_is_led_to_the_newest() {
         let mut feed = Feed::new(Generation(100));
-        assert!(feed.publish(state(1), true));
-        assert!(!feed.publish(state(1), false), "an equal state is no news");
+        assert!(publish(&mut feed, state(1), true));
+        assert!(
+            !publish(&mut feed, state(1), false),
+            "an equal state is no news"
+        );
         let mut nodes: Vec<NetworkState> = vec![feed.current().state.clone()];
         for count in [2, 3, 1, 5] {
-            assert!(feed.publish(state(count), false));
+            assert!(publish(&mut feed, state(count), false));
             nodes.push(feed.current().state.clone());
         }
         for mut node in nodes {
@@ -168,7 +179,7 @@ mod tests {
     #[test]
     fn an_unknown_generation_gets_the_same_snapshot() {
         let mut feed = Feed::new(Generation(100));
-        feed.publish(state(1), true);
+        publish(&mut feed, state(1), true);
         let (Catchup::Snapshot(one), Catchup::Snapshot(two)) =
             (feed.since(Generation(0)), feed.since(Generation(100)))
         else {
@@ -184,9 +195,9 @@ mod tests {
     #[test]
     fn steps_are_bounded() {
         let mut feed = Feed::new(Generation(0));
-        feed.publish(state(1), true);
+        publish(&mut feed, state(1), true);
         for round in 0..KEPT_STEPS + 10 {
-            feed.publish(state(if round % 2 == 0 { 2 } else { 1 }), false);
+            publish(&mut feed, state(if round % 2 == 0 { 2 } else { 1 }), false);
         }
         assert!(matches!(feed.since(Generation(1)), Catchup::Snapshot(_)));
         let newest = feed.current().state.generation;

@@ -11,10 +11,11 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use waggle_api::Status;
 use waggle_model::Generation;
-use waggle_model::network::PerFamily;
+use waggle_model::network::{NetworkDelta, NetworkState, PerFamily};
 use waggle_plan::identity::Wanted;
 use waggle_plan::ipam::IpamError;
-use waggle_plan::{EventDraft, Snapshot, Write, network, pod};
+use waggle_plan::network::Follower;
+use waggle_plan::{EventDraft, Snapshot, Touched, Write, pod};
 
 use super::addresses::Pool;
 use super::farewell::{Ending, Farewells};
@@ -45,6 +46,10 @@ struct State {
     pool: Pool,
     /// Pods that were told that they get no address.
     refused: HashSet<String>,
+    follower: Follower,
+    /// Up to where in the snapshot's changes numbers and addresses are given out, and ends known; `None` for nowhere.
+    provided: Option<u64>,
+    ends_known: Option<u64>,
 }
 
 impl Hub {
@@ -58,6 +63,9 @@ impl Hub {
             ending: Vec::new(),
             pool: Pool::default(),
             refused: HashSet::new(),
+            follower: Follower::default(),
+            provided: None,
+            ends_known: None,
         };
         Self {
             state: Mutex::new(state),
@@ -118,6 +126,7 @@ pub(super) async fn keep(inner: Arc<Inner>) {
     loop {
         changes.borrow_and_update();
         let settled = settle(&inner).await;
+        let ended = Instant::now();
         if let Err(status) = &settled {
             tracing::warn!(error = %status, "the network state is not up to date; trying again");
         }
@@ -128,7 +137,8 @@ pub(super) async fn keep(inner: Arc<Inner>) {
                     if changed.is_err() {
                         return;
                     }
-                    tokio::time::sleep(DEBOUNCE).await;
+                    // The first after a silence has nobody to wait for.
+                    tokio::time::sleep_until((ended + DEBOUNCE).into()).await;
                     break;
                 }
                 () = inner.hub.nudge.notified() => release(&inner),
@@ -145,19 +155,45 @@ pub(super) async fn keep(inner: Arc<Inner>) {
 
 /// One round: numbers, addresses, network state, ends.
 async fn settle(inner: &Inner) -> Result<(), Status> {
-    let wanted = inner.view.read(Wanted::of);
-    inner.numbers.provide(&wanted).await?;
-    let found = inner
-        .view
-        .read(|snapshot| inner.hub.lock().pool.reserve(snapshot));
-    for (pod, error) in &found.refused {
-        tell_refused(inner, pod, error);
+    let provided = inner.hub.lock().provided;
+    let registry = inner.numbers.registry();
+    let (position, stirred, moved) = inner.view.read(|snapshot| {
+        let touched = provided.and_then(|from| snapshot.touched_since(from));
+        let stirred = touched
+            .as_ref()
+            .is_none_or(|touched| registry.is_stirred(snapshot, touched));
+        let moved = touched.is_none_or(|touched| touched.into_iter().any(has_addresses));
+        (snapshot.position(), stirred, moved)
+    });
+    if stirred {
+        let wanted = inner.view.read(Wanted::of);
+        inner.numbers.provide(&wanted).await?;
     }
-    let written = write_addresses(inner, &found.new).await;
+    let mut written = Ok(());
+    if moved {
+        let found = inner
+            .view
+            .read(|snapshot| inner.hub.lock().pool.reserve(snapshot));
+        for (pod, error) in &found.refused {
+            tell_refused(inner, pod, error);
+        }
+        written = write_addresses(inner, &found.new).await;
+    }
+    if written.is_ok() {
+        inner.hub.lock().provided = Some(position);
+    }
     inner.view.read(|snapshot| publish(inner, snapshot));
     release(inner);
     inner.hub.rounds.send_modify(|round| *round += 1);
     written
+}
+
+/// Whether addresses hang on it.
+fn has_addresses(touched: &Touched) -> bool {
+    match touched {
+        Touched::Pod(..) | Touched::Node(_) | Touched::Everything => true,
+        Touched::Service(..) => false,
+    }
 }
 
 async fn write_addresses(
@@ -202,16 +238,29 @@ async fn write_addresses(
 
 fn publish(inner: &Inner, snapshot: &Snapshot) {
     let registry = inner.numbers.registry();
-    let mut state = inner.hub.lock();
-    let generation = state.feed.current().state.generation;
-    let next = network::network_state(snapshot, &registry, &state.pool.reserved(), generation);
+    let mut guard = inner.hub.lock();
+    let state = &mut *guard;
     let first = !state.published;
-    let before = Arc::clone(state.feed.current());
-    if state.feed.publish(next, first) {
+    let pool = &state.pool;
+    let before = &state.feed.current().state;
+    let delta = state
+        .follower
+        .advance(before, snapshot, &registry, &|pod| pool.of(pod));
+    let governed = (first || moves_policy(&delta)).then(|| policy_of(before));
+    if state.feed.publish(delta, first) {
         state.published = true;
-        let after = &state.feed.current().state;
-        let before = (!first).then_some(&before.state);
-        inner.enforcement.published(before, after);
+        if let Some(before) = governed {
+            let before = (!first).then_some(&before);
+            let after = &state.feed.current().state;
+            inner.enforcement.published(before, after);
+        }
+    }
+    let touched = state
+        .ends_known
+        .replace(snapshot.position())
+        .and_then(|from| snapshot.touched_since(from));
+    if touched.is_some_and(|touched| !touched.into_iter().any(has_addresses)) {
+        return;
     }
     let now = inner.objects.now();
     let deleted = snapshot
@@ -226,10 +275,26 @@ fn publish(inner: &Inner, snapshot: &Snapshot) {
         .cloned()
         .collect();
     state.refused = pool_pods;
-    drop(state);
+    drop(guard);
     inner
         .links
         .retain(|node| snapshot.nodes.get("", node).is_some());
+}
+
+fn moves_policy(delta: &NetworkDelta) -> bool {
+    !delta.identity_upserts.is_empty()
+        || !delta.identity_removals.is_empty()
+        || !delta.policy_upserts.is_empty()
+        || !delta.policy_removals.is_empty()
+}
+
+/// What of a state says who is governed how.
+fn policy_of(state: &NetworkState) -> NetworkState {
+    NetworkState {
+        identities: state.identities.clone(),
+        policies: state.policies.clone(),
+        ..NetworkState::default()
+    }
 }
 
 /// Passes on the ends that nobody needs to wait for any longer.

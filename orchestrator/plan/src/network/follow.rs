@@ -1,0 +1,291 @@
+//! The network state along the changes of a snapshot: a change costs what it touches, however large the cluster is. What many
+//! things depend on (nodes, namespaces, policies, load balancers' addresses) has the state made anew; [`network_state`] says
+//! what is right, and this must come to the same.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use waggle_model::ServiceId;
+use waggle_model::network::{Endpoint, NetworkDelta, NetworkState, Service};
+
+use super::announce::{Announcers, may_announce};
+use super::{Reserved, endpoints_of, network_state, node, service};
+use crate::Snapshot;
+use crate::identity::{Naming, Registry};
+use crate::snapshot::Touched;
+
+/// A namespace and a name in it.
+type Key = (String, String);
+
+/// Follows one snapshot, and knows what of it stands where in the state.
+#[derive(Debug, Default)]
+pub struct Follower {
+    /// Where the snapshot's changes go on, and under which numbers; `None` before the first time.
+    at: Option<(u64, Arc<Registry>)>,
+    /// Addresses of each pod.
+    addresses: HashMap<Key, Vec<IpAddr>>,
+    services: HashMap<Key, Known>,
+    /// Services that name a pod.
+    naming: HashMap<Key, BTreeSet<Key>>,
+    /// Services without a number.
+    unnumbered: BTreeSet<Key>,
+    /// Nodes that may announce addresses.
+    announcing: BTreeSet<String>,
+    /// Two pods say that they have one address.
+    ambiguous: bool,
+}
+
+/// A Service that is in the state, or would be if it had a number.
+#[derive(Debug, Default)]
+struct Known {
+    id: Option<ServiceId>,
+    pods: BTreeSet<Key>,
+}
+
+/// What the state is made from.
+struct Sources<'a> {
+    snapshot: &'a Snapshot,
+    registry: &'a Registry,
+    reserved: &'a Reserved<'a>,
+}
+
+impl Follower {
+    /// What leads from `state`, which all earlier deltas led to, to the state that the snapshot shows, one generation on.
+    pub fn advance(
+        &mut self,
+        state: &NetworkState,
+        snapshot: &Snapshot,
+        registry: &Arc<Registry>,
+        reserved: &Reserved<'_>,
+    ) -> NetworkDelta {
+        let sources = Sources {
+            snapshot,
+            registry,
+            reserved,
+        };
+        let before = self.at.replace((snapshot.position(), Arc::clone(registry)));
+        let touched = before
+            .filter(|(_, known)| Arc::ptr_eq(known, registry) || known.is_alike(registry))
+            .and_then(|(position, _)| snapshot.touched_since(position));
+        if let Some(touched) = touched
+            && !self.ambiguous
+            && let Some(delta) = self.step(state, &sources, &touched)
+        {
+            return delta;
+        }
+        let next = network_state(snapshot, registry, reserved, state.generation.next());
+        self.survey(&sources, &next);
+        state.delta_to(&next)
+    }
+
+    /// `None` when more may depend on it than is looked at here.
+    fn step(
+        &mut self,
+        state: &NetworkState,
+        sources: &Sources<'_>,
+        touched: &BTreeSet<&Touched>,
+    ) -> Option<NetworkDelta> {
+        let mut delta = NetworkDelta {
+            from: state.generation,
+            to: state.generation.next(),
+            ..NetworkDelta::default()
+        };
+        let mut services = std::mem::take(&mut self.unnumbered);
+        let mut pods = Vec::new();
+        for touched in touched {
+            match touched {
+                Touched::Everything => return None,
+                Touched::Node(name) if self.is_as_before(state, sources.snapshot, name) => {}
+                Touched::Node(_) => return None,
+                Touched::Pod(namespace, name) => {
+                    let key = (namespace.clone(), name.clone());
+                    services.extend(self.naming.get(&key).into_iter().flatten().cloned());
+                    pods.push(key);
+                }
+                Touched::Service(namespace, name) => {
+                    services.insert((namespace.clone(), name.clone()));
+                }
+            }
+        }
+        if !pods.is_empty() {
+            let names = Naming::of(sources.snapshot);
+            for key in pods {
+                self.move_pod(state, sources, &names, key, &mut delta)?;
+            }
+        }
+        for key in services {
+            self.move_service(state, sources, key, &mut delta)?;
+        }
+        Some(delta)
+    }
+
+    fn is_as_before(&self, state: &NetworkState, snapshot: &Snapshot, name: &str) -> bool {
+        let object = snapshot.nodes.get("", name);
+        let network = object.and_then(|object| node(object));
+        network.as_ref() == state.nodes.get(name)
+            && object.is_some_and(|object| may_announce(object)) == self.announcing.contains(name)
+    }
+
+    fn move_pod(
+        &mut self,
+        state: &NetworkState,
+        sources: &Sources<'_>,
+        names: &Naming,
+        key: Key,
+        delta: &mut NetworkDelta,
+    ) -> Option<()> {
+        let pod = sources.snapshot.pods.get(&key.0, &key.1);
+        let rows = pod.map_or_else(Vec::new, |pod| sources.endpoints(names, pod));
+        let addresses: Vec<IpAddr> = rows.iter().map(|row| row.address).collect();
+        let is_own = |row: &Endpoint| row.namespace == key.0 && row.pod == key.1;
+        for address in self.addresses.remove(&key).unwrap_or_default() {
+            if !addresses.contains(&address) {
+                state.endpoints.get(&address).filter(|row| is_own(row))?;
+                delta.endpoint_removals.push(address);
+            }
+        }
+        for row in rows {
+            match state.endpoints.get(&row.address) {
+                Some(known) if *known == row => {}
+                Some(known) if !is_own(known) => return None,
+                _ => delta.endpoint_upserts.push(row),
+            }
+        }
+        // Of two that come at once with one address.
+        let mut new: Vec<IpAddr> = delta
+            .endpoint_upserts
+            .iter()
+            .map(|row| row.address)
+            .collect();
+        new.sort_unstable();
+        if new.windows(2).any(|pair| pair[0] == pair[1]) {
+            return None;
+        }
+        if !addresses.is_empty() {
+            self.addresses.insert(key, addresses);
+        }
+        Some(())
+    }
+
+    fn move_service(
+        &mut self,
+        state: &NetworkState,
+        sources: &Sources<'_>,
+        key: Key,
+        delta: &mut NetworkDelta,
+    ) -> Option<()> {
+        let known = self.services.get(&key).and_then(|known| known.id);
+        let is_external = |one: &Service| !one.external.is_empty();
+        if known.is_some_and(|id| state.services.get(&id).is_some_and(is_external)) {
+            return None;
+        }
+        let object = sources.snapshot.services.get(&key.0, &key.1);
+        if object.is_some_and(|object| service::is_external(object)) {
+            return None;
+        }
+        let announcers = Announcers::nobody();
+        let made = object.and_then(|object| {
+            service::service(sources.snapshot, sources.registry, &announcers, object)
+        });
+        let id = made.as_ref().map(|made| made.id);
+        if let Some(gone) = known.filter(|known| Some(*known) != id) {
+            delta.service_removals.push(gone);
+        }
+        if let Some(made) = made
+            && state.services.get(&made.id) != Some(&made)
+        {
+            delta.service_upserts.push(made);
+        }
+        self.note_service(sources, key, id, object.is_some());
+        Some(())
+    }
+
+    /// Notes which pods a Service names.
+    fn note_service(
+        &mut self,
+        sources: &Sources<'_>,
+        key: Key,
+        id: Option<ServiceId>,
+        exists: bool,
+    ) {
+        if let Some(known) = self.services.remove(&key) {
+            for pod in known.pods {
+                if let Some(services) = self.naming.get_mut(&pod) {
+                    services.remove(&key);
+                    if services.is_empty() {
+                        self.naming.remove(&pod);
+                    }
+                }
+            }
+        }
+        if !exists {
+            return;
+        }
+        let pods = sources.targets(&key);
+        for pod in &pods {
+            let services = self.naming.entry(pod.clone()).or_default();
+            services.insert(key.clone());
+        }
+        if id.is_none() {
+            self.unnumbered.insert(key.clone());
+        }
+        self.services.insert(key, Known { id, pods });
+    }
+
+    /// Looks at everything: `state` is what it comes to.
+    fn survey(&mut self, sources: &Sources<'_>, state: &NetworkState) {
+        let snapshot = sources.snapshot;
+        *self = Self {
+            at: self.at.take(),
+            ..Self::default()
+        };
+        let names = Naming::of(snapshot);
+        for pod in snapshot.pods.iter() {
+            let key = key_of(&pod.metadata);
+            let rows = sources.endpoints(&names, pod);
+            let shown = |row: &Endpoint| state.endpoints.get(&row.address) == Some(row);
+            self.ambiguous |= !rows.iter().all(shown);
+            if !rows.is_empty() {
+                let addresses = rows.into_iter().map(|row| row.address).collect();
+                self.addresses.insert(key, addresses);
+            }
+        }
+        let may = snapshot.nodes.iter().filter(|node| may_announce(node));
+        self.announcing = may.filter_map(|node| node.metadata.name.clone()).collect();
+        for object in snapshot.services.iter() {
+            let uid = object.metadata.uid.as_deref();
+            let id = uid.and_then(|uid| sources.registry.service(uid));
+            self.note_service(sources, key_of(&object.metadata), id, true);
+        }
+    }
+}
+
+impl Sources<'_> {
+    fn endpoints(&self, names: &Naming, pod: &Pod) -> Vec<Endpoint> {
+        endpoints_of(self.snapshot, self.registry, self.reserved, names, pod)
+    }
+
+    /// Pods that a Service's slices name.
+    fn targets(&self, (namespace, name): &Key) -> BTreeSet<Key> {
+        let slices = self.snapshot.slices_of(namespace, name);
+        let endpoints = slices.flat_map(|slice| slice.endpoints.iter().flatten());
+        let targets = endpoints.filter_map(|one| one.target_ref.as_ref());
+        targets
+            .filter(|target| target.kind.as_deref() == Some("Pod"))
+            .map(|target| {
+                let text = |text: &Option<String>| text.clone().unwrap_or_default();
+                (text(&target.namespace), text(&target.name))
+            })
+            .collect()
+    }
+}
+
+fn key_of(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Key {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    (text(&metadata.namespace), text(&metadata.name))
+}
+
+#[cfg(test)]
+mod tests;
