@@ -1,5 +1,6 @@
 //! `cargo xtask bench datapath`: everything that the datapath is measured by, cell after cell, each beside its peers.
 
+mod api;
 mod connections;
 mod measuring;
 mod programming;
@@ -43,6 +44,8 @@ enum Cell {
     Connections,
     /// Writing services into the kernel, beside nftables and iptables.
     Programming,
+    /// From the API's answer to the kernel.
+    Api,
     /// What a policy verdict costs by its number of rules.
     Policy,
     /// What each packet program costs.
@@ -94,6 +97,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             Cell::Across => pods::run(&options.pods(), Place::TwoNodes, profile)?,
             Cell::Connections => connections::run(options)?,
             Cell::Programming => programming::run(options)?,
+            Cell::Api => api::run(options)?,
             Cell::Policy => verdicts::policy(options)?,
             Cell::Forwarding => verdicts::forwarding(options)?,
         }

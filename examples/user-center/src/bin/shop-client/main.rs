@@ -2,6 +2,7 @@
 //! errno. Prints one JSON object at the end.
 #![forbid(unsafe_code)]
 
+mod await_backends;
 mod pingpong;
 mod race;
 
@@ -93,6 +94,14 @@ enum Verb {
         /// Processor to run on.
         #[arg(long, default_value_t = 0)]
         cpu: usize,
+    },
+    /// Says when each of these services has a backend.
+    Await {
+        /// ADDRESS:PORT of each, UDP.
+        services: Vec<SocketAddr>,
+        /// Seconds to wait for all of them.
+        #[arg(long, default_value_t = 60)]
+        patience: u64,
     },
     /// Sends one UDP datagram with a source address that is not this pod's.
     Spoof {
@@ -194,6 +203,9 @@ fn main() -> Result<()> {
             megabytes,
             cpu,
         } => pingpong::pingpong(target, rounds, megabytes, cpu)?,
+        Verb::Await { services, patience } => {
+            await_backends::run(&services, Duration::from_secs(patience))?
+        }
         Verb::Spoof { source, target } => spoof(source, &target)?,
     };
     println!("{report}");
