@@ -141,7 +141,9 @@ pub(crate) fn egress_is_governed_and_live_connections_are_cut(cluster: &Cluster)
         "hold",
         SHOP,
         "--count",
-        "40",
+        "0",
+        "--until",
+        "/tmp/stop-hold",
         "--interval",
         "50",
         // Once it is cut, every further request waits this long.
@@ -168,6 +170,11 @@ pub(crate) fn egress_is_governed_and_live_connections_are_cut(cluster: &Cluster)
         "stay",
         "{podSelector: {matchLabels: {role: visitor}}, policyTypes: [Egress]}",
     )?;
+    settles(cluster, "client-node3", false)?;
+    // A request is under way then, and the next one is not answered.
+    std::thread::sleep(Duration::from_secs(1));
+    let stop = ["touch", "/tmp/stop-hold"];
+    cluster.exec("shop", "client-node3", &stop)?.ok()?;
     let output = held.finish(Duration::from_secs(60))?;
     let report: Value =
         serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;

@@ -257,18 +257,22 @@ pub(crate) fn scaling_loses_no_request(cluster: &Cluster) -> Result<()> {
             ensure!(count.to_string() == replicas, "{count} pods");
             Ok(())
         })?;
-        // With 200 requests, the chance that one of ten backends is never chosen is below one in ten million.
-        let report = client(
-            cluster,
-            "shop",
-            "client-node2",
-            &["http", &format!("{SHOP}:80"), "--count", "200"],
-        )?;
-        let pods = report["pods"].as_object().map_or(0, serde_json::Map::len);
-        ensure!(
-            report["failed"] == 0 && pods.to_string() == replicas,
-            "not spread over {replicas}: {report}"
-        );
+        // Nodes hear of backends a moment after the Deployment does.
+        let mut failed = None;
+        eventually(&format!("spread over {replicas}"), SETTLE, || {
+            // With 200 requests, the chance that one of ten backends is never chosen is below one in ten million.
+            let target = format!("{SHOP}:80");
+            let request = ["http", target.as_str(), "--count", "200"];
+            let report = client(cluster, "shop", "client-node2", &request)?;
+            if report["failed"] != 0 {
+                failed = Some(report);
+                return Ok(());
+            }
+            let pods = report["pods"].as_object().map_or(0, serde_json::Map::len);
+            ensure!(pods.to_string() == replicas, "{report}");
+            Ok(())
+        })?;
+        ensure!(failed.is_none(), "requests failed: {failed:?}");
     }
     shoppers.finish().map(drop)
 }
