@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt;
 use waggle_runtime::client::Client;
 use waggle_runtime::images::{Image, ImageStore};
 use waggle_runtime::logs::{self, LogQuery};
 use waggle_runtime::spec::{
-    ContainerPhase, ContainerSpec, ContainerState, ResourceSpec, SandboxSpec, UserSpec,
+    ContainerPhase, ContainerSpec, ContainerState, ExecSpec, ResourceSpec, SandboxSpec, UserSpec,
 };
 use waggle_runtime::supervisor::{self, SupervisorOptions};
 
@@ -368,4 +369,44 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+pub(crate) fn exec(pod: &str, container: &str, script: &str) -> ExecSpec {
+    ExecSpec {
+        pod: pod.into(),
+        container: container.into(),
+        args: ["/bin/sh", "-c", script].map(String::from).into(),
+        tty: false,
+        stdin: false,
+        env: Vec::new(),
+        terminal_size: None,
+    }
+}
+
+/// Runs to the end: exit code, stdout, stderr.
+pub(crate) async fn output(node: &Node, spec: ExecSpec) -> (i32, String, String) {
+    let mut session = node.client.exec(spec).await.unwrap();
+    let (mut out, mut err) = (String::new(), String::new());
+    let (mut stdout, mut stderr) = (session.stdout.take().unwrap(), session.stderr.take());
+    let (a, b) = tokio::join!(stdout.read_to_string(&mut out), async {
+        match &mut stderr {
+            Some(stderr) => stderr.read_to_string(&mut err).await,
+            None => Ok(0),
+        }
+    });
+    a.unwrap();
+    b.unwrap();
+    (session.wait().await.unwrap(), out, err)
+}
+
+pub(crate) fn parent_of(pid: i32) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
 }
