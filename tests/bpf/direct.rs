@@ -155,19 +155,24 @@ fn direct(state: NetworkState, backends: &[[&str; 2]]) -> NetworkState {
     state
 }
 
+/// Calls at the node port and at the address, of one family.
+fn answers_itself(link: &Link, family: usize) {
+    let callers = serve_peer(&link.cart.room, at(CART[family], 8080));
+    serve_udp(&link.cart.room, at(CART[family], 8080), "cart");
+    for to in [at(HOSTS[0][family], PORT), at(ADDRESS[family], 80)] {
+        let (_, peer) = ask_tcp(&link.caller, to).expect("the service answers");
+        assert_eq!(peer, to);
+        let caller = callers.recv_timeout(PATIENCE).expect("it was called");
+        assert_eq!(caller.ip(), ip(CALLER[family]), "the caller's own address");
+        let (answer, from) = ask_udp(&link.caller, to).expect("the service answers");
+        assert_eq!((answer.as_str(), from), ("cart", to));
+    }
+}
+
 fn a_backend_elsewhere_answers_the_caller_itself() {
     let link = Link::new();
     for family in [0, 1] {
-        let callers = serve_peer(&link.cart.room, at(CART[family], 8080));
-        serve_udp(&link.cart.room, at(CART[family], 8080), "cart");
-        for to in [at(HOSTS[0][family], PORT), at(ADDRESS[family], 80)] {
-            let (_, peer) = ask_tcp(&link.caller, to).expect("the service answers");
-            assert_eq!(peer, to);
-            let caller = callers.recv_timeout(PATIENCE).expect("it was called");
-            assert_eq!(caller.ip(), ip(CALLER[family]), "the caller's own address");
-            let (answer, from) = ask_udp(&link.caller, to).expect("the service answers");
-            assert_eq!((answer.as_str(), from), ("cart", to));
-        }
+        answers_itself(&link, family);
         // Datagrams that are cut.
         let to = at(ADDRESS[family], 80);
         let answer = link.caller.run(move || {
@@ -296,16 +301,7 @@ fn the_edge_hands_calls_over() {
         .with(async |datapath| datapath.tell_new(true))
         .expect("told");
     for family in [0, 1] {
-        let callers = serve_peer(&link.cart.room, at(CART[family], 8080));
-        serve_udp(&link.cart.room, at(CART[family], 8080), "cart");
-        for to in [at(HOSTS[0][family], PORT), at(ADDRESS[family], 80)] {
-            let (_, peer) = ask_tcp(&link.caller, to).expect("the service answers");
-            assert_eq!(peer, to);
-            let caller = callers.recv_timeout(PATIENCE).expect("it was called");
-            assert_eq!(caller.ip(), ip(CALLER[family]), "the caller's own address");
-            let (answer, from) = ask_udp(&link.caller, to).expect("the service answers");
-            assert_eq!((answer.as_str(), from), ("cart", to));
-        }
+        answers_itself(&link, family);
     }
     let told = link.near.drops();
     let handed = |event: &&FlowEvent| event.reason == Reason::Translated;
