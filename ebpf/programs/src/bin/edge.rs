@@ -154,10 +154,14 @@ fn call(ctx: &XdpContext, config: &Config, key: &FlowKey, row: &ServiceRow) -> O
     {
         return None;
     }
-    let verdict = hand_over(ctx, config, &slot.addr)?;
     let work = work().ok()?;
+    let verdict = hand_over(ctx, config, &slot.addr)?;
     work.key = *key;
-    remember(work, slot).ok()?;
+    if let Err(reason) = remember(work, slot) {
+        // The frame says already that it was handed over.
+        report(reason, event(ctx, key));
+        return Some(XDP_DROP);
+    }
     if tells_new() {
         tell(Reason::Translated, event(ctx, key));
     }
