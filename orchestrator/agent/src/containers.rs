@@ -45,6 +45,7 @@ impl Containers {
         let client = connect(&options).await?;
         let info = client.ping().await?;
         tracing::info!(pid = info.pid, version = info.version, "supervisor answers");
+        upgrade(&options, &client, info.pid).await;
         Ok(Arc::new(Self {
             options,
             client: RwLock::new(client),
@@ -108,6 +109,22 @@ impl Containers {
             report(Report::Changed(Box::new(state)));
         }
         Ok(())
+    }
+}
+
+/// A supervisor of another program than ours becomes ours, under its containers. One that can't goes on as it is.
+async fn upgrade(options: &SupervisorOptions, client: &Client, pid: u32) {
+    let outcome = match options.is_program_of(pid) {
+        Ok(true) => return,
+        Ok(false) => client
+            .upgrade(options.program())
+            .await
+            .map_err(|e| e.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match outcome {
+        Ok(()) => tracing::info!(pid, "the supervisor runs this agent's program now"),
+        Err(error) => tracing::warn!(pid, error, "the supervisor goes on with another program"),
     }
 }
 

@@ -1,11 +1,13 @@
 //! The line format of container logs, as the kubelet's container runtime interface has it:
 //! `2026-01-02T03:04:05.123456789Z stdout F text`. Writing and reading files: `supervisor::logs` and `logs`.
 
+use serde::{Deserialize, Serialize};
+
 /// Lines longer than this are written in parts, bytes.
 pub(crate) const MAX_LINE: usize = 16 << 10;
 
 /// Where a line came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Stream {
     Stdout,
     Stderr,

@@ -49,6 +49,20 @@ impl Outgoing {
         })
     }
 
+    /// What is still to be sent.
+    pub(crate) fn rest(&self) -> (&[u8], &[OwnedFd]) {
+        (&self.bytes[self.sent..], &self.fds)
+    }
+
+    /// A frame whose first part is gone, as [`rest`](Self::rest) gave it.
+    pub(crate) fn from_rest(bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Self {
+        Outgoing {
+            bytes,
+            sent: 0,
+            fds,
+        }
+    }
+
     /// Sends as much as the socket takes now; `true` when all of it is gone.
     pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
         while self.sent < self.bytes.len() {
@@ -94,6 +108,19 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
+    /// What has come and was not taken yet.
+    pub(crate) fn rest(&self) -> (&[u8], &VecDeque<OwnedFd>) {
+        (&self.bytes, &self.fds)
+    }
+
+    /// Goes on from what [`rest`](Self::rest) gave.
+    pub(crate) fn from_rest(bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Self {
+        Incoming {
+            bytes,
+            fds: fds.into(),
+        }
+    }
+
     /// Reads once; `Ok(0)` is the end of the stream, `WouldBlock` comes through.
     pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let mut chunk = vec![0_u8; 64 << 10];

@@ -54,6 +54,8 @@ pub(crate) enum Request {
     Revive(AgentCommand),
     /// Don't.
     TakeLeave,
+    /// Become this program, with all that is in hand; answered by it. Descriptor: the program.
+    Upgrade,
     /// Ends everything and cleans up.
     Shutdown,
 }
@@ -80,6 +82,7 @@ impl Request {
             Request::List => ("list", "containers".into()),
             Request::Subscribe => ("subscribe to", "container changes".into()),
             Request::Revive(_) => ("revive", "agent".into()),
+            Request::Upgrade => ("upgrade", "supervisor".into()),
             Request::TakeLeave => ("take leave of", "supervisor".into()),
             Request::Shutdown => ("shut down", "supervisor".into()),
         }

@@ -221,6 +221,22 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
 }
 
+/// A descriptor that the program before has left open, by its number; who asks owns it from now on.
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; a number that is no descriptor is an error.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // SAFETY: it is open, and each number that was handed over is taken once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Locks an open file; the lock ends with the last descriptor of it, whatever program that is in.
+pub(crate) fn lock(file: BorrowedFd<'_>, wait: bool) -> io::Result<()> {
+    let operation = libc::LOCK_EX | if wait { 0 } else { libc::LOCK_NB };
+    // SAFETY: no pointers.
+    Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation) })?;
+    Ok(())
+}
+
 /// Signals exactly this process; no error when it has ended.
 pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();

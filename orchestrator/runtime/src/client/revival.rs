@@ -97,6 +97,25 @@ impl Client {
         }
     }
 
+    /// The supervisor becomes another program, with every container, command and client that it has; it answers once it
+    /// is that program. On a connection of its own: a supervisor from before this call hangs up on it.
+    pub async fn upgrade(&self, program: &Path) -> Result<()> {
+        let client = Client::connect(&self.inner.path).await?;
+        let program = File::open(program)
+            .map_err(|error| RuntimeError::io("open", program.display(), error))?;
+        let fds = vec![program.into()];
+        let mut answers = client.call(Request::Upgrade, fds).await?;
+        match answers.recv().await {
+            Some((Body::Done, _)) => Ok(()),
+            Some((Body::Failed(fault), _)) => Err(fault.into_error("upgrade", "supervisor")),
+            Some((other, _)) => Err(unexpected(&other)),
+            None => Err(RuntimeError::Disconnected {
+                operation: "upgrade".to_owned(),
+                object: "supervisor".to_owned(),
+            }),
+        }
+    }
+
     /// The process ends because it was asked to: nobody is to start it again.
     pub async fn take_leave(&self) -> Result<()> {
         let client = Client::connect(&self.inner.path).await?;

@@ -109,12 +109,12 @@ impl Core {
         if container.record.phase == ContainerPhase::Created && container.record.started_ns > 0 {
             container.record.phase = ContainerPhase::Running;
         }
-        container.parent = if sys::parent(pid) == Some(self.keeper_pid) {
-            Parent::Keeper
-        } else {
-            Parent::Stranger
+        container.parent = match sys::parent(pid) {
+            Some(parent) if parent == nix::unistd::getpid().as_raw() => Parent::Us,
+            Some(parent) if parent == self.keeper_pid => Parent::Keeper,
+            _ => Parent::Stranger,
         };
-        let token = if container.parent == Parent::Stranger {
+        let token = if container.parent != Parent::Keeper {
             match self.watch(&pidfd, Source::Container(key.clone())) {
                 Ok(token) => Some(token),
                 Err(error) => {

@@ -19,7 +19,7 @@ use crate::spec::{ContainerKey, ContainerState};
 pub(super) struct Client {
     pub(super) peer: Peer,
     /// The call under which it hears of changes.
-    subscribed: Option<u64>,
+    pub(super) subscribed: Option<u64>,
 }
 
 impl Core {
@@ -58,6 +58,9 @@ impl Core {
             let Some(client) = self.clients.get_mut(&token) else {
                 return;
             };
+            if self.becoming.is_some() {
+                return;
+            }
             match client.peer.next::<Call>() {
                 Ok(Some((call, fds))) => self.request(
                     Reply {
@@ -106,6 +109,7 @@ impl Core {
                 self.tell_keeper_with(&CoreWord::Revive(command), fds);
                 Ok(Some(Body::Done))
             }
+            Request::Upgrade => self.begin_upgrade(fds, reply).map(|()| None),
             Request::TakeLeave => {
                 self.tell_keeper(&CoreWord::TakeLeave);
                 Ok(Some(Body::Done))
@@ -220,7 +224,8 @@ impl Core {
                 Ok(done) => {
                     if client.peer.wants_room == done {
                         client.peer.wants_room = !done;
-                        let mut flags = EpollFlags::EPOLLIN;
+                        let mut flags = EpollFlags::empty();
+                        flags.set(EpollFlags::EPOLLIN, self.becoming.is_none());
                         flags.set(EpollFlags::EPOLLOUT, !done);
                         let mut event = EpollEvent::new(flags, *token);
                         if self.epoll.modify(&client.peer, &mut event).is_err() {

@@ -94,6 +94,13 @@ impl Container {
         }
     }
 
+    /// Leaves nothing that was read to this process alone.
+    pub(super) fn write_out(&mut self) {
+        for (output, ..) in &mut self.outputs {
+            output.write_out(&mut self.log);
+        }
+    }
+
     /// What clients see; nothing before it was created and after its removal began.
     pub(super) fn visible(&self) -> Option<ContainerState> {
         (self.record.stage == Stage::Live).then(|| self.record.state())

@@ -2,17 +2,18 @@
 //! what the requests do: `sandboxes`, `containers`, `execs`; who does the work: `pool`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::FlockArg;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use serde::{Deserialize, Serialize};
 
 use super::clients::Client;
 use super::containers::{Container, Created};
@@ -22,7 +23,8 @@ use super::peer::Peer;
 use super::pool::{self, Finished, Pool};
 use super::record::{self, Folders};
 use super::sandboxes::SandboxEntry;
-use super::{SupervisorOptions, lock};
+use super::upgrade::Becoming;
+use super::{SupervisorOptions, Wait, handover, lock};
 use crate::cgroup::Cgroups;
 use crate::cri::Stream;
 use crate::error::{Result, RuntimeError};
@@ -54,7 +56,7 @@ pub(super) enum Source {
 }
 
 /// Where an answer goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Reply {
     pub(super) client: u64,
     pub(super) call: u64,
@@ -82,27 +84,64 @@ pub(super) struct Core {
     pub(super) keeper_pid: i32,
     pub(super) epoll: Epoll,
     pub(super) sources: HashMap<u64, Source>,
-    next_token: u64,
+    pub(super) next_token: u64,
+    /// Only one supervisor works in a folder.
+    pub(super) lock: File,
     pub(super) listener: UnixListener,
+    pub(super) listener_token: u64,
     signals: SignalFd,
     pub(super) clients: HashMap<u64, Client>,
     pub(super) keeper: Option<Peer>,
     /// Children that ended before anybody told us of them.
-    strays: HashMap<i32, (Ending, Instant)>,
+    pub(super) strays: HashMap<i32, (Ending, Instant)>,
     sweep: bool,
     pub(super) shutdown: Option<Reply>,
+    /// What is to become of this process, and when at the latest.
+    pub(super) becoming: Option<(Becoming, Instant)>,
+}
+
+/// What a supervisor begins with.
+pub(super) struct Parts {
+    pub(super) lock: File,
+    pub(super) listener: UnixListener,
+    pub(super) keeper: Option<Peer>,
+    pub(super) keeper_pid: i32,
+    pub(super) next_token: u64,
 }
 
 pub(super) fn run(options: &SupervisorOptions) -> Result<()> {
     let failed = |e: io::Error| RuntimeError::io("supervise", options.data.display(), e);
-    // A predecessor without a keeper may be at its last steps.
-    let _lock = lock(&options.data.join("core.lock"), FlockArg::LockExclusive).map_err(failed)?;
-    let mut core = Core::new(options).map_err(failed)?;
+    let mut core = match handover::received().map_err(failed)? {
+        Some(state) => Core::resume(options, state).map_err(failed)?,
+        None => Core::first(options).map_err(failed)?,
+    };
     core.run().map_err(failed)
 }
 
 impl Core {
-    fn new(options: &SupervisorOptions) -> io::Result<Self> {
+    /// Begins with what a process that died may have left.
+    fn first(options: &SupervisorOptions) -> io::Result<Self> {
+        let keeper = Peer::new(io::stdin().as_fd().try_clone_to_owned()?)?;
+        nix::unistd::dup2_stdin(&File::open("/dev/null")?)?;
+        // A predecessor without a keeper may be at its last steps.
+        let lock = lock(&options.data.join("core.lock"), Wait::Long)?;
+        let mut core = Core::new(
+            options,
+            Parts {
+                lock,
+                listener: listen(options)?,
+                keeper: Some(keeper),
+                keeper_pid: nix::unistd::getppid().as_raw(),
+                next_token: 1,
+            },
+        )?;
+        let (kept, exits) = core.hear_keeper_out()?;
+        core.take_over_all(kept, &exits)?;
+        Ok(core)
+    }
+
+    /// With nothing taken over yet.
+    pub(super) fn new(options: &SupervisorOptions, parts: Parts) -> io::Result<Self> {
         set_child_subreaper(true)?;
         sys::set_slice(0, sys::Slice::Short);
         let open_files = raise_open_files()?;
@@ -111,9 +150,6 @@ impl Core {
         mask.thread_block()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let folders = Folders::new(&options.data)?;
-        let keeper = Peer::new(io::stdin().as_fd().try_clone_to_owned()?)?;
-        nix::unistd::dup2_stdin(&std::fs::File::open("/dev/null")?)?;
-        let listener = listen(options)?;
         let mut core = Core {
             options: options.clone(),
             cgroups: Cgroups::detect()?,
@@ -123,22 +159,23 @@ impl Core {
             sandboxes: BTreeMap::new(),
             containers: BTreeMap::new(),
             execs: HashMap::new(),
-            keeper_pid: nix::unistd::getppid().as_raw(),
+            keeper_pid: parts.keeper_pid,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             sources: HashMap::new(),
-            next_token: 1,
-            listener,
+            next_token: parts.next_token,
+            lock: parts.lock,
+            listener: parts.listener,
+            listener_token: 0,
             signals,
             clients: HashMap::new(),
-            keeper: Some(keeper),
+            keeper: parts.keeper,
             strays: HashMap::new(),
             sweep: true,
             shutdown: None,
+            becoming: None,
         };
-        let (kept, exits) = core.hear_keeper_out()?;
-        core.load_sandboxes()?;
-        core.load_containers(kept, &exits)?;
         let token = core.token(Source::Listener);
+        core.listener_token = token;
         core.epoll
             .add(&core.listener, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
         let token = core.token(Source::Signals);
@@ -150,6 +187,16 @@ impl Core {
                 .add(keeper, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
         }
         Ok(core)
+    }
+
+    /// Everything that is there already.
+    pub(super) fn take_over_all(
+        &mut self,
+        kept: BTreeMap<String, OwnedFd>,
+        exits: &[Exit],
+    ) -> io::Result<()> {
+        self.load_sandboxes()?;
+        self.load_containers(kept, exits)
     }
 
     /// What the keeper has from before; it says all of it at once.
@@ -196,6 +243,7 @@ impl Core {
             }
             self.tick()?;
             self.dispatch();
+            self.try_becoming();
             if self.finish_shutdown() {
                 return Ok(());
             }
@@ -204,7 +252,9 @@ impl Core {
     }
 
     fn timeout(&mut self) -> EpollTimeout {
-        let short = !self.pool.flush() || self.containers.values().any(|c| c.lost.is_some());
+        let short = !self.pool.flush()
+            || self.becoming.is_some()
+            || self.containers.values().any(|c| c.lost.is_some());
         EpollTimeout::try_from(if short { SHORT_TICK } else { TICK }).unwrap_or(EpollTimeout::ZERO)
     }
 
@@ -337,10 +387,8 @@ impl Core {
 
     pub(super) fn keeper_gone(&mut self) {
         if self.keeper.take().is_some() {
-            tracing::error!(
-                "the keeper died; containers go on, but nobody starts this supervisor again"
-            );
-            self.watch_keepers_containers();
+            tracing::error!("the keeper died; this process takes its place, another supervises");
+            self.begin_becoming(Becoming::Keeper);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::sys::{self, Children, Ending};
 pub(super) struct Exec {
     pub(super) pid: i32,
     pidfd: OwnedFd,
-    reply: Reply,
+    pub(super) reply: Reply,
 }
 
 impl Core {
@@ -70,6 +70,11 @@ impl Core {
         if let Some(ending) = self.take_stray(pid) {
             return self.answer(reply, Body::ExecExited { code: ending.code });
         }
+        self.watch_exec(pid, reply);
+    }
+
+    /// Its end is told to who asked for it.
+    pub(super) fn watch_exec(&mut self, pid: i32, reply: Reply) {
         let watched =
             sys::pidfd_open(pid).and_then(|pidfd| Ok((self.watch(&pidfd, Source::Exec)?, pidfd)));
         match watched {

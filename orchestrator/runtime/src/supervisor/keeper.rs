@@ -3,6 +3,7 @@
 //! It knows nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -10,7 +11,6 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::FlockArg;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, Signal};
@@ -18,9 +18,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::handover::{self, Luggage, Packed, PackedPeer};
 use super::peer::Peer;
+use super::revival::PackedRevival;
 use super::revival::Revival;
-use super::{ROLE, SupervisorOptions, lock};
+use super::{ROLE, SupervisorOptions, Wait, lock};
 use crate::cgroup::Cgroups;
 use crate::error::{Result, RuntimeError};
 use crate::protocol::AgentCommand;
@@ -54,6 +56,8 @@ pub(super) enum CoreWord {
     Revive(AgentCommand),
     /// Don't: it ends because it was asked to.
     TakeLeave,
+    /// Become this program, as the supervisor did.
+    Become,
     /// This exit was taken note of.
     Noted { pid: i32, ticks: u64 },
 }
@@ -75,6 +79,8 @@ struct Core {
 
 struct Keeper<'a> {
     options: &'a SupervisorOptions,
+    /// Only one keeper works in a folder.
+    lock: File,
     kept: BTreeMap<String, OwnedFd>,
     exits: VecDeque<Exit>,
     agent: Option<Revival>,
@@ -84,12 +90,16 @@ pub(super) fn run(options: &SupervisorOptions) -> Result<()> {
     let failed =
         |what: &'static str| move |e: io::Error| RuntimeError::io(what, options.data.display(), e);
     std::fs::create_dir_all(&options.data).map_err(failed("create"))?;
-    let Ok(_lock) = lock(
-        &options.data.join("supervisor.lock"),
-        FlockArg::LockExclusiveNonblock,
-    ) else {
-        tracing::info!(data = %options.data.display(), "another supervisor is at work here");
-        return Ok(());
+    let handed: Option<State> = handover::received().map_err(failed("take over"))?;
+    let (mut keeper, core) = match handed {
+        Some(state) => state.unpack(options).map_err(failed("take over"))?,
+        None => match lock(&options.data.join("supervisor.lock"), Wait::Not) {
+            Ok(lock) => (Keeper::new(options, lock), None),
+            Err(_) => {
+                tracing::info!(data = %options.data.display(), "another supervisor is at work here");
+                return Ok(());
+            }
+        },
     };
     // Fails when we lead a session already, which is as good.
     let _ = nix::unistd::setsid();
@@ -107,21 +117,92 @@ pub(super) fn run(options: &SupervisorOptions) -> Result<()> {
         .map_err(|e| failed("block signals of")(e.into()))?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|e| failed("watch signals of")(e.into()))?;
-    Keeper {
-        options,
-        kept: BTreeMap::new(),
-        exits: VecDeque::new(),
-        agent: None,
-    }
-    .run(&signals)
-    .map_err(failed("keep the supervisor of"))
+    let result = keeper.run(core, &signals);
+    result.map_err(failed("keep the supervisor of"))
 }
 
-impl Keeper<'_> {
-    fn run(&mut self, signals: &SignalFd) -> io::Result<()> {
+/// What a keeper hands to the program that it becomes.
+#[derive(Serialize, Deserialize)]
+pub(super) struct State {
+    lock: Packed,
+    kept: BTreeMap<String, Packed>,
+    exits: VecDeque<Exit>,
+    agent: Option<PackedRevival>,
+    core: Option<(i32, PackedPeer)>,
+}
+
+impl State {
+    /// Of a keeper whose supervisor is still to be started.
+    pub(super) fn new(lock: Packed, kept: BTreeMap<String, Packed>) -> Self {
+        State {
+            lock,
+            kept,
+            exits: VecDeque::new(),
+            agent: None,
+            core: None,
+        }
+    }
+
+    fn unpack(self, options: &SupervisorOptions) -> io::Result<(Keeper<'_>, Option<Core>)> {
+        let mut keeper = Keeper::new(options, self.lock.unpack()?.into());
+        for (name, fd) in self.kept {
+            keeper.kept.insert(name, fd.unpack()?);
+        }
+        keeper.exits = self.exits;
+        keeper.agent = self.agent.map(PackedRevival::unpack).transpose()?;
+        let core = match self.core {
+            Some((pid, peer)) => Some(Core {
+                pid: Pid::from_raw(pid),
+                peer: peer.unpack()?,
+                since: Instant::now(),
+            }),
+            None => None,
+        };
+        Ok((keeper, core))
+    }
+}
+
+impl<'o> Keeper<'o> {
+    fn new(options: &'o SupervisorOptions, lock: File) -> Self {
+        Keeper {
+            options,
+            lock,
+            kept: BTreeMap::new(),
+            exits: VecDeque::new(),
+            agent: None,
+        }
+    }
+
+    /// Becomes another program; comes back if it can't.
+    fn become_program(&self, program: &OwnedFd, core: &Core) -> io::Error {
+        let mut luggage = Luggage::default();
+        let mut pack = || -> io::Result<State> {
+            let mut kept = BTreeMap::new();
+            for (name, fd) in &self.kept {
+                kept.insert(name.clone(), luggage.pack(fd)?);
+            }
+            let agent = self.agent.as_ref();
+            Ok(State {
+                lock: luggage.pack(&self.lock)?,
+                kept,
+                exits: self.exits.clone(),
+                agent: agent.map(|agent| agent.pack(&mut luggage)).transpose()?,
+                core: Some((core.pid.as_raw(), luggage.pack_peer(&core.peer)?)),
+            })
+        };
+        match pack() {
+            Ok(state) => handover::become_program(program.as_fd(), "keeper", self.options, state),
+            Err(error) => error,
+        }
+    }
+
+    fn run(&mut self, mut core: Option<Core>, signals: &SignalFd) -> io::Result<()> {
         let mut pause = Duration::ZERO;
         loop {
-            let mut core = self.start()?;
+            let mut core = match core.take() {
+                Some(core) => core,
+                None => self.start()?,
+            };
             match self.attend(&mut core, signals)? {
                 None | Some(Ending { code: 0, .. }) => return Ok(()),
                 Some(ending) => tracing::error!(?ending, "the supervisor died; starting it again"),
@@ -194,7 +275,12 @@ impl Keeper<'_> {
             }
             drop(fds);
             if open {
-                open = self.listen(&mut core.peer);
+                let program;
+                (open, program) = self.listen(&mut core.peer);
+                if let Some(program) = program {
+                    let error = self.become_program(&program, core);
+                    tracing::error!(%error, "the keeper can't become the new program");
+                }
             }
             // After listening: it may have taken leave.
             if let Some(agent) = &mut self.agent {
@@ -217,9 +303,10 @@ impl Keeper<'_> {
         }
     }
 
-    /// Takes what the supervisor said; `false` when it won't say anything more.
-    fn listen(&mut self, peer: &mut Peer) -> bool {
+    /// Takes what the supervisor said; `false` when it won't say anything more. With the program to become, if it said so.
+    fn listen(&mut self, peer: &mut Peer) -> (bool, Option<OwnedFd>) {
         let more = peer.fill().unwrap_or(false);
+        let mut program = None;
         loop {
             match peer.next::<CoreWord>() {
                 Ok(Some((CoreWord::Keep { name }, fds))) => {
@@ -229,15 +316,16 @@ impl Keeper<'_> {
                 Ok(Some((CoreWord::Revive(command), fds))) => {
                     self.agent = Revival::new(command, fds, self.agent.take());
                 }
+                Ok(Some((CoreWord::Become, fds))) => program = fds.into_iter().next(),
                 Ok(Some((CoreWord::TakeLeave, _))) => self.agent = None,
                 Ok(Some((CoreWord::Forget { name }, _))) => drop(self.kept.remove(&name)),
                 Ok(Some((CoreWord::Noted { pid, ticks }, _))) => {
                     self.exits.retain(|e| (e.pid, e.ticks) != (pid, ticks));
                 }
-                Ok(None) => return more,
+                Ok(None) => return (more, program),
                 Err(error) => {
                     tracing::error!(%error, "the supervisor says what can't be understood");
-                    return false;
+                    return (false, program);
                 }
             }
         }

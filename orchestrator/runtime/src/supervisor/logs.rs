@@ -121,6 +121,11 @@ impl Output {
         self.copies.push(pipe);
     }
 
+    /// The pipes that it is copied into.
+    pub(super) fn copies(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.copies.iter()
+    }
+
     /// Another descriptor of the same.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.fd.try_clone()
@@ -204,6 +209,11 @@ impl Output {
     /// Takes all that is left when the container has ended, the torn last line included.
     pub(super) fn finish(mut self, log: &mut LogFile) {
         while self.read(log) == Left::More {}
+        self.write_out(log);
+    }
+
+    /// Writes what was read of a line that has no end yet, as a part.
+    pub(super) fn write_out(&mut self, log: &mut LogFile) {
         let (mut lines, stamp, stream) = (Vec::new(), cri::stamp(), self.stream);
         self.splitter
             .finish(|full, text| cri::write_line(&mut lines, &stamp, stream, full, text));

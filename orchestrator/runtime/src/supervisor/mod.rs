@@ -11,12 +11,11 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
-
 use crate::cgroup::Cgroups;
 use crate::error::{Result, RuntimeError};
 use crate::frame::{Incoming, Outgoing};
 use crate::protocol::{Answer, Body, Call, Request, SOCKET};
+use crate::sys;
 
 mod adopt;
 mod attach;
@@ -25,6 +24,7 @@ mod containers;
 mod core;
 mod endings;
 mod execs;
+mod handover;
 mod keeper;
 mod logs;
 mod peer;
@@ -32,6 +32,7 @@ mod pool;
 mod record;
 mod revival;
 mod sandboxes;
+mod upgrade;
 
 /// Environment variable that tells the two processes apart.
 const ROLE: &str = "WAGGLE_SUPERVISOR_ROLE";
@@ -72,7 +73,9 @@ impl SupervisorOptions {
         self.data.join(SOCKET)
     }
 
-    fn program(&self) -> &Path {
+    /// The program that has the subcommands.
+    #[must_use]
+    pub fn program(&self) -> &Path {
         self.program
             .as_deref()
             .unwrap_or(Path::new("/proc/self/exe"))
@@ -92,7 +95,7 @@ pub fn ensure_running(options: &SupervisorOptions) -> Result<()> {
         data: options.data.clone(),
         reason,
     };
-    let _turn = lock(&options.data.join("start.lock"), FlockArg::LockExclusive)
+    let _turn = lock(&options.data.join("start.lock"), Wait::Long)
         .map_err(|e| not_started(format!("lock: {e}")))?;
     let deadline = Instant::now() + START_TIMEOUT;
     let mut child = None;
@@ -186,13 +189,7 @@ pub fn destroy(options: &SupervisorOptions) -> Result<()> {
         }
     }
     // Held for as long as it lives.
-    drop(
-        lock(
-            &options.data.join("supervisor.lock"),
-            FlockArg::LockExclusive,
-        )
-        .map_err(failed)?,
-    );
+    drop(lock(&options.data.join("supervisor.lock"), Wait::Long).map_err(failed)?);
     let errors = Cgroups::detect()
         .map_err(failed)?
         .remove_settled(&format!("{}/supervisor", options.cgroup));
@@ -206,6 +203,16 @@ pub fn destroy(options: &SupervisorOptions) -> Result<()> {
         }
     }
     Ok(())
+}
+
+impl SupervisorOptions {
+    /// Whether a process runs the program that supervisors are started from now.
+    ///
+    /// # Errors
+    /// The process is gone, or the program.
+    pub fn is_program_of(&self, pid: u32) -> io::Result<bool> {
+        upgrade::runs(pid, self.program())
+    }
 }
 
 /// Asks a supervisor whether it is there.
@@ -237,12 +244,20 @@ fn now_ns() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
-/// Takes a lock file, which ends with the process that holds it.
-fn lock(path: &Path, how: FlockArg) -> io::Result<Flock<File>> {
+/// Whether to wait for who has a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Long,
+    Not,
+}
+
+/// Takes a lock file, which is given back when it is closed.
+fn lock(path: &Path, wait: Wait) -> io::Result<File> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .open(path)?;
-    Flock::lock(file, how).map_err(|(_, errno)| errno.into())
+    sys::lock(file.as_fd(), wait == Wait::Long)?;
+    Ok(file)
 }

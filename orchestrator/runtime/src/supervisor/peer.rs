@@ -17,8 +17,8 @@ const MAX_WAITING: usize = 20_000;
 #[derive(Debug)]
 pub(super) struct Peer {
     socket: OwnedFd,
-    incoming: Incoming,
-    outgoing: VecDeque<Outgoing>,
+    pub(super) incoming: Incoming,
+    pub(super) outgoing: VecDeque<Outgoing>,
     /// Whether the event loop was told that we wait for room.
     pub(super) wants_room: bool,
 }

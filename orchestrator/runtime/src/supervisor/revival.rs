@@ -7,6 +7,9 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
+use super::handover::{Luggage, Packed};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::protocol::AgentCommand;
@@ -35,7 +38,55 @@ enum State {
     Due(Instant),
 }
 
+/// An agent on its way to the next program.
+#[derive(Serialize, Deserialize)]
+pub(super) struct PackedRevival {
+    command: AgentCommand,
+    program: Packed,
+    output: [Packed; 2],
+    /// Of one that lives.
+    pidfd: Option<Packed>,
+    pause: Duration,
+    child: Option<i32>,
+}
+
+impl PackedRevival {
+    pub(super) fn unpack(self) -> io::Result<Revival> {
+        let [stdout, stderr] = self.output;
+        let state = match self.pidfd {
+            Some(pidfd) => State::Alive {
+                pidfd: pidfd.unpack()?,
+                since: Instant::now(),
+            },
+            None => State::Due(Instant::now() + self.pause),
+        };
+        Ok(Revival {
+            command: self.command,
+            program: self.program.unpack()?,
+            output: [stdout.unpack()?, stderr.unpack()?],
+            state,
+            pause: self.pause,
+            child: self.child,
+        })
+    }
+}
+
 impl Revival {
+    pub(super) fn pack<'a>(&'a self, luggage: &mut Luggage<'a>) -> io::Result<PackedRevival> {
+        let [stdout, stderr] = &self.output;
+        Ok(PackedRevival {
+            command: self.command.clone(),
+            program: luggage.pack(&self.program)?,
+            output: [luggage.pack(stdout)?, luggage.pack(stderr)?],
+            pidfd: match &self.state {
+                State::Alive { pidfd, .. } => Some(luggage.pack(pidfd)?),
+                State::Due(_) => None,
+            },
+            pause: self.pause,
+            child: self.child,
+        })
+    }
+
     /// Takes over from `before`. Descriptors: the program, a pidfd of the agent, its stdout and stderr.
     pub(super) fn new(
         command: AgentCommand,
