@@ -11,6 +11,7 @@ mod lint;
 mod oci_layout;
 mod run;
 mod setup;
+mod simulate;
 mod test;
 
 use std::process::ExitCode;
@@ -45,6 +46,15 @@ enum Verb {
     Lint,
     /// All tests: unit, BPF, clusters, kubectl.
     Test(test::Options),
+    /// The planners in clusters under random faults: what must hold is checked after every step.
+    Simulate {
+        /// How many seeds.
+        #[arg(long, default_value_t = 10_000)]
+        seeds: u64,
+        /// This seed alone, with its trace.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Builds everything, brings up a cluster of three nodes on this machine and deploys the sample application.
     BuildAndDeploy(deploy::Options),
     /// Removes that cluster and every trace of it.
@@ -80,6 +90,7 @@ fn run(verb: Verb) -> Result<()> {
         }
         Verb::Lint => lint::all(),
         Verb::Test(options) => test::all(&options),
+        Verb::Simulate { seeds, seed } => simulate::run_seeds(seeds, seed),
         Verb::BuildAndDeploy(options) => deploy::up(&options),
         Verb::Destroy(options) => deploy::destroy(&options),
         Verb::Bench { what } => bench::run(&what),

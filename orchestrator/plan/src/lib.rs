@@ -23,6 +23,7 @@ pub mod node_lifecycle;
 pub mod node_ports;
 mod ownership;
 pub mod pod;
+pub mod pod_addresses;
 pub mod pod_gc;
 pub mod replica_set;
 pub mod replication_controller;
@@ -34,6 +35,8 @@ pub mod scheduler;
 pub mod selector;
 pub mod service_account;
 pub mod signing_request;
+#[cfg(test)]
+mod simulation;
 pub mod snapshot;
 pub mod stateful_set;
 pub mod storage;

@@ -1,6 +1,7 @@
 //! A cluster for tests: it carries out plans as the server does and runs pods as agents do, in memory and at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -8,7 +9,14 @@ use serde_json::{Value, json};
 use crate::snapshot::Meta;
 use crate::{Ids, Plan, Snapshot, Write};
 
-type Key = (String, String, String, String);
+/// apiVersion, kind, namespace, name.
+pub(crate) type Key = (String, String, String, String);
+
+/// An object as it is since this change; `None` when it is gone.
+pub(crate) struct Change {
+    pub(crate) key: Key,
+    pub(crate) value: Option<Arc<Value>>,
+}
 
 /// Kinds that a test cluster holds.
 const KINDS: [(&str, &str); 25] = [
@@ -45,6 +53,8 @@ pub(crate) struct World {
     pub(crate) ids: Ids,
     /// Writes whose condition did not hold.
     pub(crate) refused: usize,
+    /// Everything that happened, for those who see it later.
+    pub(crate) log: Vec<Change>,
     objects: BTreeMap<Key, Value>,
     revision: u64,
 }
@@ -56,6 +66,7 @@ impl World {
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
             ids: Ids::new(1),
             refused: 0,
+            log: Vec::new(),
             objects: BTreeMap::new(),
             revision: 0,
         }
@@ -91,6 +102,10 @@ impl World {
         value["metadata"]["generation"] = json!(generation);
         value["metadata"]["resourceVersion"] = json!(self.revision.to_string());
         self.snapshot.upsert(&value).unwrap();
+        self.log.push(Change {
+            key: key.clone(),
+            value: Some(Arc::new(value.clone())),
+        });
         self.objects.insert(key.clone(), value);
         self.finish(&key);
     }
@@ -240,7 +255,7 @@ impl World {
     }
 
     /// A pod's node says that nothing of it is left.
-    fn over(&mut self, key: &Key) {
+    pub(crate) fn over(&mut self, key: &Key) {
         if has_finalizers(&self.objects[key]) {
             let mut pod = self.objects[key].clone();
             pod["metadata"]["deletionGracePeriodSeconds"] = json!(0);
@@ -250,7 +265,8 @@ impl World {
         }
     }
 
-    fn write(&mut self, write: &Write) {
+    /// Commits one write, if its condition holds.
+    pub(crate) fn write(&mut self, write: &Write) {
         match write {
             Write::Create(value) => match self.objects.contains_key(&key_of(value)) {
                 true => self.refused += 1,
@@ -391,6 +407,10 @@ impl World {
     fn forget(&mut self, key: &Key) {
         self.objects.remove(key);
         self.snapshot.remove(&key.0, &key.1, &key.2, &key.3);
+        self.log.push(Change {
+            key: key.clone(),
+            value: None,
+        });
     }
 }
 

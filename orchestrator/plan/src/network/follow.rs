@@ -6,9 +6,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use waggle_model::ServiceId;
-use waggle_model::network::{Endpoint, NetworkDelta, NetworkState, Service};
+use waggle_model::network::{Endpoint, NetworkDelta, NetworkState};
 
 use super::announce::{Announcers, may_announce};
 use super::{Reserved, endpoints_of, network_state, node, service};
@@ -41,6 +41,8 @@ pub struct Follower {
 #[derive(Debug, Default)]
 struct Known {
     id: Option<ServiceId>,
+    /// Had addresses that others have a say in, numbered or not.
+    external: bool,
     pods: BTreeSet<Key>,
 }
 
@@ -176,11 +178,11 @@ impl Follower {
         key: Key,
         delta: &mut NetworkDelta,
     ) -> Option<()> {
-        let known = self.services.get(&key).and_then(|known| known.id);
-        let is_external = |one: &Service| !one.external.is_empty();
-        if known.is_some_and(|id| state.services.get(&id).is_some_and(is_external)) {
+        let known = self.services.get(&key);
+        if known.is_some_and(|known| known.external) {
             return None;
         }
+        let known = known.and_then(|known| known.id);
         let object = sources.snapshot.services.get(&key.0, &key.1);
         if object.is_some_and(|object| service::is_external(object)) {
             return None;
@@ -198,7 +200,7 @@ impl Follower {
         {
             delta.service_upserts.push(made);
         }
-        self.note_service(sources, key, id, object.is_some());
+        self.note_service(sources, key, id, object.map(AsRef::as_ref));
         Some(())
     }
 
@@ -208,7 +210,7 @@ impl Follower {
         sources: &Sources<'_>,
         key: Key,
         id: Option<ServiceId>,
-        exists: bool,
+        object: Option<&Service>,
     ) {
         if let Some(known) = self.services.remove(&key) {
             for pod in known.pods {
@@ -220,9 +222,7 @@ impl Follower {
                 }
             }
         }
-        if !exists {
-            return;
-        }
+        let Some(object) = object else { return };
         let pods = sources.targets(&key);
         for pod in &pods {
             let services = self.naming.entry(pod.clone()).or_default();
@@ -231,7 +231,8 @@ impl Follower {
         if id.is_none() {
             self.unnumbered.insert(key.clone());
         }
-        self.services.insert(key, Known { id, pods });
+        let external = service::is_external(object);
+        self.services.insert(key, Known { id, external, pods });
     }
 
     /// Looks at everything: `state` is what it comes to.
@@ -257,7 +258,7 @@ impl Follower {
         for object in snapshot.services.iter() {
             let uid = object.metadata.uid.as_deref();
             let id = uid.and_then(|uid| sources.registry.service(uid));
-            self.note_service(sources, key_of(&object.metadata), id, true);
+            self.note_service(sources, key_of(&object.metadata), id, Some(object));
         }
     }
 }

@@ -11,10 +11,10 @@ use serde_json::Value;
 use waggle_api::Status;
 use waggle_model::IdentityId;
 use waggle_plan::identity::{Naming, Registry};
+use waggle_plan::pod_addresses::{addresses, on_host_network};
 use waggle_plan::{Snapshot, pod, tenant};
 use waggle_wire::v1;
 
-use super::addresses::{addresses, on_host_network};
 use super::kind;
 use crate::objects::{Object, Objects};
 

@@ -15,9 +15,9 @@ use waggle_model::network::{NetworkDelta, NetworkState, PerFamily};
 use waggle_plan::identity::Wanted;
 use waggle_plan::ipam::IpamError;
 use waggle_plan::network::Follower;
+use waggle_plan::pod_addresses::Pool;
 use waggle_plan::{EventDraft, Snapshot, Touched, Write, pod};
 
-use super::addresses::Pool;
 use super::farewell::{Ending, Farewells};
 use super::feed::{Catchup, Feed};
 use super::{Inner, kind};

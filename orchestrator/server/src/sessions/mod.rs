@@ -3,7 +3,6 @@
 //! Deciding is `waggle-plan`'s, objects are `Objects`'.
 
 mod account;
-mod addresses;
 mod assignments;
 mod capacity;
 mod enforcement;

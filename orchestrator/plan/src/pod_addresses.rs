@@ -7,28 +7,29 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use waggle_model::network::{Cidr, PerFamily};
-use waggle_plan::ipam::{IpamError, PodAddresses};
-use waggle_plan::{Snapshot, pod};
+
+use crate::ipam::{IpamError, PodAddresses};
+use crate::{Snapshot, pod};
 
 /// Addresses in use, by node and family.
 #[derive(Debug, Default)]
-pub(crate) struct Pool {
+pub struct Pool {
     nodes: HashMap<String, Vec<PodAddresses>>,
 }
 
 /// What became of a look at the snapshot.
 #[derive(Debug, Default)]
-pub(crate) struct Reservations {
+pub struct Reservations {
     /// To be written into the pods' status.
-    pub(crate) new: Vec<(Arc<Pod>, PerFamily<IpAddr>)>,
+    pub new: Vec<(Arc<Pod>, PerFamily<IpAddr>)>,
     /// Pods that can't have one now.
-    pub(crate) refused: Vec<(Arc<Pod>, IpamError)>,
+    pub refused: Vec<(Arc<Pod>, IpamError)>,
 }
 
 impl Pool {
     /// Learns the addresses that pods have, takes back those of pods that are gone, and reserves one for each pod
     /// that is bound and has none. The same pod gets the same address until it is gone, written or not.
-    pub(crate) fn reserve(&mut self, snapshot: &Snapshot) -> Reservations {
+    pub fn reserve(&mut self, snapshot: &Snapshot) -> Reservations {
         let mut found = Reservations::default();
         self.nodes
             .retain(|name, _| snapshot.nodes.get("", name).is_some());
@@ -59,7 +60,7 @@ impl Pool {
     }
 
     /// The addresses that a pod has.
-    pub(crate) fn of(&self, pod: &Pod) -> Option<PerFamily<IpAddr>> {
+    pub fn of(&self, pod: &Pod) -> Option<PerFamily<IpAddr>> {
         let books = self.nodes.get(pod::node_name(pod)?)?;
         of(books, uid(pod))
     }
@@ -130,7 +131,7 @@ fn level<'a>(
 }
 
 /// The pod's own addresses, once it has them, the primary first.
-pub(crate) fn addresses(pod: &Pod) -> Option<PerFamily<IpAddr>> {
+pub fn addresses(pod: &Pod) -> Option<PerFamily<IpAddr>> {
     let status = pod.status.as_ref()?;
     let primary: IpAddr = status.pod_ip.as_deref()?.parse().ok()?;
     let listed = status.pod_ips.iter().flatten();
@@ -141,7 +142,7 @@ pub(crate) fn addresses(pod: &Pod) -> Option<PerFamily<IpAddr>> {
 }
 
 /// Uses its node's network instead of its own.
-pub(crate) fn on_host_network(pod: &Pod) -> bool {
+pub fn on_host_network(pod: &Pod) -> bool {
     pod.spec
         .as_ref()
         .is_some_and(|spec| spec.host_network == Some(true))

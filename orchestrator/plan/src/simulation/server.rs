@@ -1,0 +1,237 @@
+//! A server: a view of the store that lags and is torn between kinds, planners on it, and writes that are on their way.
+//! As the real one does, it plans nothing on a view that doesn't show what it wrote itself.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::node::{Assigned, Told};
+use crate::ownership::json;
+use crate::pod_addresses::{Pool, addresses};
+use crate::snapshot::Meta;
+use crate::world::{Change, World};
+use crate::{Ids, Plan, Snapshot, Write, node_lifecycle, pod};
+
+type Planner = fn(&mut Server, Timestamp, i64) -> Plan;
+
+/// In the order in which a server asks them.
+pub(super) const PLANNERS: [(&str, Planner); 12] = [
+    ("garbage", |one, now, _| {
+        crate::garbage::plan(&one.view, now)
+    }),
+    ("deployment", |one, now, _| {
+        crate::deployment::plan(&one.view, now)
+    }),
+    ("replica-set", |one, now, _| {
+        crate::replica_set::plan(&one.view, now, &mut one.ids)
+    }),
+    ("stateful-set", |one, now, _| {
+        crate::stateful_set::plan(&one.view, now)
+    }),
+    ("daemon-set", |one, now, _| {
+        crate::daemon_set::plan(&one.view, now, &mut one.ids)
+    }),
+    ("job", |one, now, _| {
+        crate::job::plan(&one.view, now, &mut one.ids)
+    }),
+    ("storage", |one, now, _| {
+        crate::storage::plan(&one.view, now)
+    }),
+    ("scheduler", |one, now, _| {
+        crate::scheduler::plan(&one.view, now)
+    }),
+    ("disruption", |one, now, _| {
+        crate::disruption::plan(&one.view, now)
+    }),
+    ("endpoint-slice", |one, now, _| {
+        crate::endpoint_slice::plan(&one.view, now)
+    }),
+    ("node-lifecycle", Server::node_lifecycle),
+    ("pod-gc", |one, now, _| {
+        crate::pod_gc::plan(&one.view, now, &Default::default())
+    }),
+];
+
+pub(super) struct Server {
+    pub(super) view: Snapshot,
+    /// How much of the store's history the view shows of each kind.
+    shown: BTreeMap<String, usize>,
+    /// How much it shows of every kind.
+    whole: usize,
+    /// The same when the writes on their way were decided.
+    decided: BTreeMap<String, usize>,
+    /// What it must show before anything is planned.
+    pub(super) must_see: usize,
+    ids: Ids,
+    pool: Pool,
+    /// Writes on their way to the store, in order.
+    pub(super) flight: VecDeque<Write>,
+    /// The election that it believes to have won.
+    pub(super) term: Option<u64>,
+    /// How wrong its clock is, seconds.
+    pub(super) skew: i64,
+    /// When it began, by a clock that doesn't jump.
+    since: i64,
+    turn: usize,
+}
+
+impl Server {
+    /// One that has just listed everything.
+    pub(super) fn new(world: &World, seed: u64, elapsed: i64) -> Self {
+        Self {
+            view: world.snapshot.clone(),
+            shown: BTreeMap::new(),
+            whole: world.log.len(),
+            decided: BTreeMap::new(),
+            must_see: 0,
+            ids: Ids::new(seed),
+            pool: Pool::default(),
+            flight: VecDeque::new(),
+            term: None,
+            skew: 0,
+            since: elapsed,
+            turn: 0,
+        }
+    }
+
+    /// What its clock shows.
+    pub(super) fn now(&self, truth: Timestamp) -> Timestamp {
+        truth
+            .checked_add(SignedDuration::from_secs(self.skew))
+            .unwrap_or(truth)
+    }
+
+    /// Has nothing on its way, and sees what it wrote.
+    pub(super) fn is_idle(&self) -> bool {
+        self.flight.is_empty() && self.whole >= self.must_see
+    }
+
+    /// The part of history that is seen of every kind.
+    pub(super) fn seen(&self) -> usize {
+        self.whole
+    }
+
+    /// The part of history that is seen of `kind`.
+    fn seen_of(&self, kind: &str) -> usize {
+        self.shown.get(kind).copied().unwrap_or(0).max(self.whole)
+    }
+
+    /// The part of history of `kind` on which the writes on their way were decided.
+    pub(super) fn decided_on(&self, kind: &str) -> usize {
+        self.decided[kind]
+    }
+
+    pub(super) fn next(&mut self) -> usize {
+        self.turn = (self.turn + 1) % PLANNERS.len();
+        self.turn
+    }
+
+    pub(super) fn ask(&mut self, planner: usize, truth: Timestamp, elapsed: i64) -> Plan {
+        let now = self.now(truth);
+        let kinds = ["Deployment", "ReplicaSet"];
+        self.decided = kinds
+            .map(|kind| (kind.to_owned(), self.seen_of(kind)))
+            .into();
+        PLANNERS[planner].1(self, now, elapsed)
+    }
+
+    /// Nodes are not judged before their heartbeats could come in.
+    fn node_lifecycle(&mut self, now: Timestamp, elapsed: i64) -> Plan {
+        let settings = node_lifecycle::Settings::default();
+        let patience = i64::try_from(settings.grace_seconds).unwrap_or(i64::MAX);
+        if elapsed - self.since < patience {
+            return Plan::default();
+        }
+        node_lifecycle::plan(&self.view, now, &settings)
+    }
+
+    /// Takes in history up to `until`; with `torn`, of some kinds only, so that the view shows no single moment.
+    pub(super) fn follow(&mut self, log: &[Change], until: usize, torn: Option<u64>) {
+        let mut chance = torn.map(Ids::new);
+        let mut chosen: BTreeMap<&str, bool> = BTreeMap::new();
+        for (index, change) in log.iter().enumerate().take(until).skip(self.whole) {
+            let kind = change.key.1.as_str();
+            let take = *chosen.entry(kind).or_insert_with(|| {
+                chance
+                    .as_mut()
+                    .is_none_or(|chance| chance.number().is_multiple_of(2))
+            });
+            let shown = self.shown.entry(kind.to_owned()).or_default();
+            if !take || index < *shown {
+                continue;
+            }
+            *shown = index + 1;
+            match &change.value {
+                Some(value) => self.view.upsert(value).expect("the store's objects"),
+                None => {
+                    let (version, kind, namespace, name) = &change.key;
+                    self.view.remove(version, kind, namespace, name);
+                }
+            }
+        }
+        if torn.is_none() {
+            self.whole = self.whole.max(until);
+        }
+    }
+
+    /// Reserves an address for every pod that has none, and sends that to the store.
+    pub(super) fn reserve(&mut self) {
+        let found = self.pool.reserve(&self.view);
+        assert!(
+            found.refused.is_empty(),
+            "an address is refused: {:?}",
+            found.refused[0].1
+        );
+        for (pod, ips) in found.new {
+            let mut value = json(pod.as_ref());
+            let ips: Vec<String> = ips.iter().map(|one| one.to_string()).collect();
+            value["status"]["podIP"] = ips[0].as_str().into();
+            value["status"]["podIPs"] = serde_json::json!([{ "ip": ips[0] }]);
+            self.flight.push_back(Write::UpdateStatus(value));
+        }
+    }
+
+    /// What a node is told: its pods that have addresses.
+    pub(super) fn assignment(&self, node: &str) -> Told {
+        let pods = self.view.pods_on(node).filter_map(|one| {
+            let address = addresses(one)?.iter().next()?.to_string();
+            let spec = one.spec.as_ref()?;
+            let assigned = Assigned {
+                name: one.metadata.name.clone()?,
+                address,
+                deleted: pod::is_deleted(one),
+                ended: pod::is_terminated(one),
+                ends: spec.restart_policy.as_deref() == Some("Never"),
+            };
+            Some((one.metadata.uid.clone()?, assigned))
+        });
+        Told {
+            number: self.seen_of("Pod"),
+            pods: pods.collect(),
+        }
+    }
+}
+
+/// A write in a few words.
+pub(super) fn shown(write: &Write) -> String {
+    let named = |value: &serde_json::Value| {
+        let object = Meta::of(value).object;
+        format!("{} {}", object.kind, object.name)
+    };
+    match write {
+        Write::Create(value) => format!("create {}", named(value)),
+        Write::Update(value) => format!("update {} {}", named(value), value["spec"]["replicas"]),
+        Write::UpdateStatus(value) => format!("status of {}", named(value)),
+        Write::Bind { name, node, .. } => format!("bind {name} to {node}"),
+        Write::Delete {
+            kind,
+            name,
+            grace_seconds,
+            ..
+        } => format!("delete {kind} {name} {grace_seconds:?}"),
+        Write::RemoveFinalizer { object, finalizer } => {
+            format!("take {finalizer} from {}", object.name)
+        }
+        Write::RemoveOwner { object, .. } => format!("take an owner from {}", object.name),
+    }
+}

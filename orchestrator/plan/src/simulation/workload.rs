@@ -1,0 +1,160 @@
+//! What a simulated cluster is to run, and what clients ask of it.
+
+use serde_json::{Value, json};
+
+use crate::Ids;
+use crate::world::{World, deployment, node};
+
+pub(super) const NAMESPACE: &str = "shop";
+pub(super) const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
+/// Completions of the Job.
+pub(super) const COMPLETIONS: u64 = 4;
+/// Size of the StatefulSet in the end.
+pub(super) const MEMBERS: u64 = 3;
+
+/// Something that a client wants.
+#[derive(Debug, Clone)]
+pub(super) enum Order {
+    /// Kind, name, field and its value.
+    Size(&'static str, &'static str, &'static str, usize),
+    Image(&'static str, &'static str, usize),
+    /// The Deployment goes, or is made when it is not there.
+    ComeOrGo(&'static str),
+    Cordon(&'static str, bool),
+    /// Somebody takes the label away by which a pod is found.
+    Estrange(usize),
+}
+
+impl Order {
+    pub(super) fn any(chance: &mut Ids) -> Self {
+        let mut pick = |count: u64| usize::try_from(chance.number() % count).unwrap_or(0);
+        match pick(12) {
+            0..=2 => Self::Size("Deployment", "web", "replicas", pick(7)),
+            3 => Self::Size("Deployment", "api", "replicas", pick(5)),
+            4 => Self::Size("StatefulSet", "db", "replicas", pick(4)),
+            5 => Self::Size("Job", "sum", "parallelism", pick(4)),
+            6 | 7 => Self::Image("Deployment", ["web", "api"][pick(2)], pick(3)),
+            8 => Self::Image(["StatefulSet", "DaemonSet"][pick(2)], "", pick(3)),
+            9 => Self::ComeOrGo("api"),
+            10 => Self::Cordon(NODES[pick(4)], pick(2) == 0),
+            _ => Self::Estrange(pick(20)),
+        }
+    }
+
+    pub(super) fn obey(self, world: &mut World) {
+        match self {
+            Self::Size(kind, name, field, size) if world.get(kind, NAMESPACE, name).is_some() => {
+                world.edit(kind, NAMESPACE, name, |one| {
+                    one["spec"][field] = json!(size)
+                });
+            }
+            Self::Image(kind, name, image) => {
+                let name = match kind {
+                    "StatefulSet" => "db",
+                    "DaemonSet" => "log",
+                    _ => name,
+                };
+                if world.get(kind, NAMESPACE, name).is_some() {
+                    world.edit(kind, NAMESPACE, name, |one| {
+                        one["spec"]["template"]["spec"]["containers"][0]["image"] =
+                            json!(format!("a:{image}"));
+                    });
+                }
+            }
+            Self::ComeOrGo(name) => match world.get("Deployment", NAMESPACE, name) {
+                Some(_) => world.delete("Deployment", NAMESPACE, name),
+                None => world.put(api()),
+            },
+            Self::Cordon(name, yes) => world.edit("Node", "", name, |one| {
+                one["spec"]["unschedulable"] = json!(yes);
+            }),
+            Self::Estrange(index) => {
+                let pods = world.all("Pod");
+                let web = pods
+                    .iter()
+                    .filter(|one| one["metadata"]["labels"]["app"] == "web");
+                let name = web
+                    .filter_map(|one| one["metadata"]["name"].as_str())
+                    .nth(index)
+                    .map(str::to_owned);
+                if let Some(name) = name {
+                    world.edit("Pod", NAMESPACE, &name, |one| {
+                        one["metadata"]["labels"]["app"] = json!("stray");
+                    });
+                }
+            }
+            Self::Size(..) => {}
+        }
+    }
+}
+
+/// Fills an empty cluster.
+pub(super) fn put(world: &mut World) {
+    for (index, name) in NODES.into_iter().enumerate() {
+        let mut one = node(name, "8", "8Gi");
+        one["spec"]["podCIDR"] = json!(format!("10.244.{index}.0/25"));
+        world.put(one);
+    }
+    world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}));
+    world.put(deployment("web", 3, "a:0"));
+    world.put(api());
+    for (kind, name, spec) in [
+        (
+            "StatefulSet",
+            "db",
+            json!({"replicas": MEMBERS, "serviceName": "db"}),
+        ),
+        ("DaemonSet", "log", json!({})),
+    ] {
+        let mut value = json!({"apiVersion": "apps/v1", "kind": kind,
+            "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec});
+        value["spec"]["selector"] = json!({"matchLabels": {"app": name}});
+        value["spec"]["template"] = template(name);
+        world.put(value);
+    }
+    world.put(job());
+    world.put(
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": NAMESPACE},
+        "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.20", "ports": [{"port": 80}]}}),
+    );
+    world.put(
+        json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": {"name": "web", "namespace": NAMESPACE},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}}),
+    );
+}
+
+/// The Deployment that comes and goes; it may lack a pod, and never has one too many.
+fn api() -> Value {
+    let mut value = deployment("api", 2, "a:0");
+    value["spec"]["strategy"]["rollingUpdate"] = json!({"maxSurge": 0, "maxUnavailable": 1});
+    value
+}
+
+fn template(app: &str) -> Value {
+    json!({"metadata": {"labels": {"app": app}}, "spec": {"containers": [{"name": "main", "image": "a:0",
+        "resources": {"requests": {"cpu": "500m"}}}]}})
+}
+
+fn job() -> Value {
+    let mut template = template("sum");
+    template["spec"]["restartPolicy"] = json!("Never");
+    json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "sum", "namespace": NAMESPACE},
+        "spec": {"completions": COMPLETIONS, "parallelism": 2, "backoffLimit": 100_000, "completionMode": "NonIndexed",
+            "selector": {"matchLabels": {"app": "sum"}}, "template": template}})
+}
+
+/// What clients want in the end.
+pub(super) fn last_orders(world: &mut World) {
+    world.edit("StatefulSet", NAMESPACE, "db", |one| {
+        one["spec"]["replicas"] = json!(MEMBERS);
+    });
+    world.edit("Job", NAMESPACE, "sum", |one| {
+        one["spec"]["parallelism"] = json!(2)
+    });
+    for name in NODES {
+        world.edit("Node", "", name, |one| {
+            one["spec"]["unschedulable"] = json!(false)
+        });
+    }
+}
