@@ -91,6 +91,8 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
 const BESIDE: &[(&str, &[&str])] = &[
     ("xtask", &[]),
     ("user-center", &[]),
+    // Decisions and the store by themselves, without the server between them.
+    ("waggle-bench", &["waggle-plan", "waggle-store"]),
     // The BPF tests drive the adapter itself; everything else is tested through the binary.
     (
         "waggle-tests",

@@ -6,6 +6,7 @@ mod pairs;
 mod peers;
 mod pods;
 mod podstart;
+mod scheduler;
 mod statistics;
 mod vip;
 
@@ -25,6 +26,8 @@ pub(crate) enum What {
     Pods(pods::Options),
     /// Container create + start + wait + delete beside crun and runc; pod created to Running.
     Podstart(podstart::Options),
+    /// Pods a second from waiting to bound durably, on the cases of Kubernetes' scheduler_perf, beside its floors.
+    Scheduler(scheduler::Options),
     /// Connect and one byte there and back through a VIP, beside direct, nftables and iptables.
     Vip(vip::Options),
 }
@@ -32,11 +35,14 @@ pub(crate) enum What {
 /// Measures it.
 pub(crate) fn run(what: &What) -> Result<()> {
     crate::setup::build_tools()?;
-    crate::setup::bench_tools()?;
+    if !matches!(what, What::Scheduler(_)) {
+        crate::setup::bench_tools()?;
+    }
     match what {
         What::Datapath(options) => datapath::run(options),
         What::Pods(options) => pods::run(options, Place::OneNode, Profile::Release),
         What::Podstart(options) => podstart::run(options),
+        What::Scheduler(options) => scheduler::run(options),
         What::Vip(options) => vip::run(options, Profile::Release),
     }
 }
