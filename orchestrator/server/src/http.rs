@@ -35,6 +35,7 @@ use waggle_api::Status;
 use crate::auth::{self, PeerCertificate};
 use crate::forward::{self, Forwarder};
 use crate::metrics::Call;
+use crate::objects::Caller;
 use crate::run::ServerState;
 use crate::streams::Streams;
 use answer::refusal;
@@ -183,6 +184,8 @@ fn admit(state: &ServerState, request: &mut Request) -> Result<(), Status> {
     let watch = Query::parse(request.uri())?.watch;
     let action = auth::action_of(request.method(), request.uri(), watch);
     auth::authorize(objects, user.as_ref(), &action)?;
+    let caller = Arc::new(Caller::new(user.clone()));
+    request.extensions_mut().insert(caller);
     request.extensions_mut().insert(user);
     Ok(())
 }

@@ -16,6 +16,7 @@ mod run;
 pub mod sessions;
 pub mod streams;
 pub mod usage;
+mod webhook;
 
 pub use options::{ServerOptions, StoreOptions};
 pub use run::{ServerError, ServerState, run};

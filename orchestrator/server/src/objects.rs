@@ -6,8 +6,10 @@ mod account;
 mod admit;
 mod bootstrap;
 mod cache;
+mod caller;
 mod commit;
 mod delete;
+mod hooks;
 mod node_port;
 mod plan;
 mod priority;
@@ -19,14 +21,14 @@ mod tests;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde_json::Value;
 use tokio::io::AsyncWrite;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use waggle_api::{Cause, Details, Kinds, Resource, Status};
 use waggle_model::network::{Cidr, PerFamily, PortRange};
 use waggle_store::backup::{self, BackupError, Summary};
@@ -37,6 +39,8 @@ use node_port::NodePortAllocator;
 use service_address::ServiceAllocator;
 use store_status::refused;
 
+pub use caller::Caller;
+pub use hooks::WebhookCall;
 pub use waggle_api::{DeleteOptions, Part};
 
 /// One object as committed. Encoded once: lists and watches send `bytes`.
@@ -102,12 +106,14 @@ const SOON: Duration = Duration::from_millis(200);
 const CLIENT_WAITS: Duration = Duration::from_secs(3);
 
 /// How a write is made.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct WriteOptions {
     /// Everything but the commit; the answer is what would have been committed.
     pub dry_run: bool,
     /// Who owns the fields that it writes.
     pub ownership: Ownership,
+    /// On whose behalf; the server's own when absent.
+    pub caller: Option<Arc<Caller>>,
 }
 
 /// Who owns the fields that a write sets (`metadata.managedFields`).
@@ -132,6 +138,7 @@ impl WriteOptions {
     pub const STORED: Self = Self {
         dry_run: false,
         ownership: Ownership::Server,
+        caller: None,
     };
 }
 
@@ -184,6 +191,7 @@ pub struct Objects {
     addresses: ServiceAllocator,
     node_ports: NodePortAllocator,
     reserved: admit::Reserved,
+    webhooks: OnceLock<mpsc::Sender<WebhookCall>>,
     pump: tokio::task::JoinHandle<()>,
 }
 
@@ -230,6 +238,7 @@ impl Objects {
             addresses,
             node_ports,
             reserved: admit::Reserved::default(),
+            webhooks: OnceLock::new(),
             pump,
         }))
     }

@@ -22,7 +22,9 @@ use crate::objects::{Objects, ServiceNetwork};
 use crate::options::{ServerOptions, StoreOptions};
 use crate::pki::{Pki, PkiError};
 use crate::sessions::{Numbers, Sessions, SessionsError, Settings};
+use crate::streams::Streams;
 use crate::usage::UsageRegistry;
+use crate::webhook;
 
 /// How long history is kept: watches and continued lists may be this old.
 const HISTORY: Duration = Duration::from_secs(300);
@@ -264,6 +266,11 @@ impl Server {
                 .map_err(ServerError::from)
         });
         parts.spawn(forget_history(Arc::clone(objects), state.stop.clone()));
+        let streams = Streams {
+            objects: Arc::clone(objects),
+            leading: state.leading.clone(),
+        };
+        objects.begin_to_ask(webhook::begin(streams, state.stop.clone()));
         state.leading.begin(sessions);
         Ok(())
     }

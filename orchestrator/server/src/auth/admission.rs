@@ -171,9 +171,6 @@ pub(crate) fn advice(objects: &Objects, resource: &Resource, value: &Value) -> V
                     .to_owned(),
             ]
         }
-        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => {
-            vec!["webhooks are kept, but this server does not call them yet".to_owned()]
-        }
         _ => Vec::new(),
     }
 }

@@ -1,20 +1,21 @@
 //! Server-side apply: a PATCH that says what its writer wants, and what it wants no longer by leaving it out. The merge
 //! and the conflicts are `waggle-api`'s.
 
+use std::sync::Arc;
+
 use axum::extract::Request;
 use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Map, Value};
-use waggle_api::access::User;
 use waggle_api::ownership::{self, Writer};
 use waggle_api::{FieldValidation, Status};
 
 use super::input;
 use super::query::Query;
 use super::target::Target;
-use super::write::{answer, part, settle_name, user_of};
+use super::write::{answer, caller_of, part, settle_name};
 use crate::auth::{admit_part, admit_write, stamp};
-use crate::objects::{Object, Ownership, WriteOptions};
+use crate::objects::{Caller, Object, Ownership, WriteOptions};
 use crate::run::ServerState;
 
 /// Content-Type of such a patch. JSON is YAML too.
@@ -40,7 +41,7 @@ pub(super) async fn apply(
         ));
     }
     let headers = request.headers().clone();
-    let user = user_of(&request);
+    let caller = caller_of(&request);
     let wanted = input::from_yaml(&input::body(request).await?)?;
     let mut read = target
         .resource
@@ -55,19 +56,22 @@ pub(super) async fn apply(
         let (code, made) = if there {
             (
                 StatusCode::OK,
-                change(state, target, query, user.as_ref(), &read.value).await,
+                change(state, target, query, &caller, &read.value).await,
             )
         } else {
             (
                 StatusCode::CREATED,
-                create(state, target, query, user.as_ref(), &read.value).await,
+                create(state, target, query, &caller, &read.value).await,
             )
         };
         match made {
             Err(status) if !there && status.is_already_exists() => {}
             Err(status) if there && status.is_not_found() => {}
             Err(status) => return Err(status),
-            Ok(made) => return answer(state, target, code, &made, query, &headers, &read.warnings),
+            Ok(made) => {
+                caller.warn_all(read.warnings);
+                return answer(state, target, code, &made, query, &headers, &caller);
+            }
         }
     }
     Err(Status::modified(target.resource, &target.name))
@@ -94,31 +98,33 @@ fn only_the_part(target: &Target, value: &mut Value) {
     }
 }
 
-fn settled(query: &Query) -> WriteOptions {
+fn settled(query: &Query, caller: &Arc<Caller>) -> WriteOptions {
     WriteOptions {
         dry_run: query.dry_run,
         ownership: Ownership::Settled,
+        caller: Some(Arc::clone(caller)),
     }
 }
 
-type Made = Result<std::sync::Arc<Object>, Status>;
+type Made = Result<Arc<Object>, Status>;
 
 async fn create(
     state: &ServerState,
     target: &Target,
     query: &Query,
-    user: Option<&User>,
+    caller: &Arc<Caller>,
     config: &Value,
 ) -> Made {
     if !target.subresource.is_empty() || !config["metadata"]["uid"].is_null() {
         return Err(Status::not_found(target.resource, &target.name));
     }
+    let user = caller.user();
     let mut applied = merged(state, target, query, None, config)?;
     stamp(user, target.resource, &mut applied)?;
     admit_write(&state.objects, user, target.resource, None, &applied)?;
     state
         .objects
-        .create(target.resource, applied, &settled(query))
+        .create(target.resource, applied, &settled(query, caller))
         .await
 }
 
@@ -126,9 +132,10 @@ async fn change(
     state: &ServerState,
     target: &Target,
     query: &Query,
-    user: Option<&User>,
+    caller: &Arc<Caller>,
     config: &Value,
 ) -> Made {
+    let user = caller.user();
     let change = |old: &Object| {
         let part = target.subresource.as_str();
         admit_part(&state.objects, user, target.resource, part, &old.value)?;
@@ -155,7 +162,7 @@ async fn change(
             namespace,
             name,
             part(target),
-            &settled(query),
+            &settled(query, caller),
             change,
         )
         .await

@@ -1,16 +1,19 @@
 //! Deleting one object or a collection.
 
+use std::sync::Arc;
+
 use axum::extract::Request;
 use axum::response::Response;
 use http::StatusCode;
 use serde_json::json;
 use waggle_api::{DeleteOptions, Status};
 
-use super::answer::{bytes, json};
+use super::answer::{bytes, json, warn};
 use super::collection::Selection;
 use super::input;
 use super::query::Query;
 use super::target::Target;
+use super::write::caller_of;
 use crate::objects::Deleted;
 use crate::run::ServerState;
 
@@ -21,12 +24,19 @@ pub(super) async fn one(
     query: &Query,
     request: Request,
 ) -> Result<Response, Status> {
+    let caller = caller_of(&request);
     let options = options(query, request).await?;
     let deleted = state
         .objects
-        .delete(target.resource, &target.namespace, &target.name, &options)
+        .delete_for(
+            Some(Arc::clone(&caller)),
+            target.resource,
+            &target.namespace,
+            &target.name,
+            &options,
+        )
         .await?;
-    Ok(match deleted {
+    let answer = match deleted {
         Deleted::Gone(object) => json(
             StatusCode::OK,
             &Status::deleted(target.resource, &object.name, &object.uid).to_value(),
@@ -35,7 +45,8 @@ pub(super) async fn one(
             let shown = object.shown(target.resource);
             bytes(StatusCode::OK, "application/json", shown.bytes.clone())
         }
-    })
+    };
+    Ok(warn(answer, &caller.warnings()))
 }
 
 /// DELETE of a collection: every object that the selectors take, each as if alone.
@@ -45,6 +56,7 @@ pub(super) async fn many(
     query: &Query,
     request: Request,
 ) -> Result<Response, Status> {
+    let caller = caller_of(&request);
     let options = options(query, request).await?;
     let selection = Selection::new(target, query)?;
     let listing = state.objects.list(target.resource, target.in_namespace());
@@ -56,7 +68,13 @@ pub(super) async fn many(
     {
         match state
             .objects
-            .delete(target.resource, &object.namespace, &object.name, &options)
+            .delete_for(
+                Some(Arc::clone(&caller)),
+                target.resource,
+                &object.namespace,
+                &object.name,
+                &options,
+            )
             .await
         {
             Ok(deleted) => items.push(deleted.object().shown(target.resource).value.clone()),
@@ -69,7 +87,7 @@ pub(super) async fn many(
         "kind": target.resource.list_kind(), "apiVersion": target.resource.api_version(),
         "metadata": {"resourceVersion": revision}, "items": items,
     });
-    Ok(json(StatusCode::OK, &list))
+    Ok(warn(json(StatusCode::OK, &list), &caller.warnings()))
 }
 
 /// The body's options; the query's where the body says nothing.

@@ -1,5 +1,7 @@
 //! Evicting a pod: a deletion that disruption budgets have a say in. What they say is decided in `waggle-plan`.
 
+use std::sync::Arc;
+
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use http::StatusCode;
@@ -12,7 +14,8 @@ use waggle_plan::disruption::{Eviction, evict};
 
 use super::answer::{json as document, refusal};
 use super::input;
-use crate::objects::{Object, Objects, WriteOptions};
+use super::write::caller_of;
+use crate::objects::{Caller, Object, Objects, WriteOptions};
 use crate::run::ServerState;
 
 /// How often an eviction is decided again because its budget or pod changed in between.
@@ -40,6 +43,7 @@ async fn answer(
     request: Request,
 ) -> Result<(), Status> {
     let dry_run = super::query::Query::parse(request.uri())?.dry_run;
+    let caller = caller_of(&request);
     let (body, _) = input::value(request).await?;
     let named = body["metadata"]["name"].as_str().unwrap_or(name);
     if named != name {
@@ -52,7 +56,7 @@ async fn answer(
         options.dry_run = Some(vec!["All".to_owned()]);
     }
     for _ in 0..ATTEMPTS {
-        match once(objects, namespace, name, &options).await {
+        match once(objects, &caller, namespace, name, &options).await {
             Err(status) if status.is_conflict() && options.preconditions.is_none() => {}
             answer => return answer,
         }
@@ -65,6 +69,7 @@ async fn answer(
 
 async fn once(
     objects: &Objects,
+    caller: &Arc<Caller>,
     namespace: &str,
     name: &str,
     options: &DeleteOptions,
@@ -104,7 +109,7 @@ async fn once(
         resource_version: None,
     });
     objects
-        .delete(pods, namespace, name, &options)
+        .delete_for(Some(Arc::clone(caller)), pods, namespace, name, &options)
         .await
         .map(drop)
 }

@@ -27,6 +27,7 @@ mod admission;
 mod custom;
 mod eviction;
 mod signing;
+mod webhooks;
 mod writers;
 
 struct Api {
@@ -74,6 +75,12 @@ async fn api_in(folder: tempfile::TempDir) -> Api {
         advertise,
         stop,
     };
+    let streams = crate::streams::Streams {
+        objects: Arc::clone(&state.objects),
+        leading: state.leading.clone(),
+    };
+    let calls = crate::webhook::begin(streams, state.stop.clone());
+    state.objects.begin_to_ask(calls);
     let token = std::fs::read_to_string(folder.path().join("admin-token"))
         .unwrap()
         .trim()

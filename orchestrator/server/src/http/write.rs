@@ -7,7 +7,6 @@ use axum::response::Response;
 use http::header::USER_AGENT;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
-use waggle_api::access::User;
 use waggle_api::patch::Patch;
 use waggle_api::{FieldValidation, Part, Status, scale};
 
@@ -18,7 +17,7 @@ use super::input;
 use super::query::Query;
 use super::target::Target;
 use crate::auth::{admit_part, admit_write, advice, stamp};
-use crate::objects::{Object, Ownership, WriteOptions};
+use crate::objects::{Caller, Object, Ownership, WriteOptions};
 use crate::run::ServerState;
 
 /// POST to a collection.
@@ -32,26 +31,22 @@ pub(super) async fn create(
         return Err(Status::method_not_allowed());
     }
     let headers = request.headers().clone();
-    let user = user_of(&request);
+    let caller = caller_of(&request);
+    let user = caller.user();
     let (value, duplicates) = input::value(request).await?;
     let mut read = target
         .resource
         .read(value, query.field_validation, duplicates)?;
+    caller.warn_all(read.warnings);
     settle_namespace(target, &mut read.value)?;
-    stamp(user.as_ref(), target.resource, &mut read.value)?;
-    admit_write(
-        &state.objects,
-        user.as_ref(),
-        target.resource,
-        None,
-        &read.value,
-    )?;
+    stamp(user, target.resource, &mut read.value)?;
+    admit_write(&state.objects, user, target.resource, None, &read.value)?;
     let made = state
         .objects
         .create(
             target.resource,
             read.value,
-            &options(target, query, &headers),
+            &options(target, query, &headers, &caller),
         )
         .await?;
     answer(
@@ -61,7 +56,7 @@ pub(super) async fn create(
         &made,
         query,
         &headers,
-        &read.warnings,
+        &caller,
     )
 }
 
@@ -73,17 +68,22 @@ pub(super) async fn update(
     request: Request,
 ) -> Result<Response, Status> {
     let headers = request.headers().clone();
-    let user = user_of(&request);
+    let caller = caller_of(&request);
+    let user = caller.user();
     let (value, duplicates) = input::value(request).await?;
     if target.name.is_empty() {
         return Err(Status::method_not_allowed());
     }
     if target.subresource == "scale" {
-        return rescale(state, target, query, &headers, |_| Ok(value.clone())).await;
+        return rescale(state, target, query, &headers, &caller, |_| {
+            Ok(value.clone())
+        })
+        .await;
     }
     let mut read = target
         .resource
         .read(value, query.field_validation, duplicates)?;
+    caller.warn_all(read.warnings);
     settle_name(target, &mut read.value)?;
     let old = state
         .objects
@@ -92,22 +92,16 @@ pub(super) async fn update(
     let old = old.as_ref().map(|old| &old.value);
     if let Some(old) = old {
         let part = target.subresource.as_str();
-        admit_part(&state.objects, user.as_ref(), target.resource, part, old)?;
+        admit_part(&state.objects, user, target.resource, part, old)?;
     }
-    admit_write(
-        &state.objects,
-        user.as_ref(),
-        target.resource,
-        old,
-        &read.value,
-    )?;
+    admit_write(&state.objects, user, target.resource, old, &read.value)?;
     let made = state
         .objects
         .update(
             target.resource,
             read.value,
             part(target),
-            &options(target, query, &headers),
+            &options(target, query, &headers, &caller),
         )
         .await?;
     answer(
@@ -117,7 +111,7 @@ pub(super) async fn update(
         &made,
         query,
         &headers,
-        &read.warnings,
+        &caller,
     )
 }
 
@@ -136,10 +130,11 @@ pub(super) async fn patch(
     if media_type == apply::MEDIA_TYPE {
         return apply::apply(state, target, query, request).await;
     }
-    let user = user_of(&request);
+    let caller = caller_of(&request);
+    let user = caller.user();
     let patch = Patch::parse(&media_type, &input::body(request).await?)?;
     if target.subresource == "scale" {
-        return rescale(state, target, query, &headers, |scale| {
+        return rescale(state, target, query, &headers, &caller, |scale| {
             patch_scale(&patch, target, scale)
         })
         .await;
@@ -147,11 +142,11 @@ pub(super) async fn patch(
     let mut warnings = Vec::new();
     let change = |old: &Object| {
         let (objects, part) = (&state.objects, target.subresource.as_str());
-        admit_part(objects, user.as_ref(), target.resource, part, &old.value)?;
+        admit_part(objects, user, target.resource, part, &old.value)?;
         let read = patched(&patch, target, query.field_validation, &old.value)?;
         admit_write(
             &state.objects,
-            user.as_ref(),
+            user,
             target.resource,
             Some(&old.value),
             &read.value,
@@ -167,10 +162,11 @@ pub(super) async fn patch(
             namespace,
             name,
             part(target),
-            &options(target, query, &headers),
+            &options(target, query, &headers, &caller),
             change,
         )
         .await?;
+    caller.warn_all(warnings);
     answer(
         state,
         target,
@@ -178,7 +174,7 @@ pub(super) async fn patch(
         &made,
         query,
         &headers,
-        &warnings,
+        &caller,
     )
 }
 
@@ -207,6 +203,7 @@ async fn rescale(
     target: &Target,
     query: &Query,
     headers: &HeaderMap,
+    caller: &Arc<Caller>,
     change: impl Fn(&Value) -> Result<Value, Status> + Send + Sync,
 ) -> Result<Response, Status> {
     let resource = target.resource;
@@ -225,30 +222,34 @@ async fn rescale(
             namespace,
             name,
             Part::Main,
-            &options(target, query, headers),
+            &options(target, query, headers, caller),
             change,
         )
         .await?;
-    Ok(json(StatusCode::OK, &scale::get(resource, &made.value)))
+    let answer = json(StatusCode::OK, &scale::get(resource, &made.value));
+    Ok(warn(answer, &caller.warnings()))
 }
 
 /// Who sent the request.
-pub(super) fn user_of(request: &Request) -> Option<User> {
-    request
-        .extensions()
-        .get::<Option<User>>()
-        .cloned()
-        .flatten()
+pub(super) fn caller_of(request: &Request) -> Arc<Caller> {
+    let known = request.extensions().get::<Arc<Caller>>();
+    known.cloned().unwrap_or_default()
 }
 
 /// How the request's writer is noted.
-fn options(target: &Target, query: &Query, headers: &HeaderMap) -> WriteOptions {
+fn options(
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+    caller: &Arc<Caller>,
+) -> WriteOptions {
     WriteOptions {
         dry_run: query.dry_run,
         ownership: Ownership::Client {
             manager: manager(query, headers),
             subresource: target.subresource.clone(),
         },
+        caller: Some(Arc::clone(caller)),
     }
 }
 
@@ -283,11 +284,10 @@ pub(super) fn answer(
     made: &Arc<Object>,
     query: &Query,
     headers: &HeaderMap,
-    warnings: &[String],
+    caller: &Caller,
 ) -> Result<Response, Status> {
     let now = state.objects.now().as_second();
-    let mut warnings = warnings.to_vec();
-    warnings.extend(advice(&state.objects, made.resource, &made.value));
+    caller.warn_all(advice(&state.objects, made.resource, &made.value));
     Ok(warn(
         object(
             code,
@@ -296,7 +296,7 @@ pub(super) fn answer(
             query.include_object.parse()?,
             now,
         ),
-        &warnings,
+        &caller.warnings(),
     ))
 }
 

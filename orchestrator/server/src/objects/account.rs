@@ -63,14 +63,29 @@ impl Objects {
             .and_then(Value::as_bool)
             .or(account["automountServiceAccountToken"].as_bool());
         if mounts != Some(false) {
-            mount_token(spec, &format!("kube-api-access-{suffix}"));
+            mount_token(spec, suffix);
         }
         Ok(())
     }
 }
 
+/// What the token's volume is called; the pod's random suffix follows.
+const VOLUME: &str = "kube-api-access-";
+
+/// The token's volume, where it was added before: webhooks may have added containers since.
+fn token_volume(spec: &serde_json::Map<String, Value>) -> Option<String> {
+    let volumes = spec.get("volumes")?.as_array()?;
+    let mut names = volumes.iter().filter_map(|one| one["name"].as_str());
+    names
+        .find(|name| name.starts_with(VOLUME))
+        .map(str::to_owned)
+}
+
 /// Mounts the token into every container that has nothing at its place.
-fn mount_token(spec: &mut serde_json::Map<String, Value>, volume: &str) {
+fn mount_token(spec: &mut serde_json::Map<String, Value>, suffix: &str) {
+    let there = token_volume(spec);
+    let made = there.is_none();
+    let volume = there.unwrap_or_else(|| format!("{VOLUME}{suffix}"));
     let mut mounted = false;
     for group in ["initContainers", "containers"] {
         let containers = spec.get_mut(group).and_then(Value::as_array_mut);
@@ -91,7 +106,7 @@ fn mount_token(spec: &mut serde_json::Map<String, Value>, volume: &str) {
             }
         }
     }
-    if !mounted {
+    if !mounted || !made {
         return;
     }
     let volumes = spec.entry("volumes").or_insert(Value::Null);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rand::Rng as _;
 use serde_json::Value;
+use waggle_api::admission::webhook::Operation;
 use waggle_api::life::may_go;
 use waggle_api::ownership::{Writer, track};
 use waggle_api::{
@@ -13,6 +14,7 @@ use waggle_api::{
 };
 use waggle_store::{Error, Expect, Revision, Write};
 
+use super::hooks::Passage;
 use super::store_status::refused;
 use super::{Object, Objects, Ownership, WriteOptions};
 
@@ -38,7 +40,9 @@ impl Objects {
         let namespace = text(&value, "namespace").to_owned();
         let generated = text(&value, "name").is_empty();
         loop {
-            let made = self.prepare_new(resource, value.clone(), &namespace, options)?;
+            let made = self
+                .prepare_new(resource, value.clone(), &namespace, options)
+                .await?;
             // Held until the object is in the cache, where everybody counts it.
             let _held = self.reserve(resource.stored(), &made)?;
             match self.create_prepared(resource.stored(), made, options).await {
@@ -48,7 +52,7 @@ impl Objects {
         }
     }
 
-    fn prepare_new(
+    async fn prepare_new(
         &self,
         resource: &'static Resource,
         value: Value,
@@ -64,7 +68,6 @@ impl Objects {
             name_suffix: &suffix,
             namespace,
         };
-        let mut value = value;
         if self.kinds().is_ending(resource) {
             let name = text(&value, "name");
             let why = "create not allowed while custom resource definition is terminating";
@@ -74,14 +77,27 @@ impl Objects {
                 ..Status::forbidden(resource, name, why)
             });
         }
-        self.settle_priority(resource, &mut value)?;
-        self.settle_limits(resource, namespace, &mut value);
-        self.settle_account(resource, namespace, &mut value, &suffix, options.dry_run)?;
-        let mut made = prepare_create(resource, value, &context)?;
-        let noted = noted_as(resource);
-        options.note(None, &mut made, &given, self.now(), Part::Main, noted);
+        let prepare = |row: &'static Resource, mut value: Value| {
+            self.settle_priority(row, &mut value)?;
+            self.settle_limits(row, namespace, &mut value);
+            self.settle_account(row, namespace, &mut value, &suffix, options.dry_run)?;
+            let mut made = prepare_create(row, value, &context)?;
+            let noted = noted_as(row);
+            options.note(None, &mut made, &given, context.now, Part::Main, noted);
+            Ok(made)
+        };
+        let made = prepare(resource, value)?;
         self.check_namespace(resource, &made)?;
+        let passage = Passage {
+            operation: Operation::Create,
+            resource,
+            part: Part::Main,
+            old: None,
+            options,
+        };
+        let made = self.mutated(&passage, made, &prepare).await?;
         self.admit(resource, &made)?;
+        self.validated(&passage, Some(&made)).await?;
         Ok(made)
     }
 
@@ -183,18 +199,25 @@ impl Objects {
                 .ok_or_else(|| Status::not_found(resource, name))?;
             let wanted = change(&old.shown(resource))?;
             let given = wanted["metadata"]["managedFields"].clone();
-            let mut new = prepare_update(resource, &old.value, wanted, part)?;
-            options.note(
-                Some(&old.value),
-                &mut new,
-                &given,
-                self.now(),
+            let now = self.now();
+            let prepare = |row: &'static Resource, wanted: Value| {
+                let mut new = prepare_update(row, &old.value, wanted, part)?;
+                options.note(Some(&old.value), &mut new, &given, now, part, noted_as(row));
+                Ok(new)
+            };
+            let passage = Passage {
+                operation: Operation::Update,
+                resource,
                 part,
-                noted_as(resource),
-            );
+                old: Some(&old),
+                options,
+            };
+            let new = prepare(resource, wanted)?;
+            let new = self.mutated(&passage, new, &prepare).await?;
             if resource.kind == "Pod" && new["spec"] != old.value["spec"] {
                 self.secure(resource, &new)?;
             }
+            self.validated(&passage, Some(&new)).await?;
             if let Some(object) = self.replace(&old, new, options).await? {
                 return Ok(object);
             }

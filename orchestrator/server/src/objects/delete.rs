@@ -2,20 +2,39 @@
 
 use std::sync::Arc;
 
-use waggle_api::{DeleteOptions, Deletion, Resource, Status, prepare_delete};
+use waggle_api::admission::webhook::Operation;
+use waggle_api::{DeleteOptions, Deletion, Part, Resource, Status, prepare_delete};
 
-use super::{Deleted, Objects, WriteOptions};
+use super::hooks::Passage;
+use super::{Caller, Deleted, Objects, WriteOptions};
 
 /// How often a deletion is tried against other writers before it is given up.
 const ATTEMPTS: usize = 32;
 
 impl Objects {
-    /// Deletes an object, or marks it for deletion.
+    /// [`Objects::delete_for`] the server itself.
     ///
     /// # Errors
-    /// 404, 409 when a precondition does not hold, 422 for a negative grace period, 507 when the store's disk is full.
+    /// As there.
     pub async fn delete(
         &self,
+        resource: &'static Resource,
+        namespace: &str,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, Status> {
+        self.delete_for(None, resource, namespace, name, options)
+            .await
+    }
+
+    /// Deletes an object, or marks it for deletion, on behalf of `caller`.
+    ///
+    /// # Errors
+    /// 404, 409 when a precondition does not hold, 422 for a negative grace period, 507 when the store's disk is full; what
+    /// a webhook says.
+    pub async fn delete_for(
+        &self,
+        caller: Option<Arc<Caller>>,
         resource: &'static Resource,
         namespace: &str,
         name: &str,
@@ -27,14 +46,25 @@ impl Objects {
             .is_some_and(|what| !what.is_empty());
         let write = WriteOptions {
             dry_run,
+            caller,
             ..WriteOptions::STORED
         };
+        let asked = resource;
         let resource = resource.stored();
         for _ in 0..ATTEMPTS {
             let old = self
                 .get(resource, namespace, name)
                 .ok_or_else(|| Status::not_found(resource, name))?;
-            let answer = match prepare_delete(resource, &old.value, options, self.now())? {
+            let deletion = prepare_delete(resource, &old.value, options, self.now())?;
+            let passage = Passage {
+                operation: Operation::Delete,
+                resource: asked,
+                part: Part::Main,
+                old: Some(&old),
+                options: &write,
+            };
+            self.validated(&passage, None).await?;
+            let answer = match deletion {
                 Deletion::Remove => self.remove(&old, &write).await?.map(Deleted::Gone),
                 Deletion::Unchanged => Some(Deleted::Marked(Arc::clone(&old))),
                 Deletion::Mark(value) => self

@@ -9,6 +9,7 @@ mod logs;
 mod target;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tunnel;
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ use futures::{SinkExt, StreamExt};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -429,6 +430,34 @@ async fn ports_are_forwarded_each_on_its_channels() {
             .unwrap()
             .is_close()
     );
+}
+
+#[tokio::test]
+async fn the_server_reaches_a_port_of_a_pod_itself() {
+    let cluster = Cluster::start().await;
+    let streams = Streams {
+        objects: cluster.objects.clone(),
+        leading: crate::leading::Leading::alone(cluster.sessions.clone()),
+    };
+    let mut agent = cluster.agent("node1").await;
+    cluster.bound_pod("web", "node1").await;
+    let connecting = super::tunnel::connect(&streams, "shop", "web", 8443);
+    let (mut served, connected) = tokio::join!(Served::next(&mut agent), connecting);
+    let mut connected = connected.unwrap();
+    let Request::PortForward(request) = &served.request else {
+        panic!("{:?}", served.request)
+    };
+    assert_eq!(request.port, 8443);
+    connected.write_all(b"ping").await.unwrap();
+    let ping = Frame::Stdin(Bytes::from_static(b"ping"));
+    assert_eq!(served.hear().await, Some(ping));
+    served.say(Frame::Stdout(Bytes::from_static(b"pong"))).await;
+    served.end(0, "", "").await;
+    let mut heard = String::new();
+    connected.read_to_string(&mut heard).await.unwrap();
+    assert_eq!(heard, "pong");
+    drop(connected);
+    assert_eq!(served.hear().await, Some(Frame::StdinClosed(true)));
 }
 
 #[tokio::test]

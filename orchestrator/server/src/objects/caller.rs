@@ -1,0 +1,77 @@
+//! On whose behalf a write is made, and what is noted on the way for them and for the audit log.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use waggle_api::access::{AUTHENTICATED, User};
+
+/// Who is behind a request. Shared by everything that carries it out.
+#[derive(Debug, Default)]
+pub struct Caller {
+    user: Option<User>,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    warnings: Vec<String>,
+    annotations: Vec<(String, String)>,
+}
+
+impl Caller {
+    /// A request of somebody known, or of nobody in particular.
+    pub fn new(user: Option<User>) -> Self {
+        Self {
+            user,
+            notes: Mutex::default(),
+        }
+    }
+
+    /// Who asks.
+    pub fn user(&self) -> Option<&User> {
+        self.user.as_ref()
+    }
+
+    /// Something to tell the client beside the answer.
+    pub fn warn(&self, text: String) {
+        let mut notes = self.notes();
+        if !notes.warnings.contains(&text) {
+            notes.warnings.push(text);
+        }
+    }
+
+    /// [`Caller::warn`] of each.
+    pub fn warn_all(&self, texts: impl IntoIterator<Item = String>) {
+        texts.into_iter().for_each(|text| self.warn(text));
+    }
+
+    /// Something for the audit log. A key is written once: the first value stays.
+    pub fn annotate(&self, key: String, value: String) {
+        let mut notes = self.notes();
+        if notes.annotations.iter().all(|(known, _)| *known != key) {
+            notes.annotations.push((key, value));
+        }
+    }
+
+    /// What to tell the client, so far.
+    pub fn warnings(&self) -> Vec<String> {
+        self.notes().warnings.clone()
+    }
+
+    /// What the audit log is to have, so far.
+    pub fn annotations(&self) -> Vec<(String, String)> {
+        self.notes().annotations.clone()
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whom webhooks see behind the writes of controllers and node sessions.
+pub(super) fn server() -> User {
+    User {
+        name: "system:waggle-server".into(),
+        groups: vec!["system:masters".into(), AUTHENTICATED.into()],
+        ..User::default()
+    }
+}

@@ -1,0 +1,337 @@
+//! Calling admission webhooks: HTTPS to a URL, or to a pod behind a Service. Nothing dials a node, so a pod is reached
+//! through its node's session. Which webhook is asked what is decided in `objects`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST};
+use http::{Request, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rand::seq::IndexedRandom as _;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use waggle_api::find;
+
+use crate::objects::{Objects, WebhookCall};
+use crate::streams::{Streams, tunnel};
+
+/// Calls that wait to be begun.
+const QUEUE: usize = 64;
+/// Largest answer, in bytes.
+const LARGEST: usize = 10 << 20;
+/// Authorities that the machine trusts, for a webhook without a caBundle.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Takes calls until `stop`; each runs by itself.
+pub(crate) fn begin(streams: Streams, stop: CancellationToken) -> mpsc::Sender<WebhookCall> {
+    let (sender, mut calls) = mpsc::channel::<WebhookCall>(QUEUE);
+    tokio::spawn(async move {
+        loop {
+            let call = tokio::select! {
+                () = stop.cancelled() => return,
+                call = calls.recv() => call,
+            };
+            let Some(call) = call else { return };
+            let streams = streams.clone();
+            tokio::spawn(async move {
+                let asked = ask(&streams, &call.config, call.review, call.within.as_secs());
+                let answered = tokio::time::timeout(call.within, asked).await;
+                let late = |_| Err(format!("no answer within {} s", call.within.as_secs()));
+                // Whoever asked may be gone.
+                let _ = call.answer.send(answered.unwrap_or_else(late));
+            });
+        }
+    });
+    sender
+}
+
+/// Where a webhook is.
+#[derive(Debug, PartialEq)]
+struct Place {
+    /// What its certificate has to be for.
+    host: String,
+    port: u16,
+    /// Path and query.
+    path: String,
+}
+
+trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
+
+async fn ask(
+    streams: &Streams,
+    config: &Value,
+    review: Vec<u8>,
+    seconds: u64,
+) -> Result<Vec<u8>, String> {
+    let (place, connection): (Place, Box<dyn Connection>) = match config["url"].as_str() {
+        Some(url) => {
+            let place = of_url(url)?;
+            let stream = dial(place.host.trim_matches(['[', ']']), place.port).await?;
+            (place, Box::new(stream))
+        }
+        None => {
+            let service = &config["service"];
+            let place = of_service(service);
+            (place, to_service(streams, service).await?)
+        }
+    };
+    let named = |error: String| {
+        format!(
+            "Post https://{}:{}{}: {error}",
+            place.host, place.port, place.path
+        )
+    };
+    let tls = TlsConnector::from(Arc::new(trust(&config["caBundle"])?));
+    let name = ServerName::try_from(place.host.trim_matches(['[', ']']).to_owned())
+        .map_err(|error| named(error.to_string()))?;
+    let stream = tls
+        .connect(name, connection)
+        .await
+        .map_err(|error| named(error.to_string()))?;
+    post(TokioIo::new(stream), &place, review, seconds)
+        .await
+        .map_err(named)
+}
+
+async fn post<S>(
+    stream: TokioIo<S>,
+    place: &Place,
+    review: Vec<u8>,
+    seconds: u64,
+) -> Result<Vec<u8>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let (mut sender, connection) = http1::handshake(stream)
+        .await
+        .map_err(|error| text(&error))?;
+    tokio::spawn(connection);
+    let join = if place.path.contains('?') { '&' } else { '?' };
+    let request = Request::post(format!("{}{join}timeout={seconds}s", place.path))
+        .header(HOST, format!("{}:{}", place.host, place.port))
+        .header(CONTENT_TYPE, "application/json")
+        .header(ACCEPT, "application/json")
+        .body(Full::new(Bytes::from(review)))
+        .map_err(|error| text(&error))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| text(&error))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), LARGEST).collect().await;
+    let body = body.map_err(|error| text(&error))?.to_bytes();
+    if !status.is_success() {
+        return Err(format!("the server answered {status}"));
+    }
+    Ok(body.to_vec())
+}
+
+fn of_url(url: &str) -> Result<Place, String> {
+    let uri: Uri = url
+        .parse()
+        .map_err(|error| format!("clientConfig.url {url:?}: {error}"))?;
+    if uri.scheme_str() != Some("https") {
+        return Err(format!(
+            "clientConfig.url {url:?}: must begin with https://"
+        ));
+    }
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    Ok(Place {
+        host: uri.host().unwrap_or_default().to_owned(),
+        port: uri.port_u16().unwrap_or(443),
+        path: path.to_owned(),
+    })
+}
+
+fn of_service(service: &Value) -> Place {
+    let text = |field: &str| service[field].as_str().unwrap_or_default();
+    let path = text("path");
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    Place {
+        host: format!("{}.{}.svc", text("name"), text("namespace")),
+        port: port_of(service),
+        path: format!("{slash}{path}"),
+    }
+}
+
+fn port_of(service: &Value) -> u16 {
+    let port = service["port"]
+        .as_u64()
+        .and_then(|port| port.try_into().ok());
+    port.unwrap_or(443)
+}
+
+async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
+    let stream = TcpStream::connect((host, port))
+        .await
+        .map_err(|error| format!("{host}:{port} can't be reached: {error}"))?;
+    // Costs speed only.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// A ready endpoint of a Service's port.
+#[derive(Debug, Clone, PartialEq)]
+enum Endpoint {
+    Pod {
+        namespace: String,
+        name: String,
+        port: u16,
+    },
+    Address(IpAddr, u16),
+}
+
+async fn to_service(streams: &Streams, service: &Value) -> Result<Box<dyn Connection>, String> {
+    let endpoints = endpoints(&streams.objects, service)?;
+    let chosen = endpoints.choose(&mut rand::rng()).cloned();
+    match chosen {
+        Some(Endpoint::Pod {
+            namespace,
+            name,
+            port,
+        }) => {
+            let connected = tunnel::connect(streams, &namespace, &name, port).await;
+            Ok(Box::new(connected.map_err(|status| status.message)?))
+        }
+        Some(Endpoint::Address(address, port)) => {
+            Ok(Box::new(dial(&address.to_string(), port).await?))
+        }
+        None => Err(format!(
+            "no endpoints available for service {}",
+            service["name"]
+        )),
+    }
+}
+
+/// Where the Service's port leads now.
+fn endpoints(objects: &Objects, service: &Value) -> Result<Vec<Endpoint>, String> {
+    let text = |field: &str| service[field].as_str().unwrap_or_default();
+    let (namespace, name, port) = (text("namespace"), text("name"), port_of(service));
+    let services = find("", "v1", "services").ok_or("services are not served")?;
+    let slices =
+        find("discovery.k8s.io", "v1", "endpointslices").ok_or("endpointslices are not served")?;
+    let found = objects
+        .get(services, namespace, name)
+        .ok_or_else(|| format!("service {namespace}/{name} not found"))?;
+    let ports = found.value["spec"]["ports"].as_array();
+    let wanted = ports
+        .into_iter()
+        .flatten()
+        .find(|one| one["port"] == port)
+        .ok_or_else(|| format!("service {namespace}/{name} has no port {port}"))?;
+    let port_name = wanted["name"].as_str().unwrap_or_default();
+    let mut all = Vec::new();
+    for slice in objects.list(slices, Some(namespace)).objects {
+        if slice.value["metadata"]["labels"]["kubernetes.io/service-name"] == name {
+            all.extend(of_slice(&slice.value, port_name));
+        }
+    }
+    Ok(all)
+}
+
+fn of_slice(slice: &Value, port_name: &str) -> Vec<Endpoint> {
+    let list = |field: &str| slice[field].as_array().into_iter().flatten();
+    let port = list("ports")
+        .find(|one| one["name"].as_str().unwrap_or_default() == port_name)
+        .and_then(|one| u16::try_from(one["port"].as_u64()?).ok());
+    let Some(port) = port else {
+        return Vec::new();
+    };
+    let ready = list("endpoints").filter(|one| one["conditions"]["ready"] != false);
+    let endpoint = |one: &Value| {
+        let target = &one["targetRef"];
+        if target["kind"] == "Pod" {
+            return Some(Endpoint::Pod {
+                namespace: slice["metadata"]["namespace"].as_str()?.to_owned(),
+                name: target["name"].as_str()?.to_owned(),
+                port,
+            });
+        }
+        let address = one["addresses"][0].as_str()?.parse().ok()?;
+        Some(Endpoint::Address(address, port))
+    };
+    ready.filter_map(endpoint).collect()
+}
+
+/// Whom to believe: the authorities of `bundle` (PEM in base64), or the machine's.
+fn trust(bundle: &Value) -> Result<ClientConfig, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let pem = match bundle.as_str().filter(|bundle| !bundle.is_empty()) {
+        Some(bundle) => STANDARD
+            .decode(bundle)
+            .map_err(|error| format!("clientConfig.caBundle is no base64: {error}"))?,
+        None => std::fs::read(SYSTEM_AUTHORITIES).map_err(|error| {
+            format!(
+                "clientConfig.caBundle is empty, and {SYSTEM_AUTHORITIES} can't be read: {error}"
+            )
+        })?,
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
+    if roots.is_empty() {
+        return Err("clientConfig.caBundle holds no certificate".into());
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| text(&error))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn places_are_read_from_urls_and_services() {
+        let place = of_url("https://hooks.example.com:8443/a/b?c=d").unwrap();
+        assert_eq!(
+            (place.host.as_str(), place.port),
+            ("hooks.example.com", 8443)
+        );
+        assert_eq!(place.path, "/a/b?c=d");
+        assert_eq!(of_url("https://127.0.0.1").unwrap().port, 443);
+        assert!(of_url("http://127.0.0.1/a").is_err());
+        let place = of_service(&json!({"name": "hook", "namespace": "shop", "path": "check"}));
+        let expect = Place {
+            host: "hook.shop.svc".into(),
+            port: 443,
+            path: "/check".into(),
+        };
+        assert_eq!(place, expect);
+    }
+
+    #[test]
+    fn endpoints_are_those_that_are_ready_at_the_named_port() {
+        let slice = json!({"metadata": {"namespace": "shop"}, "ports": [{"name": "x", "port": 1}, {"port": 8443}],
+        "endpoints": [
+            {"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "a"}},
+            {"addresses": ["10.0.0.2"], "targetRef": {"kind": "Pod", "name": "b"}, "conditions": {"ready": false}},
+            {"addresses": ["192.0.2.7"], "conditions": {"ready": true}},
+        ]});
+        let pod = Endpoint::Pod {
+            namespace: "shop".into(),
+            name: "a".into(),
+            port: 8443,
+        };
+        let outside = Endpoint::Address([192, 0, 2, 7].into(), 8443);
+        assert_eq!(of_slice(&slice, ""), [pod, outside]);
+        assert_eq!(of_slice(&slice, "other"), []);
+    }
+}
