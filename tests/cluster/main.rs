@@ -115,6 +115,10 @@ fn suite(cluster: Cluster) -> Suite<Cluster> {
             storage::claims_keep_their_data,
         )
         .test(
+            "what_containers_write_is_limited",
+            storage::local_storage_is_limited,
+        )
+        .test(
             "bad_manifests_name_the_field_and_change_nothing",
             faults::bad_manifests,
         )

@@ -97,3 +97,41 @@ pub(crate) fn claims_keep_their_data(cluster: &Cluster) -> Result<()> {
         Ok(())
     })
 }
+
+/// A container that may write 1 MiB and writes more.
+const GREEDY: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: greedy, namespace: shop}
+spec:
+  containers:
+    - name: main
+      image: shop/client:1.0
+      command: [sh, -c, "head -c 4000000 /dev/zero > /tmp/much; sleep 1000"]
+      resources: {limits: {ephemeral-storage: 1Mi}}
+"#;
+
+pub(crate) fn local_storage_is_limited(cluster: &Cluster) -> Result<()> {
+    cluster.apply(GREEDY)?.ok()?;
+    eventually("the pod is evicted", SETTLE, || {
+        let pod = cluster.json(&["pod", "greedy", "-n", "shop"])?;
+        let status = &pod["status"];
+        let told = status["message"].as_str().unwrap_or_default();
+        ensure!(
+            status["phase"] == "Failed"
+                && status["reason"] == "Evicted"
+                && told.contains("exceeds the total limit of containers 1Mi"),
+            "{status}"
+        );
+        let conditions = status["conditions"].as_array().cloned();
+        let target = conditions.unwrap_or_default().into_iter();
+        let mut target = target.filter(|c| c["type"] == "DisruptionTarget");
+        ensure!(
+            target.any(|c| c["reason"] == "TerminationByKubelet"),
+            "{status}"
+        );
+        Ok(())
+    })?;
+    let deleted = cluster.waggle(&["delete", "pod", "greedy", "-n", "shop"])?;
+    deleted.ok().map(drop)
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -216,7 +217,41 @@ pub(crate) fn upgrade_in_place(cluster: &Cluster) -> Result<()> {
         uids(&before) == uids(&after) && restarts(&after) == 0,
         "{after}"
     );
+    // Another program: the supervisors become it under their containers.
+    let program = cluster.folder().join("another-waggle");
+    let own = std::env::var_os("WAGGLE_BIN").context("WAGGLE_BIN is not set")?;
+    std::fs::copy(own, &program)?;
+    cluster.start_by(&program)?;
+    let after = cluster.json(&["pods", "-A"])?;
+    ensure!(
+        uids(&before) == uids(&after) && restarts(&after) == 0,
+        "{after}"
+    );
+    for node in cluster.nodes() {
+        eventually("the node's supervisor is the new program", SETTLE, || {
+            let programs = supervisors(cluster, &node.name)?;
+            ensure!(programs.len() >= 2, "{programs:?}");
+            ensure!(programs.iter().all(|p| *p == program), "{programs:?}");
+            Ok(())
+        })?;
+    }
     Ok(())
+}
+
+/// What the processes of a node's supervisor run.
+fn supervisors(cluster: &Cluster, node: &str) -> Result<Vec<PathBuf>> {
+    let folder = cluster.folder().join(node).join("runtime");
+    let folder = folder.to_string_lossy().into_owned();
+    let mut programs = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let process = entry?.path();
+        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if line.contains("\0supervisor\0") && line.contains(&format!("\0{folder}\0")) {
+            programs.push(std::fs::read_link(process.join("exe"))?);
+        }
+    }
+    Ok(programs)
 }
 
 pub(crate) fn lost_node_is_replaced(cluster: &Cluster) -> Result<()> {

@@ -1,7 +1,7 @@
 //! A whole cluster on this machine, made and removed by the product's own `waggle dev`.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -64,8 +64,17 @@ impl Cluster {
     /// # Errors
     /// It does not come up.
     pub fn start(&self) -> Result<String> {
+        self.start_by(&self.binary)
+    }
+
+    /// `waggle dev up` of another program: upgrades it in place.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start_by(&self, program: &Path) -> Result<String> {
         let (nodes, port) = (self.nodes.to_string(), self.api_port.to_string());
-        let mut command = self.command(&["dev", "up", "--nodes", &nodes, "--api-port", &port]);
+        let mut command = self.command_of(program);
+        command.args(["dev", "up", "--nodes", &nodes, "--api-port", &port]);
         // `WAGGLE_TEST_DEV_UP=--routed` has everything tested through tunnels.
         let more = std::env::var("WAGGLE_TEST_DEV_UP").unwrap_or_default();
         command.args(more.split_whitespace());
@@ -82,12 +91,17 @@ impl Cluster {
 
     /// The binary, aimed at this cluster.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = self.command_of(&self.binary);
+        command.args(arguments);
         command
-            .args(arguments)
+    }
+
+    fn command_of(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
             .env("WAGGLE_HOME", &self.home)
-            .env("WAGGLE_CLUSTER", &self.name);
-        command.env_remove("KUBECONFIG");
+            .env("WAGGLE_CLUSTER", &self.name)
+            .env_remove("KUBECONFIG");
         command
     }
 

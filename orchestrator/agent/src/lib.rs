@@ -8,6 +8,7 @@ mod clock;
 mod containers;
 mod enrol;
 mod events;
+mod eviction;
 mod flows;
 mod folder;
 mod health_check;
@@ -19,6 +20,7 @@ mod options;
 mod outbox;
 mod persist;
 mod pods;
+mod pressure;
 mod probe;
 mod reclaim;
 mod refused;
@@ -26,7 +28,8 @@ mod session;
 mod start;
 mod streams;
 
-pub use options::{AgentError, AgentOptions};
+pub use eviction::{EvictionOptions, GracePeriods, Signal, Thresholds};
+pub use options::{AgentError, AgentOptions, Reserved};
 
 /// Runs the node until `shutdown` completes. Pods, datapath and supervisor stay behind: the next agent adopts them.
 ///

@@ -1,6 +1,6 @@
 //! The machine under the node: what it has, how it does, what it is called. And its usage, from cgroups.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +13,17 @@ use waggle_runtime::cgroup::Cgroups;
 use waggle_wire::v1;
 
 use crate::clock;
+use crate::eviction::Pressure;
 use crate::node::Node;
 use crate::pods::table::Table;
 use crate::refused;
 
 /// Pods that one node takes.
 const PODS: u32 = 110;
-/// Memory that must stay available, bytes (kubelet's `memory.available<100Mi`).
-const LEAST_MEMORY: u64 = 100 << 20;
-/// Share of the disk that must stay free, in percent (kubelet's `nodefs.available<10%`).
-const LEAST_DISK: u64 = 10;
 /// Between two measurements.
 const MEASURE: Duration = Duration::from_secs(5);
+/// An image that came less than so long ago is kept, as kubelet has it: its pod may be on its way.
+const YOUNG_IMAGE: Duration = Duration::from_secs(120);
 /// Images that a node's status names.
 const IMAGES: usize = 50;
 
@@ -36,6 +35,8 @@ pub(crate) struct Machine {
     pub(crate) memory_available: u64,
     pub(crate) disk: u64,
     pub(crate) disk_available: u64,
+    pub(crate) inodes: u64,
+    pub(crate) inodes_free: u64,
     pub(crate) tasks: u64,
     pub(crate) most_tasks: u64,
 }
@@ -66,6 +67,8 @@ impl Machine {
                 (d.blocks() - d.blocks_free() + d.blocks_available()) * d.fragment_size()
             }),
             disk_available: disk.map_or(0, |d| d.blocks_available() * d.fragment_size()),
+            inodes: disk.map_or(0, |d| d.files()),
+            inodes_free: disk.map_or(0, |d| d.files_available()),
             tasks: tasks.unwrap_or(0),
             most_tasks: file("/proc/sys/kernel/pid_max")
                 .trim()
@@ -73,46 +76,33 @@ impl Machine {
                 .unwrap_or(u64::MAX),
         }
     }
+}
 
-    /// The pressures of this reading, kind, whether it holds, and what to say of it.
-    fn pressures(&self) -> [(&'static str, bool, &'static str, &'static str); 3] {
-        let memory = self.memory_available < LEAST_MEMORY;
-        let disk = self.disk_available < self.disk / 100 * LEAST_DISK;
-        let pids = self.tasks > self.most_tasks / 10 * 9;
-        let say = |bad, yes, no| if bad { yes } else { no };
-        [
-            (
-                "MemoryPressure",
-                memory,
-                say(memory, "HasInsufficientMemory", "HasSufficientMemory"),
-                say(
-                    memory,
-                    "less than 100Mi of memory is available",
-                    "memory is available",
-                ),
-            ),
-            (
-                "DiskPressure",
-                disk,
-                say(disk, "HasDiskPressure", "HasNoDiskPressure"),
-                say(
-                    disk,
-                    "less than 10% of the disk is free",
-                    "the disk has room",
-                ),
-            ),
-            (
-                "PIDPressure",
-                pids,
-                say(pids, "HasInsufficientPID", "HasSufficientPID"),
-                say(
-                    pids,
-                    "most process numbers are taken",
-                    "process numbers are available",
-                ),
-            ),
-        ]
-    }
+/// A pressure as a condition of the node: kind, whether it holds, reason and message.
+fn pressure(
+    held: &BTreeSet<Pressure>,
+    which: Pressure,
+) -> (&'static str, bool, &'static str, &'static str) {
+    let holds = held.contains(&which);
+    let (kind, yes, no) = match which {
+        Pressure::Memory => (
+            "MemoryPressure",
+            ("HasInsufficientMemory", "too little memory is available"),
+            ("HasSufficientMemory", "memory is available"),
+        ),
+        Pressure::Disk => (
+            "DiskPressure",
+            ("HasDiskPressure", "too little of the disk is free"),
+            ("HasNoDiskPressure", "the disk has room"),
+        ),
+        Pressure::Pid => (
+            "PIDPressure",
+            ("HasInsufficientPID", "most process numbers are taken"),
+            ("HasSufficientPID", "process numbers are available"),
+        ),
+    };
+    let (reason, message) = if holds { yes } else { no };
+    (kind, holds, reason, message)
 }
 
 /// The node's status of the moment. `fault` says why it is not ready.
@@ -122,11 +112,11 @@ pub(crate) fn status(
     fault: Option<&str>,
     images: Vec<ContainerImage>,
 ) -> NodeStatus {
-    let quantities = |memory: u64| -> BTreeMap<String, Quantity> {
+    let quantities = |cpu: String, memory: u64, disk: u64| -> BTreeMap<String, Quantity> {
         [
-            ("cpu", machine.cpus.to_string()),
+            ("cpu", cpu),
             ("memory", format!("{}Ki", memory / 1024)),
-            ("ephemeral-storage", format!("{}Ki", machine.disk / 1024)),
+            ("ephemeral-storage", format!("{}Ki", disk / 1024)),
             ("pods", PODS.to_string()),
         ]
         .map(|(name, text)| (name.to_owned(), Quantity(text)))
@@ -139,10 +129,13 @@ pub(crate) fn status(
         message: Some(message.to_owned()),
         ..NodeCondition::default()
     };
-    let mut conditions: Vec<NodeCondition> = machine
-        .pressures()
+    let held = node.pressures.borrow().clone();
+    let mut conditions: Vec<NodeCondition> = [Pressure::Memory, Pressure::Disk, Pressure::Pid]
         .into_iter()
-        .map(|(kind, holds, reason, message)| condition(kind, holds, reason, message))
+        .map(|which| {
+            let (kind, holds, reason, message) = pressure(&held, which);
+            condition(kind, holds, reason, message)
+        })
         .collect();
     conditions.push(match refused::condition(&node.refused.borrow()) {
         Some(full) => condition("DatapathFull", true, "CapacityExceeded", &full),
@@ -166,9 +159,24 @@ pub(crate) fn status(
         type_: kind.to_owned(),
         address,
     };
+    let (memory_kept, disk_kept) = node.eviction.kept(machine);
+    let cpu = match (machine.cpus * 1000).saturating_sub(node.reserved.cpu) {
+        milli if milli % 1000 == 0 => (milli / 1000).to_string(),
+        milli => format!("{milli}m"),
+    };
+    let memory = machine
+        .memory
+        .saturating_sub(memory_kept + node.reserved.memory);
+    let disk = machine
+        .disk
+        .saturating_sub(disk_kept + node.reserved.ephemeral_storage);
     NodeStatus {
-        capacity: Some(quantities(machine.memory)),
-        allocatable: Some(quantities(machine.memory.saturating_sub(LEAST_MEMORY))),
+        capacity: Some(quantities(
+            machine.cpus.to_string(),
+            machine.memory,
+            machine.disk,
+        )),
+        allocatable: Some(quantities(cpu, memory, disk)),
         conditions: Some(conditions),
         addresses: Some(
             node.addresses
@@ -218,20 +226,15 @@ fn system_info(version: &str) -> NodeSystemInfo {
 }
 
 /// Reports the node's status, as its heartbeat, for as long as it runs.
-pub(crate) async fn report(node: Arc<Node>, table: Table, data: std::path::PathBuf) {
+pub(crate) async fn report(node: Arc<Node>, data: std::path::PathBuf) {
     let mut clusters = node.cluster.subscribe();
     let mut refused = node.refused.subscribe();
+    let mut pressures = node.pressures.subscribe();
     loop {
         refused.mark_unchanged();
+        pressures.mark_unchanged();
         let seconds = clusters.borrow_and_update().heartbeat_seconds.clamp(1, 60);
         let machine = Machine::read(&data);
-        if machine
-            .pressures()
-            .iter()
-            .any(|(kind, holds, ..)| *kind == "DiskPressure" && *holds)
-        {
-            collect_garbage(&node, &table).await;
-        }
         let ping = tokio::time::timeout(Duration::from_secs(2), async {
             node.containers.client().await.ping().await
         });
@@ -252,17 +255,18 @@ pub(crate) async fn report(node: Arc<Node>, table: Table, data: std::path::PathB
             () = tokio::time::sleep(pause) => {}
             changed = clusters.changed() => if changed.is_err() { return },
             changed = refused.changed() => if changed.is_err() { return },
+            changed = pressures.changed() => if changed.is_err() { return },
         }
     }
 }
 
 /// Removes images that no pod here names.
-async fn collect_garbage(node: &Node, table: &Table) {
+pub(crate) async fn collect_garbage(node: &Node, table: &Table) {
     let (store, names) = (node.images.clone(), table.images_in_use());
     let collected = tokio::task::spawn_blocking(move || {
         let resolve = |name: &String| store.resolve(name).ok().flatten().map(|image| image.id);
         let keep = names.iter().filter_map(resolve).collect();
-        store.gc(&keep)
+        store.gc(&keep, YOUNG_IMAGE)
     });
     match collected.await {
         Ok(Ok(report)) if report.bytes > 0 => {
@@ -368,42 +372,6 @@ fn rate(before: &Before, after: &mut Before, key: String, cpu_ns: u64) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pressures_follow_the_readings() {
-        let well = Machine {
-            cpus: 2,
-            memory: 8 << 30,
-            memory_available: 4 << 30,
-            disk: 100 << 30,
-            disk_available: 50 << 30,
-            tasks: 100,
-            most_tasks: 32768,
-        };
-        let held = |machine: &Machine| machine.pressures().map(|(_, holds, ..)| holds);
-        assert_eq!(held(&well), [false, false, false]);
-        assert_eq!(
-            held(&Machine {
-                memory_available: 99 << 20,
-                ..well.clone()
-            }),
-            [true, false, false]
-        );
-        assert_eq!(
-            held(&Machine {
-                disk_available: 9 << 30,
-                ..well.clone()
-            }),
-            [false, true, false]
-        );
-        assert_eq!(
-            held(&Machine {
-                tasks: 32000,
-                ..well
-            }),
-            [false, false, true]
-        );
-    }
 
     #[test]
     fn this_machine_can_be_read() {

@@ -1,5 +1,6 @@
 //! What everything on this node shares: its name and folders, the adapters, and what the cluster has told.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,8 +15,10 @@ use waggle_wire::v1;
 
 use crate::containers::Containers;
 use crate::events::Recorder;
+use crate::eviction::{EvictionOptions, Pressure};
 use crate::folder::Folder;
 use crate::network::Network;
+use crate::options::Reserved;
 use crate::outbox::Outbox;
 use crate::pods::env::Surroundings;
 use crate::pods::files::ClusterDns;
@@ -47,6 +50,10 @@ pub(crate) struct Node {
     pub(crate) refused: watch::Sender<v1::Refusals>,
     /// Whether a server will hear of it.
     pub(crate) refused_told: AtomicBool,
+    /// What the node is short of, as it tells.
+    pub(crate) pressures: watch::Sender<BTreeSet<Pressure>>,
+    pub(crate) eviction: EvictionOptions,
+    pub(crate) reserved: Reserved,
     /// Generation that is in the kernel.
     pub(crate) applied: watch::Sender<Generation>,
     /// CPUs of the node, milli-cores.

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use waggle_model::NodeName;
 use waggle_model::network::{PerFamily, TunnelMode, XdpMode};
+use waggle_model::{Bytes, MilliCpu, NodeName};
+
+use crate::eviction::EvictionOptions;
 
 /// How to run one node.
 #[derive(Debug, Clone)]
@@ -40,8 +42,51 @@ pub struct AgentOptions {
     pub supervisor: Option<PathBuf>,
     /// Who is asked for names outside the cluster; `None` reads `/etc/resolv.conf`.
     pub dns_upstream: Option<Vec<std::net::SocketAddr>>,
+    /// When pods are given up because the node is short of something.
+    pub eviction: EvictionOptions,
+    /// What pods can't have.
+    pub reserved: Reserved,
     /// Version of this build, `0.1.0`.
     pub version: String,
+}
+
+/// What is kept for the node's own processes: pods are placed by what is left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reserved {
+    /// Milli-cores.
+    pub cpu: u64,
+    /// Bytes.
+    pub memory: u64,
+    /// Bytes.
+    pub ephemeral_storage: u64,
+}
+
+impl std::str::FromStr for Reserved {
+    type Err = String;
+
+    /// Reads `cpu=500m,memory=1Gi,ephemeral-storage=1Gi`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = Self::default();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let wrong = || format!("{part:?} can't be reserved: write RESOURCE=AMOUNT");
+            let (name, amount) = part.split_once('=').ok_or_else(wrong)?;
+            let bytes = || amount.parse().map(|Bytes(n)| n).map_err(|_| wrong());
+            let (place, amount) = match name {
+                "cpu" => {
+                    let cpu: MilliCpu = amount.parse().map_err(|_| wrong())?;
+                    (&mut all.cpu, cpu.0)
+                }
+                "memory" => (&mut all.memory, bytes()?),
+                "ephemeral-storage" => (&mut all.ephemeral_storage, bytes()?),
+                _ => {
+                    let known = "cpu, memory, ephemeral-storage";
+                    return Err(format!("{name:?} can't be reserved: name one of {known}"));
+                }
+            };
+            *place = u64::try_from(amount).map_err(|_| wrong())?;
+        }
+        Ok(all)
+    }
 }
 
 /// Why an agent can't run. Each is one line that names what to do about it.
@@ -89,4 +134,28 @@ pub enum AgentError {
     /// A part of the agent failed where it must not.
     #[error("a part of the agent broke: {0}")]
     Broken(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reserved_is_read_or_refused_by_name() {
+        let reserved = "cpu=1500m,memory=1Gi".parse();
+        let expect = Reserved {
+            cpu: 1500,
+            memory: 1 << 30,
+            ephemeral_storage: 0,
+        };
+        assert_eq!(reserved, Ok(expect));
+        for (bad, word) in [
+            ("cpu", "RESOURCE=AMOUNT"),
+            ("gpu=1", "cpu, memory"),
+            ("memory=-1", "RESOURCE=AMOUNT"),
+        ] {
+            let error = bad.parse::<Reserved>().unwrap_err();
+            assert!(error.contains(word), "{bad}: {error}");
+        }
+    }
 }

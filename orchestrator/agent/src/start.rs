@@ -24,6 +24,7 @@ use crate::node::Node;
 use crate::outbox::Outbox;
 use crate::persist::{Keeper, Known};
 use crate::pods::table::Table;
+use crate::pressure;
 use crate::session::{Session, decode, join};
 use crate::{AgentError, AgentOptions, admin, clock, flows, health_check, network, reclaim};
 
@@ -104,7 +105,9 @@ pub(crate) async fn run(
     }));
     tasks.spawn(forever(network::follow(Arc::clone(&node), listener, zone)));
     tasks.spawn(forever(health_check::serve(Arc::clone(&node))));
-    let report = machine::report(Arc::clone(&node), table.clone(), options.data.clone());
+    let looking = pressure::run(Arc::clone(&node), table.clone(), options.data.clone());
+    tasks.spawn(forever(looking));
+    let report = machine::report(Arc::clone(&node), options.data.clone());
     tasks.spawn(forever(report));
     tasks.spawn(forever(machine::measure(Arc::clone(&node), table.clone())));
     tasks.spawn(forever(admin::serve(socket, Arc::clone(&node), table)));
@@ -160,6 +163,7 @@ fn check(options: &AgentOptions) -> Result<std::path::PathBuf, AgentError> {
             "name a server (--server https://HOST:PORT)".to_owned(),
         ));
     }
+    options.eviction.check().map_err(AgentError::Argument)?;
     if let Some(uplink) = &options.uplink {
         nix::net::if_::if_nametoindex(uplink.as_str())
             .map_err(|error| AgentError::Argument(format!("uplink {uplink:?}: {error}")))?;
@@ -298,6 +302,9 @@ fn node(
         flows: flows::Flows::default(),
         refused: watch::Sender::default(),
         refused_told: false.into(),
+        pressures: watch::Sender::default(),
+        eviction: options.eviction.clone(),
+        reserved: options.reserved,
         applied: watch::Sender::default(),
         cpu_milli: machine.cpus * 1000,
         memory: machine.memory,

@@ -41,7 +41,7 @@ pub(crate) fn since(text: &str, now: Timestamp) -> String {
 }
 
 /// Reads `90`, `90s`, `1h30m`, `250ms`: what kubectl's `--since` and `--timeout` take.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration: write 30s, 5m or 1h30m");
     if let Ok(seconds) = text.parse::<u64>() {
         return Ok(Duration::from_secs(seconds));

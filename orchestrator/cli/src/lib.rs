@@ -28,6 +28,7 @@ mod table;
 mod top;
 mod version;
 
+pub use age::parse_duration;
 pub use connect::Globals;
 
 use std::process::ExitCode;

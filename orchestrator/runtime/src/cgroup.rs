@@ -249,6 +249,18 @@ impl Cgroups {
         }
     }
 
+    /// How many processes and threads are in a cgroup and all below it.
+    pub fn tasks(&self, cgroup: &str) -> io::Result<u64> {
+        let missing =
+            || io::Error::new(io::ErrorKind::NotFound, "this host has no such controller");
+        number(
+            &self
+                .folder("pids", cgroup)
+                .ok_or_else(missing)?
+                .join("pids.current"),
+        )
+    }
+
     /// How many of a cgroup's processes the kernel has killed for memory; 0 when the cgroup is gone.
     #[must_use]
     pub fn oom_kills(&self, cgroup: &str) -> u64 {

@@ -37,6 +37,9 @@ async fn import(
     (dir, store, result)
 }
 
+/// No age protects an image.
+const NOW: Duration = Duration::ZERO;
+
 #[tokio::test]
 async fn layers_become_what_overlayfs_stacks() {
     let layer = tar(&[
@@ -239,9 +242,16 @@ async fn garbage_goes_and_what_is_kept_stays() {
         store.import(layout, Some(name)).await.unwrap();
         ids.push(store.resolve(name).unwrap().unwrap().id);
     }
-    let report = store.gc(&ids.iter().cloned().collect()).unwrap();
+    let report = store.gc(&ids.iter().cloned().collect(), NOW).unwrap();
     assert_eq!((report.images.len(), report.layers), (0, 0));
-    let report = store.gc(&BTreeSet::from([ids[0].clone()])).unwrap();
+    let minute = Duration::from_secs(60);
+    let young = store.gc(&BTreeSet::new(), minute).unwrap();
+    assert_eq!(
+        (young.images.len(), young.layers),
+        (0, 0),
+        "what just came stays"
+    );
+    let report = store.gc(&BTreeSet::from([ids[0].clone()]), NOW).unwrap();
     assert_eq!(
         (report.images.as_slice(), report.layers, report.bytes),
         (&ids[1..], 1, 3)
@@ -251,7 +261,7 @@ async fn garbage_goes_and_what_is_kept_stays() {
     assert!(one.layers.iter().all(|l| l.is_dir()));
     assert!(store.remove("one").unwrap());
     assert!(!store.remove("one").unwrap());
-    assert_eq!(store.gc(&BTreeSet::new()).unwrap().layers, 2);
+    assert_eq!(store.gc(&BTreeSet::new(), NOW).unwrap().layers, 2);
     assert_eq!(
         std::fs::read_dir(dir.path().join("store/layers"))
             .unwrap()

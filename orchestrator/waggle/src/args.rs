@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use waggle_agent::{EvictionOptions, GracePeriods, Reserved, Thresholds};
 use waggle_model::network::{AddressPool, Cidr, PerFamily, PortRange, TunnelMode, XdpMode};
 
 use clap::{Parser, Subcommand};
@@ -198,9 +200,74 @@ pub(crate) struct AgentArgs {
     /// Registry that is spoken to without TLS; may be given more than once
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) insecure_registry: Vec<String>,
+    #[command(flatten)]
+    pub(crate) eviction: EvictionArgs,
+    /// What is kept for the node's own processes, RESOURCE=AMOUNT,...; pods are placed by what is left
+    #[arg(
+        long,
+        env = "WAGGLE_SYSTEM_RESERVED",
+        value_name = "LIST",
+        default_value = ""
+    )]
+    pub(crate) system_reserved: Reserved,
     /// Who is asked for names outside the cluster, else those in /etc/resolv.conf; may be given more than once
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) dns_upstream: Vec<SocketAddr>,
+}
+
+/// When pods are given up because the node is short of something.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EvictionArgs {
+    /// What must be left, or pods go at once: SIGNAL<AMOUNT,... of memory.available, nodefs.available, nodefs.inodesFree,
+    /// pid.available; 100Mi or 10%
+    #[arg(
+        long,
+        env = "WAGGLE_EVICTION_HARD",
+        value_name = "LIST",
+        default_value = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,pid.available<10%"
+    )]
+    eviction_hard: Thresholds,
+    /// What should be left, or pods go after a grace period
+    #[arg(
+        long,
+        env = "WAGGLE_EVICTION_SOFT",
+        value_name = "LIST",
+        default_value = ""
+    )]
+    eviction_soft: Thresholds,
+    /// How long less may be left: SIGNAL=DURATION,...
+    #[arg(
+        long,
+        env = "WAGGLE_EVICTION_SOFT_GRACE_PERIOD",
+        value_name = "LIST",
+        default_value = "",
+        value_parser = |text: &str| GracePeriods::parse(text, waggle_cli::parse_duration)
+    )]
+    eviction_soft_grace_period: GracePeriods,
+    /// How long pods have to end, at most, when a soft threshold is passed, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    eviction_max_pod_grace_period: u32,
+    /// How long the node says that it is under pressure after it last was
+    #[arg(
+        long,
+        env = "WAGGLE_EVICTION_PRESSURE_TRANSITION_PERIOD",
+        value_name = "DURATION",
+        default_value = "5m",
+        value_parser = waggle_cli::parse_duration
+    )]
+    eviction_pressure_transition_period: Duration,
+}
+
+impl From<EvictionArgs> for EvictionOptions {
+    fn from(args: EvictionArgs) -> Self {
+        Self {
+            hard: args.eviction_hard,
+            soft: args.eviction_soft,
+            soft_grace: args.eviction_soft_grace_period,
+            most_grace: args.eviction_max_pod_grace_period.into(),
+            transition: args.eviction_pressure_transition_period,
+        }
+    }
 }
 
 /// Arguments of `supervisor`.

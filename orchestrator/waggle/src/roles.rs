@@ -108,6 +108,8 @@ pub(crate) async fn agent(args: AgentArgs) -> Result<ExitCode> {
         labels: args.label.into_iter().collect(),
         insecure_registries: args.insecure_registry,
         pid_file: args.pid_file,
+        eviction: args.eviction.into(),
+        reserved: args.system_reserved,
         supervisor: None,
         dns_upstream: if args.dns_upstream.is_empty() {
             None

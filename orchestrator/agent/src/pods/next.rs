@@ -105,7 +105,9 @@ pub(crate) fn deadline(pod: &Desired, seen: &Observed) -> Option<i64> {
 
 /// Ends the main containers of a pod that the node has given up, then its sidecars.
 fn failed(pod: &Desired, seen: &Observed, now: i64) -> Vec<Step> {
-    let grace = pod.grace_seconds();
+    let own = pod.grace_seconds();
+    let most = seen.failed.as_ref().and_then(|failure| failure.grace);
+    let grace = most.map_or(own, |most| most.min(own));
     let mains_live = pod.containers().iter().any(|c| seen.has_process(&c.name));
     let which = if mains_live {
         pod.containers()

@@ -136,6 +136,8 @@ pub(crate) struct Failure {
     /// `DeadlineExceeded`, `Evicted`.
     pub(crate) reason: String,
     pub(crate) message: String,
+    /// Seconds that its containers have to end, where that is less than the pod's own.
+    pub(crate) grace: Option<i64>,
 }
 
 /// Everything that is seen of one pod.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use waggle_model::{Bytes, MilliCpu};
 use waggle_runtime::spec::ResourceSpec;
 
-use super::desired::Desired;
+use super::desired::{Desired, is_sidecar};
 
 /// Processes that one container may have unless the node says otherwise.
 const PIDS: u64 = 4096;
@@ -67,6 +67,29 @@ pub(crate) fn qos_class(pod: &Desired) -> &'static str {
     } else {
         "Burstable"
     }
+}
+
+/// What the pod asks for of something that is counted in bytes: its main containers and sidecars together, or its
+/// largest init container if that is more.
+pub(crate) fn requested(pod: &Desired, name: &str) -> u64 {
+    let of = |container: &Container| {
+        let resources = container.resources.as_ref();
+        let list = |which: fn(&ResourceRequirements) -> Option<&BTreeMap<String, Text>>| {
+            amount(resources.and_then(which), name)
+                .as_ref()
+                .and_then(bytes)
+        };
+        let asked = list(|r| r.requests.as_ref()).or_else(|| list(|r| r.limits.as_ref()));
+        asked.map_or(0, |bytes| bytes.0.unsigned_abs())
+    };
+    let (sidecars, before): (Vec<_>, Vec<_>) =
+        pod.init_containers().iter().partition(|c| is_sidecar(c));
+    let running = pod.containers().iter().chain(sidecars).map(of).sum();
+    before
+        .into_iter()
+        .map(of)
+        .max()
+        .map_or(running, |one| running.max(one))
 }
 
 /// The container's cgroup limits.

@@ -213,7 +213,15 @@ fn conditions(
         .unwrap_or(given);
     let own = rows.map(|(kind, holds, why)| condition(kind, holds, why, old, now));
     // Conditions that others set (readiness gates) are theirs: the server keeps them.
-    own.into()
+    let mut own = Vec::from(own);
+    if let Some(failure) = seen.failed.as_ref().filter(|f| f.reason == "Evicted") {
+        own.push(PodCondition {
+            reason: Some("TerminationByKubelet".to_owned()),
+            message: Some(failure.message.clone()),
+            ..condition("DisruptionTarget", true, (None, None), old, now)
+        });
+    }
+    own
 }
 
 fn condition(

@@ -276,6 +276,26 @@ impl Table {
         running
     }
 
+    /// Every pod that has a container that runs.
+    pub(crate) fn living(&self) -> Vec<Arc<Desired>> {
+        let inner = self.lock();
+        let has = |uid: &String| inner.mirror.as_ref()?.get(uid);
+        let lives = |uid: &String| {
+            has(uid).is_some_and(|has| has.containers.values().any(|state| !state.exited()))
+        };
+        let entries = inner.pods.iter().filter(|(uid, _)| lives(uid));
+        entries
+            .map(|(_, entry)| entry.desired.borrow().clone())
+            .collect()
+    }
+
+    /// Gives a pod up; its containers have at most `grace` seconds to end.
+    pub(crate) fn evict(&self, uid: &str, message: String, grace: i64) {
+        if let Some(entry) = self.lock().pods.get(uid) {
+            drop(entry.mail.send(Mail::Evict { message, grace }));
+        }
+    }
+
     /// How many pods are here.
     pub(crate) fn count(&self) -> usize {
         self.lock()

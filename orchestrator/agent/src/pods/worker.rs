@@ -38,8 +38,8 @@ pub(crate) enum Mail {
     },
     /// An image was added: who waits for one may look again.
     ImageAdded,
-    /// A volume holds more than it may.
-    Exceeded { message: String },
+    /// The pod takes more than it may, or the node is short of something: it is given up.
+    Evict { message: String, grace: i64 },
     /// The postStart hook of one attempt of a container has ended.
     PostStart {
         container: String,
@@ -91,7 +91,7 @@ pub(crate) struct Worker {
     probers: BTreeMap<String, (u32, AbortHandle)>,
     stoppers: BTreeMap<String, Stopper>,
     status: Option<PodStatus>,
-    /// Looks at how much the pod's volumes hold.
+    /// Looks at how much the pod takes of the disk.
     meter: Option<AbortHandle>,
 }
 
@@ -124,8 +124,8 @@ impl Worker {
             .status
             .clone()
             .filter(|status| status.start_time.is_some());
-        let volumes = node.folder.pod(&pod.key.uid).join("volumes");
-        let meter = super::meter::watch(&pod, &volumes, post.clone());
+        let folder = node.folder.pod(&pod.key.uid);
+        let meter = super::meter::watch(&pod, &folder, &node.folder.runtime(), post.clone());
         Self {
             meter,
             node,
@@ -249,9 +249,9 @@ impl Worker {
                     |prepare: &Prepare| matches!(prepare, Prepare::Held(hold) if hold.is_image());
                 self.seen.prepare.retain(|_, prepare| !waits(prepare));
             }
-            Mail::Exceeded { message } => {
-                if self.seen.failed.is_none() && !self.pod.ending() {
-                    self.give_up("Evicted", message);
+            Mail::Evict { message, grace } => {
+                if outcome(&self.pod, &self.seen).is_none() && !self.pod.ending() {
+                    self.give_up("Evicted", message, Some(grace));
                 }
             }
             Mail::PostStart {
@@ -303,17 +303,18 @@ impl Worker {
             return;
         }
         let message = "Pod was active on the node longer than the specified deadline";
-        self.give_up("DeadlineExceeded", message.to_owned());
+        self.give_up("DeadlineExceeded", message.to_owned(), None);
     }
 
     /// Ends the pod as failed: it stays so, and is not run again.
-    pub(super) fn give_up(&mut self, reason: &str, message: String) {
+    pub(super) fn give_up(&mut self, reason: &str, message: String, grace: Option<i64>) {
         self.node
             .recorder
             .warning(&self.pod, "", reason, message.clone());
         self.seen.failed = Some(Failure {
             reason: reason.to_owned(),
             message,
+            grace,
         });
     }
 
@@ -557,6 +558,7 @@ fn given_up(status: &PodStatus) -> Option<Failure> {
     (own && status.phase.as_deref() == Some("Failed")).then(|| Failure {
         reason: reason.to_owned(),
         message: status.message.clone().unwrap_or_default(),
+        grace: None,
     })
 }
 

@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
+use std::path::Path;
+use std::time::Duration;
 
 use nix::fcntl::FlockArg;
 
@@ -30,8 +32,9 @@ impl ImageStore {
         Ok(true)
     }
 
-    /// Removes every image but those in `keep`, and every layer that no image has.
-    pub fn gc(&self, keep: &BTreeSet<ImageId>) -> Result<GcReport> {
+    /// Removes every image but those in `keep` and those that came less than `min_age` ago, whose users may be on their
+    /// way; and every layer that no image has.
+    pub fn gc(&self, keep: &BTreeSet<ImageId>, min_age: Duration) -> Result<GcReport> {
         let _alone = self
             .lock(FlockArg::LockExclusiveNonblock)
             .map_err(|e| match e {
@@ -42,13 +45,15 @@ impl ImageStore {
             })?;
         let mut report = GcReport::default();
         let mut used = BTreeSet::new();
+        let mut stay = keep.clone();
         let mut sizes = HashMap::new();
         for image in entries(&self.dir.join("images"))? {
             let Some(record) = read_record(&image)? else {
                 continue;
             };
             sizes.extend(record.layers.iter().map(|l| (l.diff.clone(), l.bytes)));
-            if keep.contains(&record.id) {
+            if keep.contains(&record.id) || is_younger(&image, min_age)? {
+                stay.insert(record.id);
                 used.extend(record.layers.into_iter().map(|l| l.diff));
             } else {
                 remove_file(&image)?;
@@ -56,7 +61,7 @@ impl ImageStore {
             }
         }
         for (name, id) in self.names()? {
-            if !keep.contains(&id) {
+            if !stay.contains(&id) {
                 remove_file(&self.name_path(&name))?;
             }
         }
@@ -77,4 +82,12 @@ impl ImageStore {
         }
         Ok(report)
     }
+}
+
+/// Whether an image's file was written less than so long ago.
+fn is_younger(image: &Path, min_age: Duration) -> Result<bool> {
+    let written = fs::metadata(image).and_then(|metadata| metadata.modified());
+    let written = written.map_err(|e| ImageError::store("read", image, e))?;
+    // A time to come is a clock that was set back: no reason to keep it for ever.
+    Ok(written.elapsed().is_ok_and(|age| age < min_age))
 }

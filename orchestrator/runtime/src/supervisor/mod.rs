@@ -215,6 +215,22 @@ impl SupervisorOptions {
     }
 }
 
+/// What containers of a pod have written to their root file systems: container name and folder, below a supervisor's data
+/// folder.
+#[must_use]
+pub fn writable_layers(data: &Path, pod: &str) -> Vec<(String, PathBuf)> {
+    let Ok(entries) = std::fs::read_dir(data.join("containers")) else {
+        return Vec::new();
+    };
+    let one = |entry: std::fs::DirEntry| {
+        let id = entry.file_name().into_string().ok()?;
+        let (of, rest) = id.split_once('_')?;
+        let (name, _attempt) = rest.split_once('_')?;
+        (of == pod).then(|| (name.to_owned(), entry.path().join("upper")))
+    };
+    entries.flatten().filter_map(one).collect()
+}
+
 /// Asks a supervisor whether it is there.
 fn ping(socket: &Path) -> io::Result<()> {
     match ask(socket, Request::Ping, PING_TIMEOUT)? {

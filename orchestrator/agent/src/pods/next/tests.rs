@@ -199,6 +199,7 @@ fn a_pod_past_its_deadline_is_ended_and_stays_failed() {
     check(&pod, &seen, "wake +10");
     assert_eq!(deadline(&pod, &seen), Some(NOW + 10 * SECOND));
     seen.failed = Some(crate::pods::observed::Failure {
+        grace: None,
         reason: "DeadlineExceeded".into(),
         message: String::new(),
     });

@@ -1,0 +1,165 @@
+//! Looks at what the node is short of, tells, makes room by removing images, and gives pods up. What follows from a look is
+//! `eviction`'s to say.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use waggle_runtime::cgroup::{Cgroups, pod_path};
+use waggle_runtime::supervisor::writable_layers;
+
+use crate::clock;
+use crate::eviction::{Candidate, Pressure, Share, Watcher, victim};
+use crate::machine::{self, Machine};
+use crate::node::Node;
+use crate::pods::desired::Desired;
+use crate::pods::qos::requested;
+use crate::pods::table::Table;
+
+/// Between two looks, as kubelet has it.
+const PERIOD: Duration = Duration::from_secs(10);
+/// How long a pod that was given up may take to end before the next one goes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Looks for as long as it runs.
+pub(crate) async fn run(node: Arc<Node>, table: Table, data: PathBuf) {
+    let options = &node.eviction;
+    let cgroups = match Cgroups::detect() {
+        Ok(cgroups) => cgroups,
+        Err(error) => return tracing::error!(%error, "no eviction: cgroups can't be found"),
+    };
+    let mut watcher = Watcher::default();
+    let mut going: Option<(String, Instant)> = None;
+    loop {
+        let (mut pressures, mut due) = watcher.look(options, &Machine::read(&data), clock::now());
+        let of_disk = due
+            .as_ref()
+            .is_some_and(|d| d.signal.pressure() == Pressure::Disk);
+        if of_disk {
+            machine::collect_garbage(&node, &table).await;
+            // That may have been enough.
+            (pressures, due) = watcher.look(options, &Machine::read(&data), clock::now());
+        }
+        node.pressures.send_if_modified(|known| {
+            let news = *known != pressures;
+            *known = pressures;
+            news
+        });
+        let pods = table.living();
+        going = going.filter(|(uid, since)| {
+            since.elapsed() < PATIENCE && pods.iter().any(|pod| pod.key.uid == *uid)
+        });
+        if let Some(due) = due
+            && going.is_none()
+        {
+            tracing::warn!(?due, "the node is short of something");
+            let on_disk = due.signal.pressure() == Pressure::Disk;
+            let (observer, cgroups) = (Arc::clone(&node), cgroups.clone());
+            let look = move || {
+                let one = |pod: &Arc<Desired>| candidate(&observer, &cgroups, pod, on_disk);
+                pods.iter().filter(|pod| !pod.ending()).map(one).collect()
+            };
+            let candidates: Vec<_> = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+            if let Some(victim) = victim(&due, &candidates) {
+                table.evict(&victim.uid, victim.message, victim.grace);
+                going = Some((victim.uid, Instant::now()));
+            }
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+fn candidate(node: &Node, cgroups: &Cgroups, pod: &Desired, on_disk: bool) -> Candidate {
+    let cgroup = pod_path(&node.cgroup, &pod.key.uid);
+    let memory = cgroups.usage(&cgroup).unwrap_or_default().memory_bytes;
+    let disk = match on_disk {
+        true => local_storage(
+            &node.folder.pod(&pod.key.uid),
+            &node.folder.runtime(),
+            &pod.key.uid,
+        ),
+        false => Held::default(),
+    };
+    Candidate {
+        uid: pod.key.uid.clone(),
+        priority: pod
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.priority)
+            .unwrap_or(0),
+        is_static: is_static(&pod.pod),
+        memory: Share {
+            used: memory,
+            asked: requested(pod, "memory"),
+        },
+        disk: Share {
+            used: disk.bytes,
+            asked: requested(pod, "ephemeral-storage"),
+        },
+        inodes: disk.inodes,
+        processes: cgroups.tasks(&cgroup).unwrap_or(0),
+    }
+}
+
+/// Made from a file of this node.
+fn is_static(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.is_some_and(|all| all.contains_key("kubernetes.io/config.mirror"))
+}
+
+/// What files take on a disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
+}
+
+impl std::ops::AddAssign for Held {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.inodes = self.inodes.saturating_add(other.inodes);
+    }
+}
+
+/// What a pod takes of the node's disk: logs, volumes that are its own, and what its containers wrote elsewhere.
+pub(crate) fn local_storage(pod: &Path, runtime: &Path, uid: &str) -> Held {
+    let mut all = held(pod);
+    for (_, layer) in writable_layers(runtime, uid) {
+        all += held(&layer);
+    }
+    all
+}
+
+/// What is on the disk below a folder, which may change meanwhile. Neither links are followed nor mounts entered.
+pub(crate) fn held(folder: &Path) -> Held {
+    match std::fs::symlink_metadata(folder) {
+        Ok(metadata) => held_on(folder, metadata.dev()),
+        Err(_) => Held::default(),
+    }
+}
+
+fn held_on(folder: &Path, device: u64) -> Held {
+    let mut all = Held::default();
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return all;
+    };
+    for entry in entries.flatten() {
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
+        if metadata.dev() != device {
+            continue;
+        }
+        all += Held {
+            bytes: metadata.blocks().saturating_mul(512),
+            inodes: 1,
+        };
+        if metadata.is_dir() {
+            all += held_on(&entry.path(), device);
+        }
+    }
+    all
+}
