@@ -221,6 +221,10 @@ pub(crate) fn upgrade_in_place(cluster: &Cluster) -> Result<()> {
     let program = cluster.folder().join("another-waggle");
     let own = std::env::var_os("WAGGLE_BIN").context("WAGGLE_BIN is not set")?;
     std::fs::copy(own, &program)?;
+    // What has the same content is no other program to `dev up`.
+    let mut file = std::fs::OpenOptions::new().append(true).open(&program)?;
+    file.write_all(b"another")?;
+    drop(file);
     cluster.start_by(&program)?;
     let after = cluster.json(&["pods", "-A"])?;
     ensure!(
