@@ -154,8 +154,10 @@ impl<'a> Class<'a> {
     }
 
     /// Whether what runs on the node is all that may keep this class away.
-    pub(super) fn may_ever(&self, node: usize) -> bool {
+    pub(super) fn may_ever(&self, cluster: &Cluster<'_>, node: usize) -> bool {
+        let empty = Amounts::default();
         self.verdicts[node] == 0
+            && empty.leaves_room_for(&self.requests, &cluster.nodes[node].whole)
     }
 
     /// Why a pod of this class can't be on the node even without these pods, which are there.

@@ -11,7 +11,27 @@ use crate::selector::Labels;
 use crate::{Snapshot, pod, taint};
 
 /// A host port: protocol, port, address.
-pub(super) type HostPort = (String, i32, String);
+pub(crate) type HostPort = (String, i32, String);
+
+/// What a pod takes of its node, and whether it keeps others away from there.
+#[derive(Debug, Clone)]
+pub(crate) struct Demand {
+    requests: Amounts,
+    usual: (i64, i64),
+    ports: Vec<HostPort>,
+    repels: bool,
+}
+
+impl Demand {
+    pub(crate) fn of(pod: &Pod) -> Self {
+        Self {
+            requests: resources::requests(pod),
+            usual: resources::usual_requests(pod),
+            ports: host_ports(pod),
+            repels: repels(pod),
+        }
+    }
+}
 
 /// No domain: the node lacks the label.
 pub(super) const NOWHERE: u32 = u32::MAX;
@@ -153,13 +173,12 @@ impl<'a> Cluster<'a> {
         for index in 0..cluster.nodes.len() {
             let name = cluster.nodes[index].name;
             cluster.by_name.insert(name, index);
-            for pod in snapshot
-                .pods_on(name)
-                .filter(|pod| !pod::is_terminated(pod))
+            for (pod, demand) in snapshot
+                .demands_on(name)
+                .filter(|(pod, _)| !pod::is_terminated(pod))
             {
-                let (requests, usual) = (resources::requests(pod), resources::usual_requests(pod));
-                cluster.nodes[index].take(&requests, usual, &host_ports(pod));
-                if repels(pod) {
+                cluster.nodes[index].take(&demand.requests, demand.usual, &demand.ports);
+                if demand.repels {
                     cluster.repelling.push((pod, index));
                 }
             }

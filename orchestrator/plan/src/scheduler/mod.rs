@@ -28,6 +28,8 @@ use class::{Class, ClassKey};
 use cluster::Cluster;
 use reason::Reason;
 
+pub(crate) use cluster::Demand;
+
 /// The value of `spec.schedulerName` that this scheduler answers to; an absent one too.
 pub const NAME: &str = "default-scheduler";
 /// So many nodes that fit are compared at least, if there are as many.

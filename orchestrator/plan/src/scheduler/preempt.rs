@@ -63,7 +63,7 @@ pub(super) fn choose<'a>(
     let most = (count / 10).max(MOST_CANDIDATES);
     let budgets = Budgets::new(cluster.snapshot);
     let found = (0..count)
-        .filter(|&node| class.may_ever(node))
+        .filter(|&node| class.may_ever(cluster, node))
         .filter_map(|node| {
             let (harm, victims) = victims_on(cluster, class, node, own, doomed, &budgets)?;
             Some((harm, Choice { node, victims }))

@@ -33,6 +33,7 @@ pub use meta::{Meta, Owner};
 pub use table::Table;
 
 use crate::pod;
+use crate::scheduler::Demand;
 use crate::selector::Labels;
 use crate::tenant::Tenant;
 
@@ -52,6 +53,13 @@ pub struct SnapshotError {
 
 /// Pods of one owner or node, by namespace and name.
 pub type PodGroup = BTreeMap<(String, String), Arc<Pod>>;
+
+/// A pod that is bound, with what it takes of its node, which is worked out once.
+#[derive(Debug, Clone)]
+struct Bound {
+    pod: Arc<Pod>,
+    demand: Demand,
+}
 
 /// A kind's apiVersion and name.
 pub type KindKey = (String, String);
@@ -116,7 +124,7 @@ pub struct Snapshot {
     dependents: HashMap<String, BTreeSet<MetaKey>>,
     covered: BTreeSet<KindKey>,
     pods_by_owner: HashMap<String, PodGroup>,
-    pods_by_node: HashMap<String, PodGroup>,
+    pods_by_node: HashMap<String, BTreeMap<(String, String), Bound>>,
     unbound: PodGroup,
     sets_by_owner: HashMap<String, BTreeMap<String, Arc<ReplicaSet>>>,
     slices_by_service: HashMap<(String, String), BTreeMap<String, Arc<EndpointSlice>>>,
@@ -356,10 +364,15 @@ impl Snapshot {
 
     /// Pods bound to this node.
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Pod>> {
-        self.pods_by_node
-            .get(node)
-            .into_iter()
+        self.demands_on(node).map(|(pod, _)| pod)
+    }
+
+    /// Pods bound to this node, each with what it takes there.
+    pub(crate) fn demands_on(&self, node: &str) -> impl Iterator<Item = (&Arc<Pod>, &Demand)> {
+        let group = self.pods_by_node.get(node).into_iter();
+        group
             .flat_map(BTreeMap::values)
+            .map(|bound| (&bound.pod, &bound.demand))
     }
 
     /// Pods that are bound to no node, by namespace and name.
@@ -503,11 +516,16 @@ impl Snapshot {
                 .or_default()
                 .insert(key.clone(), Arc::clone(&pod));
         }
-        let bound = pod::node_name(&pod).map(str::to_owned);
-        let group = bound.map_or(&mut self.unbound, |node| {
-            self.pods_by_node.entry(node).or_default()
-        });
-        group.insert(key, Arc::clone(&pod));
+        if let Some(node) = pod::node_name(&pod) {
+            let bound = Bound {
+                demand: Demand::of(&pod),
+                pod: Arc::clone(&pod),
+            };
+            let group = self.pods_by_node.entry(node.to_owned()).or_default();
+            group.insert(key, bound);
+        } else {
+            self.unbound.insert(key, Arc::clone(&pod));
+        }
         let groups = self.pods_by_label.entry(namespace.clone()).or_default();
         for (label, value) in pod.metadata.labels.iter().flatten() {
             let group = groups.entry((label.clone(), value.clone())).or_default();
