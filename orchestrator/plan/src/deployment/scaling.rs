@@ -56,6 +56,7 @@ impl Rollout<'_> {
             .and_then(|status| status.replicas)
             .unwrap_or(0);
         let (wanted, surge) = (self.replicas, self.surge);
+        let least = self.replicas - self.unavailable;
         let mut active: Vec<&mut Set<'_>> = self.sets_mut().filter(|row| row.size() > 0).collect();
         active.sort_by_cached_key(|row| {
             let created = row.set.metadata.creation_timestamp.clone();
@@ -81,6 +82,8 @@ impl Rollout<'_> {
         if let Some(first) = sizes.first_mut() {
             *first = first.saturating_add(change.saturating_sub(done)).max(0);
         }
+        let lasting: Vec<i32> = active.iter().map(|row| row.lasting()).collect();
+        spare(&mut sizes, &lasting, least);
         for (row, size) in active.into_iter().zip(sizes) {
             row.set.spec.replicas = Some(size);
         }
@@ -98,6 +101,27 @@ impl Rollout<'_> {
             }
             self.new = Some(row);
         }
+    }
+}
+
+/// Moves places from sets with pods that serve nobody to sets that would lose available ones, while fewer than `least`
+/// of those would be left.
+fn spare(sizes: &mut [i32], lasting: &[i32], least: i32) {
+    let kept = |sizes: &[i32]| -> i32 {
+        let both = sizes.iter().zip(lasting);
+        both.map(|(&size, &lasting)| size.min(lasting)).sum()
+    };
+    while kept(sizes) < least {
+        let position = |wanted: fn(i32, i32) -> bool| {
+            let mut both = sizes.iter().zip(lasting);
+            both.position(|(&size, &lasting)| wanted(size, lasting))
+        };
+        let (short, idle) = (position(|a, b| a < b), position(|a, b| a > b));
+        let (Some(short), Some(idle)) = (short, idle) else {
+            return;
+        };
+        sizes[short] += 1;
+        sizes[idle] -= 1;
     }
 }
 
@@ -131,4 +155,26 @@ fn share(row: &Set<'_>, wanted: i32, surge: i32, known: i32, change: i32, done: 
 fn rounded(top: i64, bottom: i64) -> i32 {
     let (top, bottom) = (i128::from(top), i128::from(bottom));
     i32::try_from((2 * top + bottom) / (2 * bottom)).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spare;
+
+    #[test]
+    fn available_pods_are_spared_before_those_that_serve_nobody() {
+        for (sizes, lasting, least, expected) in [
+            // One of two available pods would go, while a set without any keeps its size.
+            (vec![1, 2], vec![2, 0], 2, vec![2, 1]),
+            // Enough is left: the proportion stays.
+            (vec![1, 2], vec![2, 0], 1, vec![1, 2]),
+            (vec![2, 1, 1], vec![0, 1, 3], 4, vec![0, 1, 3]),
+            // There is nobody to take from.
+            (vec![1, 1], vec![2, 2], 4, vec![1, 1]),
+        ] {
+            let mut spared = sizes.clone();
+            spare(&mut spared, &lasting, least);
+            assert_eq!(spared, expected, "{sizes:?} {lasting:?} {least}");
+        }
+    }
 }
