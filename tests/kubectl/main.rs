@@ -7,6 +7,7 @@ mod certificates;
 mod custom;
 mod debug;
 mod in_pod;
+mod resize;
 mod services;
 mod writers;
 
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
             .test("kubectl_1_37_asks_and_drains", writers::asks_and_drains)
             .test("kubectl_1_37_exec_logs_and_top", streams)
             .test("kubectl_1_37_runs_and_attaches", attach::runs_and_attaches)
+            .test("kubectl_1_37_resizes", resize::resources_change_in_place)
             .test("kubectl_1_37_debugs", debug::containers_are_added)
             .test(
                 "kubectl_1_37_in_a_pod_may_what_its_account_may",

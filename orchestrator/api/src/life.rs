@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::walk::{carry, has, list, number, remove, set, text};
+use crate::walk::{carry, has, list, list_mut, number, remove, set, text};
 use crate::{Fault, Resource, Source, Status};
 
 mod delete;
@@ -33,6 +33,8 @@ pub enum Part {
     Status,
     /// The ephemeral containers of a pod only.
     Ephemeral,
+    /// The resources of a pod's containers only.
+    Resize,
     /// A signing request's conditions only.
     Approval,
 }
@@ -167,11 +169,13 @@ pub fn prepare_update(
     }
     let mut value = match part {
         Part::Ephemeral => ephemeral_part(old, &wanted),
+        Part::Resize => resize_part(old, &wanted),
         _ => main_part(resource, old, wanted),
     };
     resource.fill_in(&mut value);
     let faults = match part {
         Part::Ephemeral => crate::validate::ephemeral_containers(&value, old),
+        Part::Resize => crate::validate::resize(&value, old),
         _ => resource.faults(&value, Some(old)),
     };
     refuse(resource, &value, faults)?;
@@ -308,6 +312,21 @@ fn main_part(resource: &Resource, old: &Value, wanted: Value) -> Value {
 fn ephemeral_part(old: &Value, wanted: &Value) -> Value {
     let mut value = old.clone();
     carry(wanted, &mut value, &["spec"], "ephemeralContainers");
+    value
+}
+
+/// The pod with the wanted resources of the containers that it has.
+fn resize_part(old: &Value, wanted: &Value) -> Value {
+    let mut value = old.clone();
+    for group in ["initContainers", "containers"] {
+        for one in list_mut(&mut value, &["spec", group]) {
+            let name = text(one, &["name"]).to_owned();
+            let all = list(wanted, &["spec", group]);
+            if let Some(same) = all.iter().find(|other| text(other, &["name"]) == name) {
+                carry(same, one, &[], "resources");
+            }
+        }
+    }
     value
 }
 

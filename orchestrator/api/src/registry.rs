@@ -109,7 +109,7 @@ pub static RESOURCES: &[Resource] = &[
         short_names: &["po"],
         categories: &["all"],
         namespaced: true,
-        subresources: &["ephemeralcontainers", "status"],
+        subresources: &["ephemeralcontainers", "resize", "status"],
         defaults: defaults::pod,
         decode: decode::<core::v1::Pod>,
         validate: validate::pod,

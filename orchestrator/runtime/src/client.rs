@@ -18,7 +18,8 @@ use crate::error::{Result, RuntimeError};
 use crate::frame::{Incoming, Outgoing};
 use crate::protocol::{Answer, Body, Call, Request, SOCKET};
 use crate::spec::{
-    ContainerKey, ContainerSpec, ContainerState, ExecSpec, Sandbox, SandboxSpec, Usage,
+    ContainerKey, ContainerSpec, ContainerState, ExecSpec, ResourceSpec, Sandbox, SandboxSpec,
+    Usage,
 };
 
 mod attach;
@@ -166,6 +167,20 @@ impl Client {
         self.done(Request::SignalContainer {
             key: key(pod, name),
             signal,
+        })
+        .await
+    }
+
+    /// Gives a container that runs other limits.
+    pub async fn resize_container(
+        &self,
+        pod: &str,
+        name: &str,
+        resources: ResourceSpec,
+    ) -> Result<()> {
+        self.done(Request::ResizeContainer {
+            key: key(pod, name),
+            resources,
         })
         .await
     }

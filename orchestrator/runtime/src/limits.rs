@@ -63,6 +63,27 @@ pub(crate) fn v1(limits: &ResourceSpec) -> Vec<Setting> {
     all
 }
 
+/// Files of version 2 for the limits that are given.
+pub(crate) fn v2(limits: &ResourceSpec) -> Vec<Setting> {
+    let mut all = Vec::new();
+    if let Some(milli) = limits.cpu_request_milli {
+        // As the OCI runtimes have it: 2 to 262,144 shares are 1 to 10,000.
+        let weight = 1 + (cpu_shares(milli) - 2) * 9999 / 262_142;
+        all.push(setting("cpu", "cpu.weight", weight));
+    }
+    if let Some(milli) = limits.cpu_limit_milli {
+        let quota = format!("{} {CPU_PERIOD}", cpu_quota(milli));
+        all.push(setting("cpu", "cpu.max", quota));
+    }
+    if let Some(bytes) = limits.memory_limit {
+        all.push(setting("memory", "memory.max", bytes));
+    }
+    if let Some(pids) = limits.pids_limit {
+        all.push(setting("pids", "pids.max", pids));
+    }
+    all
+}
+
 /// Rules of version 1's device controller.
 pub(crate) fn v1_devices(privileged: bool) -> Vec<Setting> {
     if privileged {
@@ -119,6 +140,23 @@ mod tests {
                 ("pids.max", "7"),
             ]
         );
+    }
+
+    #[test]
+    fn version_2_has_the_same_limits_in_other_words() {
+        let all = v2(&ResourceSpec {
+            cpu_request_milli: Some(1000),
+            cpu_limit_milli: Some(500),
+            memory_limit: Some(1 << 20),
+            pids_limit: None,
+        });
+        let files: Vec<_> = all.iter().map(|s| (s.file, s.value.as_str())).collect();
+        let expect = [
+            ("cpu.weight", "39"),
+            ("cpu.max", "50000 100000"),
+            ("memory.max", "1048576"),
+        ];
+        assert_eq!(files, expect);
     }
 
     #[test]

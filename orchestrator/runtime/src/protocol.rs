@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{FaultKind, RuntimeError};
-use crate::spec::{ContainerKey, ContainerSpec, ContainerState, ExecSpec, Sandbox, SandboxSpec};
+use crate::spec::{
+    ContainerKey, ContainerSpec, ContainerState, ExecSpec, ResourceSpec, Sandbox, SandboxSpec,
+};
 
 /// Name of the supervisor's socket in its data folder.
 pub(crate) const SOCKET: &str = "supervisor.sock";
@@ -36,6 +38,11 @@ pub(crate) enum Request {
         signal: i32,
     },
     RemoveContainer(ContainerKey),
+    /// Other limits for a container that runs.
+    ResizeContainer {
+        key: ContainerKey,
+        resources: ResourceSpec,
+    },
     /// Without a terminal the frame carries stdin, stdout and stderr of the new process.
     Exec(ExecSpec),
     /// What a container writes from now on. Descriptors: pipes for its stdout and stderr.
@@ -75,6 +82,7 @@ impl Request {
             Request::StartContainer(key) => ("start container", key.to_string()),
             Request::SignalContainer { key, .. } => ("signal container", key.to_string()),
             Request::RemoveContainer(key) => ("remove container", key.to_string()),
+            Request::ResizeContainer { key, .. } => ("resize container", key.to_string()),
             Request::Exec(spec) => ("exec in", format!("{}/{}", spec.pod, spec.container)),
             Request::Attach(key) => ("attach to", key.to_string()),
             Request::CloseStdin(key) => ("close the stdin of", key.to_string()),

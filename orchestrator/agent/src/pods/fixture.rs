@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use waggle_model::{IdentityId, PodKey, TenantId};
-use waggle_runtime::spec::{ContainerPhase, ContainerSpec, ContainerState};
+use waggle_runtime::spec::{ContainerPhase, ContainerSpec, ContainerState, ResourceSpec};
 
 use super::desired::{Desired, Ephemeral};
 use super::observed::{SECOND, note};
@@ -51,7 +51,10 @@ pub(crate) fn container(name: &str, phase: ContainerPhase, streak: u32) -> Conta
         cwd: "/".into(),
         user: Default::default(),
         mounts: vec![],
-        resources: Default::default(),
+        resources: ResourceSpec {
+            pids_limit: Some(super::qos::PIDS),
+            ..ResourceSpec::default()
+        },
         capabilities: vec![],
         no_new_privileges: false,
         privileged: false,

@@ -2,9 +2,11 @@
 //! (`worker`) has no choices left. On a pod that is as it should be, the list is empty but for a time to look again.
 
 use k8s_openapi::api::core::v1::Container;
+use waggle_runtime::spec::ResourceSpec;
 
 use super::desired::{Desired, RestartPolicy, is_sidecar};
 use super::observed::{Hold, Hook, Life, Observed, Prepare, SECOND, next_streak, restart_at};
+use super::qos::limits;
 
 /// One thing to do. Steps of one answer are done in order; the first failure ends them, and the next look decides anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(crate) enum Step {
     Pull { container: String },
     /// Create and start the next attempt of a container.
     Start { container: String, streak: u32 },
+    /// Give a container that runs the limits that it is to have now.
+    Resize { container: String },
     /// SIGTERM after the preStop hook, SIGKILL `grace` seconds later. Goes on in the background.
     Stop {
         container: String,
@@ -38,6 +42,8 @@ pub(crate) enum StopReason {
     Unhealthy,
     /// Its image was changed.
     Changed,
+    /// Its resources were changed, and it wants to begin anew with them.
+    Resized,
     /// Its pod is complete, and it is a sidecar.
     Complete,
     /// Its postStart hook failed.
@@ -259,6 +265,15 @@ fn keep_running(
             } else if !seen.verdict(container).alive {
                 let grace = probe_grace(container).unwrap_or(grace);
                 steps.extend(stop(name, seen, now, grace, StopReason::Unhealthy));
+            } else if restarts_for(container, &state.spec.resources) {
+                steps.extend(stop(name, seen, now, grace, StopReason::Resized));
+            } else if state.spec.resources != limits(container) {
+                steps.push(match seen.resize_hold.get(name) {
+                    Some(hold) if hold.until > now => Step::Wake(hold.until),
+                    _ => Step::Resize {
+                        container: name.clone(),
+                    },
+                });
             }
         }
         // Created and never started: an agent or supervisor died in between. It is made anew.
@@ -275,6 +290,23 @@ fn keep_running(
         (None, _) if start_failed(pod, container, seen) => {}
         (None, _) => steps.extend(start(name, seen, now, 0)),
     }
+}
+
+/// A resource was changed whose `resizePolicy` is `RestartContainer`.
+fn restarts_for(container: &Container, has: &ResourceSpec) -> bool {
+    let wanted = limits(container);
+    let cpu = (wanted.cpu_request_milli, wanted.cpu_limit_milli)
+        != (has.cpu_request_milli, has.cpu_limit_milli);
+    let memory = wanted.memory_limit != has.memory_limit;
+    let policies = container.resize_policy.as_deref().unwrap_or_default();
+    policies.iter().any(|policy| {
+        let changed = match policy.resource_name.as_str() {
+            "cpu" => cpu,
+            "memory" => memory,
+            _ => false,
+        };
+        changed && policy.restart_policy == "RestartContainer"
+    })
 }
 
 fn probe_grace(container: &Container) -> Option<i64> {

@@ -163,6 +163,8 @@ pub(crate) struct Observed {
     pub(crate) start_errors: BTreeMap<String, Ended>,
     /// By container name: postStart hooks.
     pub(crate) hooks: BTreeMap<String, Hook>,
+    /// By container name: limits that could not be changed, and when that is tried again.
+    pub(crate) resize_hold: BTreeMap<String, Hold>,
     /// The pod has failed by the node's decision, whatever its containers do.
     pub(crate) failed: Option<Failure>,
     /// When the pod was first seen here.

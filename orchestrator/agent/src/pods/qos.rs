@@ -10,7 +10,7 @@ use waggle_runtime::spec::ResourceSpec;
 use super::desired::{Desired, is_sidecar};
 
 /// Processes that one container may have unless the node says otherwise.
-const PIDS: u64 = 4096;
+pub(super) const PIDS: u64 = 4096;
 
 fn amount(list: Option<&BTreeMap<String, Text>>, name: &str) -> Option<Text> {
     list?.get(name).cloned()

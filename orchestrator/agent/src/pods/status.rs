@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
     ContainerStateWaiting, ContainerStatus, HostIP, PodCondition, PodIP, PodStatus,
+    ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use waggle_model::network::PerFamily;
@@ -16,7 +17,7 @@ use super::next::{is_initialized, outcome, start_failed};
 use super::observed::{
     Ended, Hold, Life, Observed, Prepare, SECOND, ended, last_ended, note, restart_at,
 };
-use super::qos::qos_class;
+use super::qos::{limits, qos_class};
 
 /// The status of `pod`, `now` being nanoseconds since the epoch.
 pub(crate) fn pod_status(
@@ -214,6 +215,7 @@ fn conditions(
     let own = rows.map(|(kind, holds, why)| condition(kind, holds, why, old, now));
     // Conditions that others set (readiness gates) are theirs: the server keeps them.
     let mut own = Vec::from(own);
+    own.extend(resizing(pod, seen, old, now));
     if let Some(failure) = seen.failed.as_ref().filter(|f| f.reason == "Evicted") {
         own.push(PodCondition {
             reason: Some("TerminationByKubelet".to_owned()),
@@ -222,6 +224,30 @@ fn conditions(
         });
     }
     own
+}
+
+/// The condition of a pod whose containers don't have yet what it wants them to have.
+fn resizing(
+    pod: &Desired,
+    seen: &Observed,
+    old: &[PodCondition],
+    now: i64,
+) -> Option<PodCondition> {
+    let lacks = |container: &&Container| {
+        seen.life(&container.name) == Life::Running && !has_its_resources(container, seen)
+    };
+    let container = pod.own_containers().find(lacks)?;
+    let hold = seen.resize_hold.get(&container.name);
+    Some(PodCondition {
+        reason: hold.map(|hold| hold.reason.to_owned()),
+        message: hold.map(|hold| hold.message.clone()),
+        ..condition("PodResizeInProgress", true, (None, None), old, now)
+    })
+}
+
+fn has_its_resources(container: &Container, seen: &Observed) -> bool {
+    let state = seen.containers.get(&container.name);
+    state.is_some_and(|state| state.spec.resources == limits(container))
 }
 
 fn condition(
@@ -293,8 +319,24 @@ fn container_status(
         started: Some(running && verdict.started),
         state: Some(current),
         last_state: last.map(|ended| terminated(pod, name, &ended)),
+        allocated_resources: container
+            .resources
+            .as_ref()
+            .and_then(|r| r.requests.clone()),
+        resources: match running && !has_its_resources(container, seen) {
+            false => container.resources.clone(),
+            true => known_resources(pod, name),
+        },
         ..ContainerStatus::default()
     }
+}
+
+/// The resources that a container had when the API last heard of it.
+fn known_resources(pod: &Desired, name: &str) -> Option<ResourceRequirements> {
+    let status = pod.pod.status.as_ref()?;
+    let lists = [&status.container_statuses, &status.init_container_statuses];
+    let mut all = lists.into_iter().flatten().flatten();
+    all.find(|one| one.name == name)?.resources.clone()
 }
 
 /// Restarts that the API knows of, for a container that has to be made anew after its host was.

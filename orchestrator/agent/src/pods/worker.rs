@@ -16,6 +16,7 @@ use waggle_wire::v1;
 use super::desired::Desired;
 use super::next::{Step, StopReason, deadline, next_steps, outcome, over_before};
 use super::observed::{Ended, Failure, Hold, Observed, Prepare, SECOND, start_error};
+use super::qos::limits;
 use super::status::pod_status;
 use super::stop::Stopper;
 use super::tokens::Tokens;
@@ -493,12 +494,41 @@ impl Worker {
             }
             Step::Pull { container } => self.pull(&container),
             Step::Start { container, streak } => self.start_step(&container, streak).await,
+            Step::Resize { container } => self.resize(&container).await,
             Step::Stop {
                 container,
                 grace,
                 why,
             } => self.stop(&container, grace, why),
             Step::Teardown | Step::Wake(_) => {}
+        }
+    }
+
+    /// Gives a container the limits that the pod wants it to have.
+    async fn resize(&mut self, name: &str) {
+        let Some(container) = self.pod.all_containers().find(|c| c.name == *name) else {
+            return;
+        };
+        let wanted = limits(container);
+        let client = self.node.containers.client().await;
+        let uid = &self.pod.key.uid;
+        match client.resize_container(uid, name, wanted.clone()).await {
+            Ok(()) => {
+                self.seen.resize_hold.remove(name);
+                // The report of it may come later.
+                if let Some(state) = self.seen.containers.get_mut(name) {
+                    state.spec.resources = wanted;
+                }
+            }
+            Err(error) => {
+                let message = format!("container {name} can't be resized: {error}");
+                self.node
+                    .recorder
+                    .warning(&self.pod, name, "ResizeError", message.clone());
+                let before = self.seen.resize_hold.remove(name);
+                let hold = Hold::after(before.as_ref(), "Error", message, clock::now());
+                self.seen.resize_hold.insert(name.to_owned(), hold);
+            }
         }
     }
 
@@ -517,6 +547,9 @@ impl Worker {
             StopReason::Failed => format!("Stopping container {name}: its pod has failed"),
             StopReason::Unhealthy => {
                 format!("Container {name} failed its probe, will be restarted")
+            }
+            StopReason::Resized => {
+                format!("Container {name} resources changed, will be restarted")
             }
             StopReason::Changed => {
                 format!("Container {name} definition changed, will be restarted")

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::walk::{default, has, object, set, text};
 
-pub(crate) use pod::pod;
+pub(crate) use pod::{pod, quality_of_service};
 pub(crate) use service::service;
 pub(crate) use stored::{
     custom_resource_definition, endpoints, limit_range, persistent_volume, persistent_volume_claim,

@@ -207,7 +207,7 @@ fn tolerate_node_trouble(pod: &mut Value) {
 }
 
 /// `Guaranteed`, `Burstable` or `BestEffort`: who is killed first when memory runs out.
-fn quality_of_service(spec: &Value) -> &'static str {
+pub(crate) fn quality_of_service(spec: &Value) -> &'static str {
     let containers = || {
         list(spec, &["initContainers"])
             .iter()

@@ -154,6 +154,7 @@ fn of_row(row: &'static Resource) -> Vec<Operation> {
                 match sub {
                     "approval" => "Approval",
                     "ephemeralcontainers" => "Ephemeralcontainers",
+                    "resize" => "Resize",
                     _ => "Status",
                 },
                 definition,

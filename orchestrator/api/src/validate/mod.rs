@@ -18,6 +18,7 @@ mod placement;
 mod pod;
 mod probe;
 mod quota;
+mod resize;
 mod resources;
 mod service;
 mod storage;
@@ -41,6 +42,7 @@ pub(crate) use network::endpoint_slice;
 pub(crate) use network_policy::network_policy;
 pub(crate) use pod::pod;
 pub(crate) use quota::{limit_range, pod_template, resource_quota, runtime_class};
+pub(crate) use resize::resize;
 pub(crate) use service::service;
 pub(crate) use storage::{persistent_volume, persistent_volume_claim, storage_class};
 pub(crate) use workload::{

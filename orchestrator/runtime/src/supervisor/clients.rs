@@ -121,6 +121,9 @@ impl Core {
             Request::SignalContainer { key, signal } => self
                 .signal_container(&key, signal)
                 .map(|()| Some(Body::Done)),
+            Request::ResizeContainer { key, resources } => self
+                .resize_container(&key, resources)
+                .map(|()| Some(Body::Done)),
             Request::SignalExec { exec, signal } => self
                 .signal_exec(reply.client, exec, signal)
                 .map(|()| Some(Body::Done)),

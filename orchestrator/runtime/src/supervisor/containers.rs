@@ -21,8 +21,11 @@ use crate::cgroup::container_path;
 use crate::cri::Stream;
 use crate::error::FaultKind;
 use crate::frame::MAX_FDS;
+use crate::limits;
 use crate::protocol::{Body, CreateJob, Fault, Job, JobBind, JobResult, NamespaceKind};
-use crate::spec::{ContainerKey, ContainerPhase, ContainerSpec, ContainerState, Sandbox};
+use crate::spec::{
+    ContainerKey, ContainerPhase, ContainerSpec, ContainerState, ResourceSpec, Sandbox,
+};
 use crate::sys;
 
 /// Who reaps a container's process.
@@ -547,6 +550,30 @@ impl Core {
             Some((pidfd, _)) => sys::pidfd_signal(pidfd.as_fd(), signal).map_err(Fault::internal),
             None => Ok(()),
         }
+    }
+
+    /// Changes the limits of a container that runs. A write that fails leaves those before it.
+    pub(super) fn resize_container(
+        &mut self,
+        key: &ContainerKey,
+        resources: ResourceSpec,
+    ) -> Result<(), Fault> {
+        if self.container(key)?.record.exited() {
+            return Err(Fault::new(FaultKind::InvalidState, "it has ended"));
+        }
+        let cgroup = container_path(&self.options.cgroup, &key.pod, &key.name);
+        let settings = match self.cgroups.is_v2() {
+            true => limits::v2(&resources),
+            false => limits::v1(&resources),
+        };
+        self.cgroups
+            .apply(&cgroup, &settings)
+            .map_err(Fault::internal)?;
+        if let Some(container) = self.containers.get_mut(key) {
+            container.record.spec.resources = resources;
+        }
+        self.changed(key);
+        Ok(())
     }
 
     /// Writes a container's record and tells who listens.

@@ -272,6 +272,7 @@ pub(super) fn part(target: &Target) -> Part {
     match target.subresource.as_str() {
         "status" => Part::Status,
         "ephemeralcontainers" => Part::Ephemeral,
+        "resize" => Part::Resize,
         "approval" => Part::Approval,
         _ => Part::Main,
     }

@@ -50,7 +50,8 @@ impl Call {
                 | "token"
                 | "metrics"
                 | "finalize"
-                | "ephemeralcontainers" => action.subresource,
+                | "ephemeralcontainers"
+                | "resize" => action.subresource,
                 _ => String::new(),
             }),
         }

@@ -52,6 +52,7 @@ impl Passage<'_> {
             (_, Part::Main) => "",
             (_, Part::Status) => "status",
             (_, Part::Ephemeral) => "ephemeralcontainers",
+            (_, Part::Resize) => "resize",
             (_, Part::Approval) => "approval",
         }
     }

@@ -34,6 +34,7 @@ fn text(steps: &[Step]) -> String {
             grace,
             why,
         } => format!("stop {container} {grace} {why:?}"),
+        Step::Resize { container } => format!("resize {container}"),
         Step::Teardown => "teardown".to_owned(),
         Step::Wake(at) => format!("wake +{}", (at - NOW) / SECOND),
     };
@@ -291,4 +292,36 @@ fn a_pod_that_was_over_is_not_run_again() {
     check(&pod, &Observed::default(), "");
     pod.pod.metadata.deletion_timestamp = Some(crate::pods::status::time(NOW));
     check(&pod, &Observed::default(), "teardown");
+}
+
+#[test]
+fn resources_that_were_changed_are_given_or_begun_anew_with() {
+    let with = |memory: &str, policy: &str| {
+        pod(&format!(
+            r#"{{"containers":[{{"name":"main","image":"web:1",
+                "resources":{{"limits":{{"memory":"{memory}"}}}},
+                "resizePolicy":[{{"resourceName":"memory","restartPolicy":"{policy}"}},
+                                {{"resourceName":"cpu","restartPolicy":"RestartContainer"}}]}}]}}"#
+        ))
+    };
+    let mut seen = seen(&[("main", ContainerPhase::Running, 0)]);
+    let has = limits(&with("64Mi", "").containers()[0]);
+    if let Some(state) = seen.containers.get_mut("main") {
+        state.spec.resources = has;
+    }
+    let check = |seen: &Observed, memory: &str, policy: &str, expect: &str| {
+        let pod = with(memory, policy);
+        assert_eq!(
+            text(&next_steps(&pod, seen, NOW)),
+            expect,
+            "{memory} {policy}"
+        );
+    };
+    check(&seen, "64Mi", "NotRequired", "");
+    check(&seen, "65536Ki", "RestartContainer", "");
+    check(&seen, "128Mi", "NotRequired", "resize main");
+    check(&seen, "128Mi", "RestartContainer", "stop main 30 Resized");
+    let hold = Hold::after(None, "Error", "busy".to_owned(), NOW);
+    seen.resize_hold.insert("main".to_owned(), hold);
+    check(&seen, "128Mi", "NotRequired", "wake +10");
 }
