@@ -10,6 +10,7 @@
 
 pub mod access;
 pub mod admission;
+pub mod audit;
 pub mod body;
 pub mod custom;
 mod decode;

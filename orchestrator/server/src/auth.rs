@@ -123,23 +123,24 @@ pub fn is_open(path: &str) -> bool {
     matches!(first, "version" | "livez" | "readyz" | "healthz")
 }
 
-/// Whether `user` may do it.
+/// Why `user` may do it.
 ///
 /// # Errors
-/// 401 for nobody, 403 otherwise.
-pub fn authorize(objects: &Objects, user: Option<&User>, action: &Action) -> Result<(), Status> {
+/// 401 for nobody, 403 when they may not.
+pub fn authorize(
+    objects: &Objects,
+    user: Option<&User>,
+    action: &Action,
+) -> Result<String, Status> {
     if action.resource.is_empty() && is_open(&action.path) {
-        return Ok(());
+        return Ok("open to everybody".to_owned());
     }
     let Some(user) = user else {
         return Err(Status::unauthorized(
             "Unauthorized: use a client certificate or a bearer token",
         ));
     };
-    match decide(objects, user, action) {
-        Some(_) => Ok(()),
-        None => Err(forbidden(user, action)),
-    }
+    decide(objects, user, action).ok_or_else(|| forbidden(user, action))
 }
 
 /// Why `user` may do it; `None` when they may not.

@@ -31,6 +31,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use http::Method;
 use waggle_api::Status;
+use waggle_api::access::Action;
 
 use crate::auth::{self, PeerCertificate};
 use crate::forward::{self, Forwarder};
@@ -127,12 +128,45 @@ async fn guard(State(state): State<ServerState>, mut request: Request, next: Nex
     }
     let watch = Query::parse(request.uri()).is_ok_and(|query| query.watch);
     let (call, started) = (Call::of(&request, watch), Instant::now());
-    let response = match admit(&state, &mut request) {
+    let response = answered(&state, request, watch, next).await;
+    let took = started.elapsed();
+    state.metrics.calls.answered(call, took, response)
+}
+
+/// Answers a request, and notes in the audit log what its policy wants.
+async fn answered(state: &ServerState, mut request: Request, watch: bool, next: Next) -> Response {
+    let action = auth::action_of(request.method(), request.uri(), watch);
+    let (caller, admitted) = admit(state, &mut request, &action);
+    let Some(log) = &state.audit else {
+        return match admitted {
+            Ok(()) => next.run(request).await,
+            Err(status) => refusal(&status),
+        };
+    };
+    let (goes_on, now) = (watch || is_stream(&action), state.objects.now());
+    // What streams has no body that ends.
+    let reads = admitted.is_ok() && !goes_on;
+    let record = match log.begin(&mut request, &action, &caller, reads, now).await {
+        Ok(record) => record,
+        Err(status) => return refusal(&status),
+    };
+    let response = match admitted {
         Ok(()) => next.run(request).await,
         Err(status) => refusal(&status),
     };
-    let took = started.elapsed();
-    state.metrics.calls.answered(call, took, response)
+    match record {
+        Some(record) => {
+            let now = state.objects.now();
+            record.end(&caller, response, goes_on, now).await
+        }
+        None => response,
+    }
+}
+
+/// Whether the answer may go on until somebody ends it.
+fn is_stream(action: &Action) -> bool {
+    let streams = ["attach", "exec", "log", "portforward"];
+    action.resource == "pods" && streams.contains(&action.subresource.as_str())
 }
 
 /// On a server that follows: hands on what is the leader's to answer, and gives back what is answered here.
@@ -172,22 +206,38 @@ async fn follow(
     Err(request)
 }
 
-fn admit(state: &ServerState, request: &mut Request) -> Result<(), Status> {
-    let peer = request
-        .extensions()
-        .get::<PeerCertificate>()
-        .cloned()
-        .unwrap_or_default();
+/// Who asks, as the request carries them from here on, and whether they may.
+fn admit(
+    state: &ServerState,
+    request: &mut Request,
+    action: &Action,
+) -> (Arc<Caller>, Result<(), Status>) {
+    let known = known(state, request);
+    let (caller, known) = match known {
+        Ok(caller) => (Arc::new(caller), Ok(())),
+        Err(status) => (Arc::default(), Err(status)),
+    };
+    request.extensions_mut().insert(caller.user().cloned());
+    request.extensions_mut().insert(Arc::clone(&caller));
+    let allowed = known.and_then(|()| auth::authorize(&state.objects, caller.user(), action));
+    let decision = if allowed.is_ok() { "allow" } else { "forbid" };
+    caller.annotate("authorization.k8s.io/decision".into(), decision.into());
+    let allowed = allowed.map(|why| caller.annotate("authorization.k8s.io/reason".into(), why));
+    (caller, allowed)
+}
+
+fn known(state: &ServerState, request: &Request) -> Result<Caller, Status> {
+    let peer = request.extensions().get::<PeerCertificate>();
+    let peer = peer.cloned().unwrap_or_default();
     let objects = &state.objects;
-    let user = auth::authenticate(&state.pki, objects, &peer, request.headers())?;
-    let user = auth::impersonate(objects, user, request.headers())?;
-    let watch = Query::parse(request.uri())?.watch;
-    let action = auth::action_of(request.method(), request.uri(), watch);
-    auth::authorize(objects, user.as_ref(), &action)?;
-    let caller = Arc::new(Caller::new(user.clone()));
-    request.extensions_mut().insert(caller);
-    request.extensions_mut().insert(user);
-    Ok(())
+    let sender = auth::authenticate(&state.pki, objects, &peer, request.headers())?;
+    let user = auth::impersonate(objects, sender.clone(), request.headers())?;
+    Query::parse(request.uri())?;
+    Ok(if user == sender {
+        Caller::new(user)
+    } else {
+        Caller::standing_in(user, sender)
+    })
 }
 
 /// What Kubernetes calls this request.

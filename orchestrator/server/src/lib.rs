@@ -1,6 +1,7 @@
 //! The control plane: HTTP API, watch cache, authentication, controller loops, node sessions. [`run`] starts it all.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod auth;
 pub mod controllers;
 mod forward;

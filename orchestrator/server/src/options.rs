@@ -7,6 +7,7 @@ use waggle_model::network::{AddressPool, Cidr, PerFamily, PortRange};
 use waggle_store::EtcdOptions;
 
 use crate::ServerError;
+use crate::audit::AuditOptions;
 use crate::listen::ListenAddress;
 
 /// Where a server keeps the cluster's objects.
@@ -52,6 +53,8 @@ pub struct ServerOptions {
     pub extra_names: Vec<String>,
     /// What the kubeconfig calls the cluster.
     pub cluster_name: String,
+    /// Which requests are noted where; none are when absent.
+    pub audit: Option<AuditOptions>,
 }
 
 impl ServerOptions {
@@ -77,6 +80,7 @@ impl ServerOptions {
             advertise: None,
             extra_names: Vec::new(),
             cluster_name: "waggle".into(),
+            audit: None,
         }
     }
 

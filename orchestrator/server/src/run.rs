@@ -11,6 +11,7 @@ use waggle_api::Status;
 use waggle_model::Generation;
 use waggle_store::{Bid, EmbeddedStore, EtcdStore, Store, Term};
 
+use crate::audit::{AuditError, AuditLog};
 use crate::controllers::{Controllers, Recorder, View};
 use crate::forward::Forwarder;
 use crate::http;
@@ -81,6 +82,9 @@ pub enum ServerError {
     /// Another server leads now.
     #[error("this server leads the cluster no longer")]
     Deposed,
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// A part of the server ended by a panic.
     #[error("a part of the server broke: {0}")]
     Broken(String),
@@ -95,6 +99,8 @@ pub struct ServerState {
     pub metrics: Arc<Metrics>,
     /// What nodes and pods use.
     pub usage: Arc<UsageRegistry>,
+    /// Where requests are noted, if they are.
+    pub audit: Option<Arc<AuditLog>>,
     /// Who leads, and what the leader alone has.
     pub leading: Leading,
     /// Keys and certificates.
@@ -146,6 +152,8 @@ async fn once(options: &ServerOptions, stop: &CancellationToken) -> Result<(), S
         Some(_) => Some(Arc::new(Forwarder::new(pki.peer_tls()?))),
         None => None,
     };
+    let audit = options.audit.clone().map(AuditLog::open).transpose()?;
+    let audit = audit.map(Arc::new);
     let network = ServiceNetwork {
         ranges: options.service_cidr,
         kept: vec![options.api_vip, options.dns_vip],
@@ -158,6 +166,7 @@ async fn once(options: &ServerOptions, stop: &CancellationToken) -> Result<(), S
             objects,
             metrics: Arc::new(Metrics::new(store_file(options))),
             usage: Arc::new(UsageRegistry::default()),
+            audit,
             leading: Leading::elected(forwarder),
             pki: Arc::new(pki),
             advertise,

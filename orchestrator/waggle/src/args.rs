@@ -67,6 +67,18 @@ pub(crate) struct ServerArgs {
     /// Further name or address that the server's certificate carries; may be given more than once
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Vec<String>,
+    /// Audit policy (audit.k8s.io/v1), YAML: which requests are noted, and how much of them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_policy_file: Option<PathBuf>,
+    /// Where they are noted [default: audit.log in the data folder]
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub(crate) audit_log_path: Option<PathBuf>,
+    /// MiB after which a new audit log is begun
+    #[arg(long, value_name = "MIB", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) audit_log_maxsize: u64,
+    /// Full audit logs that are kept
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    pub(crate) audit_log_maxbackup: usize,
     /// What the kubeconfig calls the cluster
     #[arg(long, value_name = "NAME")]
     pub(crate) cluster_name: Option<String>,

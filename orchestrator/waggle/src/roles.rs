@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use waggle_agent::AgentOptions;
 use waggle_model::NodeName;
 use waggle_runtime::supervisor::SupervisorOptions;
+use waggle_server::audit::AuditOptions;
 use waggle_server::{ServerOptions, StoreOptions};
 use waggle_store::{EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, backup};
 
@@ -16,9 +17,18 @@ use crate::args::{AgentArgs, EtcdFiles, RestoreArgs, ServerArgs, StoreArg, Super
 
 /// The control plane, until a signal comes.
 pub(crate) async fn server(args: ServerArgs) -> Result<ExitCode> {
+    let audit = args.audit_policy_file.map(|policy| AuditOptions {
+        policy,
+        log: args
+            .audit_log_path
+            .unwrap_or_else(|| args.data.join("audit.log")),
+        largest: args.audit_log_maxsize << 20,
+        kept: args.audit_log_maxbackup,
+    });
     let mut options = ServerOptions::new(args.data, args.listen, args.node_listen);
     options.store = store_options(args.store, &args.etcd)?;
     options.peer = args.peer;
+    options.audit = audit;
     options.advertise = args.advertise;
     options.extra_names = args.name;
     options.use_ranges(args.pod_cidr, args.service_cidr)?;

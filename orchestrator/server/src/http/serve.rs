@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::audit::PeerAddress;
 use crate::auth::PeerCertificate;
 
 /// How long a client may take to agree on TLS, and to send a request's head.
@@ -44,7 +45,9 @@ pub(crate) async fn serve(
             Ok((stream, peer)) => {
                 let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
                 connections.spawn(async move {
-                    if let Err(error) = connection(stream, acceptor, router, stop).await {
+                    if let Err(error) =
+                        connection(stream, PeerAddress(peer), acceptor, router, stop).await
+                    {
                         tracing::debug!(%peer, %error, "connection ended");
                     }
                 });
@@ -69,6 +72,7 @@ type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 async fn connection(
     stream: TcpStream,
+    address: PeerAddress,
     acceptor: TlsAcceptor,
     router: Router,
     stop: CancellationToken,
@@ -84,6 +88,7 @@ async fn connection(
     let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(address);
         router.clone().oneshot(request)
     });
     let mut builder = Builder::new(TokioExecutor::new());

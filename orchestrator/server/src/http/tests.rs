@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use waggle_store::{EmbeddedStore, Store as _};
 
+use crate::audit::AuditLog;
 use crate::controllers::{Recorder, View};
 use crate::objects::Objects;
 use crate::pki::Pki;
@@ -24,6 +25,7 @@ use crate::usage::UsageRegistry;
 
 mod access;
 mod admission;
+mod audit;
 mod custom;
 mod eviction;
 mod signing;
@@ -43,6 +45,10 @@ async fn api() -> Api {
 }
 
 async fn api_in(folder: tempfile::TempDir) -> Api {
+    api_with(folder, None).await
+}
+
+async fn api_with(folder: tempfile::TempDir, audit: Option<AuditLog>) -> Api {
     let now = jiff::Timestamp::now();
     let pki = Arc::new(Pki::open(folder.path(), &["localhost".to_owned()], now).unwrap());
     let store = Arc::new(EmbeddedStore::open(&folder.path().join("store.redb")).unwrap());
@@ -70,6 +76,7 @@ async fn api_in(folder: tempfile::TempDir) -> Api {
         objects,
         metrics: Arc::default(),
         usage,
+        audit: audit.map(Arc::new),
         leading: crate::leading::Leading::alone(sessions),
         pki,
         advertise,

@@ -7,6 +7,7 @@ use axum::response::Response;
 use http::header::USER_AGENT;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
+use waggle_api::admission::pod_security::Mode;
 use waggle_api::patch::Patch;
 use waggle_api::{FieldValidation, Part, Status, scale};
 
@@ -288,6 +289,14 @@ pub(super) fn answer(
     caller: &Caller,
 ) -> Result<Response, Status> {
     let now = state.objects.now().as_second();
+    if let Some(broken) = state
+        .objects
+        .insecurities(Mode::Audit, made.resource, &made.value)
+        .filter(|_| !made.resource.is_custom())
+    {
+        let key = "pod-security.kubernetes.io/audit-violations";
+        caller.annotate(key.into(), format!("would violate {broken}"));
+    }
     caller.warn_all(advice(&state.objects, made.resource, &made.value));
     Ok(warn(
         object(

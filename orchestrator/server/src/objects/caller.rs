@@ -8,6 +8,8 @@ use waggle_api::access::{AUTHENTICATED, User};
 #[derive(Debug, Default)]
 pub struct Caller {
     user: Option<User>,
+    /// Who sent the request, when that is somebody else: they stand in for `user`.
+    sender: Option<User>,
     notes: Mutex<Notes>,
 }
 
@@ -22,8 +24,27 @@ impl Caller {
     pub fn new(user: Option<User>) -> Self {
         Self {
             user,
-            notes: Mutex::default(),
+            ..Self::default()
         }
+    }
+
+    /// A request of `sender`, who stands in for `user`.
+    pub fn standing_in(user: Option<User>, sender: Option<User>) -> Self {
+        Self {
+            user,
+            sender,
+            ..Self::default()
+        }
+    }
+
+    /// Who sent the request, whomever they stand in for.
+    pub fn sender(&self) -> Option<&User> {
+        self.sender.as_ref().or(self.user.as_ref())
+    }
+
+    /// Whom the sender stands in for.
+    pub fn impersonated(&self) -> Option<&User> {
+        self.user.as_ref().filter(|_| self.sender.is_some())
     }
 
     /// Who asks.
