@@ -5,6 +5,7 @@ use std::net::IpAddr;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMP: u8 = 1;
+const SCTP: u8 = 132;
 const ICMP_V6: u8 = 58;
 
 /// A frame from `src` to `dst` that carries `payload` as `protocol`.
@@ -49,6 +50,12 @@ fn udp_segment(src: u16, dst: u16) -> Vec<u8> {
         b"ping",
     ]
     .concat()
+}
+
+/// An SCTP frame without chunks.
+pub(crate) fn sctp(src: (IpAddr, u16), dst: (IpAddr, u16)) -> Vec<u8> {
+    let ports = [src.1.to_be_bytes(), dst.1.to_be_bytes()].concat();
+    ip(src.0, dst.0, SCTP, &[&ports[..], &[0; 8]].concat())
 }
 
 /// A TCP frame with these flags.

@@ -169,6 +169,7 @@ fn written(packet: &Packet) -> Vec<u8> {
         Kind::SynAck => frame::tcp(src, dst, 0x12),
         Kind::Ack => frame::tcp(src, dst, 0x10),
         Kind::Udp => frame::udp(src, dst),
+        Kind::Sctp => frame::sctp(src, dst),
         Kind::EchoRequest => echo(8, src.1),
         Kind::EchoReply => echo(0, dst.1),
         Kind::LaterFragment => frame::as_later_fragment(frame::udp(src, dst)),
@@ -328,6 +329,16 @@ fn errno() {
     refused(&cart, at(WEB, 81));
     world.apply(&here(vec![from_pods(80)]).service("10.96.0.5", SHOP, &[WEB], &[]));
     refused(&cart, at("10.96.0.5", 80));
+    // Policies come and go over a service that is there.
+    serve_tcp(&web.room, at(WEB, 8080), "web");
+    for _ in 0..2 {
+        world.apply(&shop(vec![]).service("10.96.0.5", SHOP, &[WEB], &[]));
+        assert!(answers(
+            &mut open(&cart, at("10.96.0.5", 80)).expect("nothing governs it")
+        ));
+        world.apply(&here(vec![from_pods(80)]).service("10.96.0.5", SHOP, &[WEB], &[]));
+        refused(&cart, at("10.96.0.5", 80));
+    }
     let only = PolicyRule {
         peers: Peers::Of {
             identities: [SERVER].into(),

@@ -229,6 +229,7 @@ impl Random {
             1 if src == last.src => last.kind,
             1 if last.kind == Kind::EchoRequest => Kind::EchoReply,
             1 => Kind::EchoRequest,
+            132 => Kind::Sctp,
             _ => Kind::Udp,
         };
         Packet { kind, src, dst }
@@ -242,6 +243,7 @@ impl Random {
             Kind::SynAck,
             Kind::Udp,
             Kind::Udp,
+            Kind::Sctp,
             Kind::EchoRequest,
             Kind::EchoReply,
             Kind::LaterFragment,

@@ -24,6 +24,7 @@ pub(crate) enum Kind {
     /// Any other TCP.
     Ack,
     Udp,
+    Sctp,
     /// With its number in `src_port`.
     EchoRequest,
     /// With its number in `dst_port`.
@@ -37,6 +38,7 @@ impl Kind {
         match self {
             Self::Syn | Self::SynAck | Self::Ack => TCP,
             Self::Udp | Self::LaterFragment => 17,
+            Self::Sctp => 132,
             Self::EchoRequest | Self::EchoReply => ICMP,
         }
     }

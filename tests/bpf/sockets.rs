@@ -46,6 +46,10 @@ pub(crate) const CASES: &[Case] = &[
         a_service_without_backends_refuses,
     ),
     (
+        "an_address_of_the_services_range_that_no_service_has_refuses",
+        an_address_of_the_services_range_that_no_service_has_refuses,
+    ),
+    (
         "slots_of_another_service_are_never_used",
         slots_of_another_service_are_never_used,
     ),
@@ -397,6 +401,23 @@ fn a_service_without_backends_refuses() {
         );
     });
     assert_eq!(refused, 2);
+}
+
+fn an_address_of_the_services_range_that_no_service_has_refuses() {
+    let world = World::new();
+    let cart = world.pod(CART, SHOP);
+    let range = "10.96.0.0/16".parse().expect("a range");
+    world.with(async move |datapath| datapath.set_service_ranges(vec![range]));
+    world.apply(&nodes().pod(CART, SHOP));
+    let refused = world.counted(Reason::NoBackend, || {
+        for address in ["10.96.0.0", "10.96.255.255"] {
+            let fault = connect_fault(&cart.room, at(address, 80));
+            assert_eq!(fault, ECONNREFUSED, "{address}");
+            let fault = connect_fault(&world.host, at(address, 80));
+            assert_eq!(fault, ECONNREFUSED, "{address}, from the node");
+        }
+    });
+    assert_eq!(refused, 4);
 }
 
 fn slots_of_another_service_are_never_used() {

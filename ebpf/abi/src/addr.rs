@@ -42,6 +42,16 @@ impl Addr {
         self.words[0] == 0 && self.words[1] == 0 && self.words[2] == MARK
     }
 
+    /// Whether it is in the range that begins at `first`, of addresses that have the bits of `mask` in common.
+    #[inline(always)]
+    pub const fn is_in(&self, first: &Self, mask: &Self) -> bool {
+        let (own, first, mask) = (&self.words, &first.words, &mask.words);
+        (own[0] & mask[0]) == first[0]
+            && (own[1] & mask[1]) == first[1]
+            && (own[2] & mask[2]) == first[2]
+            && (own[3] & mask[3]) == first[3]
+    }
+
     /// The caller's own machine: 127.0.0.0/8 and ::1.
     #[inline(always)]
     pub const fn is_loopback(&self) -> bool {
@@ -116,6 +126,33 @@ mod tests {
             Addr::v4(u32::from_ne_bytes(v4.octets())),
             Addr::from(IpAddr::V4(v4))
         );
+    }
+
+    #[test]
+    fn a_range_is_a_first_address_and_the_bits_in_common() {
+        let addr = |text: &str| Addr::from(text.parse::<IpAddr>().unwrap());
+        let (v4, v4_mask) = (
+            addr("10.96.0.0"),
+            addr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:0"),
+        );
+        let (v6, v6_mask) = (
+            addr("fd00:10:96::"),
+            addr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:0"),
+        );
+        for (text, expected) in [
+            ("10.96.0.1", [true, false]),
+            ("10.96.255.255", [true, false]),
+            ("10.97.0.1", [false, false]),
+            ("fd00:10:96::1", [false, true]),
+            ("fd00:10:96::1:1", [false, false]),
+            ("fd00:10:97::1", [false, false]),
+        ] {
+            let found = [
+                addr(text).is_in(&v4, &v4_mask),
+                addr(text).is_in(&v6, &v6_mask),
+            ];
+            assert_eq!(found, expected, "{text}");
+        }
     }
 
     #[test]

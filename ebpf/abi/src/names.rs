@@ -23,8 +23,8 @@ pub mod map {
         SLOTS = "SLOTS";
         /// Hash: [`crate::Addr`] to [`crate::EndpointRow`].
         ENDPOINTS = "ENDPOINTS";
-        /// Longest prefix match: [`crate::Addr`] to [`crate::RangeRow`]. Addresses that belong to pods, or to nodes behind a
-        /// tunnel; one in here that is no endpoint is a pod that this node knows nothing about.
+        /// Longest prefix match: [`crate::Addr`] to [`crate::RangeRow`]. Addresses that belong to pods, to services, or to
+        /// nodes behind a tunnel; one of a pod that is no endpoint is a pod that this node knows nothing about.
         RANGES = "RANGES";
         /// Hash: interface index to [`crate::LinkRow`].
         LINKS = "LINKS";

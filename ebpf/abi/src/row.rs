@@ -6,7 +6,7 @@ use crate::layout::rows;
 
 rows! {
     /// `CONFIG`, one row: what programs must know about their node.
-    pub struct Config [56] {
+    pub struct Config [120] {
         /// Cookie of the node's own network namespace (SO_NETNS_COOKIE); its sockets belong to the system tenant.
         pub host_netns: u64,
         /// Number of the next ruleset; kept here so that none is used twice while flows remember it.
@@ -21,6 +21,14 @@ rows! {
         pub node_v4: Addr,
         /// The node's IPv6 address; [`Addr::NONE`] for none.
         pub node_v6: Addr,
+        /// First address of the services' IPv4 range; [`Addr::NONE`] for none.
+        pub services_v4: Addr,
+        /// Bits that addresses in that range have in common.
+        pub services_v4_mask: Addr,
+        /// First address of the services' IPv6 range; [`Addr::NONE`] for none.
+        pub services_v6: Addr,
+        /// Bits that addresses in that range have in common.
+        pub services_v6_mask: Addr,
     }
 
     /// Value of `RANGES` (key: an address, by prefix): who has the addresses in it.
@@ -401,6 +409,8 @@ pub mod scope {
 pub mod range_flag {
     /// What is for there, and what comes from there, goes through the tunnel.
     pub const TUNNEL: u32 = 1;
+    /// Services' addresses are from there: one that none has is nobody's.
+    pub const SERVICES: u32 = 2;
 }
 
 /// Bits of [`EndpointRow::flags`].
@@ -417,6 +427,10 @@ pub mod service_flag {
     pub const SOURCES: u32 = 2;
     /// Backends of other nodes get calls as they came, and answer the caller themselves.
     pub const DIRECT_RETURN: u32 = 4;
+    /// Every backend is a pod of the service's own tenant whose ingress this node does not govern: of the rules only the
+    /// caller's egress is left to ask. It saves a lookup at each call and decides nothing: should it come too late, the
+    /// packet hooks refuse what the socket hook let through.
+    pub const UNGOVERNED: u32 = 8;
 }
 
 /// Bits of [`Flow::state`].

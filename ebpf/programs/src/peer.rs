@@ -1,10 +1,10 @@
 //! What the cluster's tables know about an address.
 
-use waggle_abi::{Addr, EndpointRow, LinkRow, OwnerRow, Reason, endpoint_kind};
+use waggle_abi::{Addr, EndpointRow, LinkRow, OwnerRow, Reason, endpoint_kind, range_flag};
 
 use aya_ebpf::maps::lpm_trie::Key;
 
-use crate::maps::{ENDPOINTS, LINKS, RANGES, SOCKET_OWNERS};
+use crate::maps::{CONFIG, ENDPOINTS, LINKS, RANGES, SOCKET_OWNERS};
 
 /// What an address is.
 pub enum Peer {
@@ -14,7 +14,7 @@ pub enum Peer {
     Host,
     /// Another node.
     Node,
-    /// A virtual address, of this tenant.
+    /// A virtual address, of this tenant; 0 for one that no service has.
     Vip(u32),
     /// A pod.
     Pod(&'static EndpointRow),
@@ -32,6 +32,7 @@ pub fn endpoint(addr: &Addr) -> Option<&'static EndpointRow> {
 pub fn peer(addr: &Addr) -> Result<Peer, Reason> {
     let Some(row) = endpoint(addr) else {
         return match RANGES.get(Key::new(128, *addr)) {
+            Some(row) if row.flags & range_flag::SERVICES != 0 => Ok(Peer::Vip(0)),
             Some(_) => Err(Reason::UnknownEndpoint),
             None => Ok(Peer::World),
         };
@@ -42,6 +43,20 @@ pub fn peer(addr: &Addr) -> Result<Peer, Reason> {
         endpoint_kind::VIP => Peer::Vip(row.tenant),
         _ => Peer::Pod(row),
     })
+}
+
+/// Whether it is in the services' range, be it of one or of none: nobody else has such an address. Cheaper than to look it up.
+#[inline(always)]
+pub fn is_virtual(addr: &Addr) -> bool {
+    let Some(config) = CONFIG.get(0) else {
+        return false;
+    };
+    let (first, mask) = if addr.is_v4() {
+        (&config.services_v4, &config.services_v4_mask)
+    } else {
+        (&config.services_v6, &config.services_v6_mask)
+    };
+    *first != Addr::NONE && addr.is_in(first, mask)
 }
 
 /// Who is behind the host end of a veth.

@@ -2,6 +2,7 @@
 //! Which rows that are is `waggle-policy`'s and `waggle-datapath`'s business.
 
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -165,6 +166,8 @@ pub(crate) async fn follow(
             let vip = cluster.dns_vip;
             node.datapath
                 .set_dns(vip.map(|vip| DnsRedirect { vip, listener }));
+            node.datapath
+                .set_service_ranges(ranges(&cluster.service_cidr).collect());
             node.network.carry_on(Follower {
                 node: &node,
                 zone: &zone,
@@ -268,16 +271,17 @@ fn tell_refused(node: &Node, refused: v1::Refusals) {
 }
 
 fn zone_options(cluster: &Cluster) -> ZoneOptions {
-    let texts = [&cluster.service_cidr, &cluster.pod_cidr];
-    let ranges = texts
-        .iter()
-        .flat_map(|text| text.split(','))
-        .filter_map(|range| range.parse().ok());
+    let both = ranges(&cluster.service_cidr).chain(ranges(&cluster.pod_cidr));
     ZoneOptions {
         domain: cluster.domain().to_owned(),
-        ranges: ranges.collect(),
+        ranges: both.collect(),
         dns_vip: cluster.dns_vip,
     }
+}
+
+/// Ranges that a cluster tells of, a comma between them.
+fn ranges<T: FromStr>(text: &str) -> impl Iterator<Item = T> {
+    text.split(',').filter_map(|range| range.parse().ok())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rtnetlink::Handle;
 use waggle_abi::{Addr, LinkRow, Reason};
 use waggle_model::Generation;
-use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState, TunnelMode};
+use waggle_model::network::{Cidr, GenerationGap, NetworkDelta, NetworkState, TunnelMode};
 use waggle_policy::{
     CapacityFault, Claimant, DnsRedirect, Governed, LocalNode, LocalPod, Table, Tallies, Uplink,
 };
@@ -156,6 +156,12 @@ impl Datapath {
     /// Sends the DNS VIP to `listener`'s address from the next [`carry_out`](Self::carry_out) on, whatever its Service says.
     pub fn set_dns(&self, dns: Option<DnsRedirect>) {
         self.lock().set_dns(dns);
+    }
+
+    /// Says where services' addresses are from, a range a family, from the next [`apply`](Self::apply) on: a call to one that
+    /// no service has is refused at once.
+    pub fn set_service_ranges(&self, ranges: Vec<Cidr>) {
+        self.lock().set_service_ranges(ranges);
     }
 
     /// Generation of the network state that it was last told.

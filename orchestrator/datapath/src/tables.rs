@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use waggle_abi::{Capacity, Config, LinkRow, Reason, endpoint_flag};
 use waggle_model::ServiceId;
-use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState};
+use waggle_model::network::{Cidr, GenerationGap, NetworkDelta, NetworkState};
 use waggle_policy::{
     Current, Desired, DnsRedirect, LocalNode, LocalPod, Refusal, Row, Step, Tallies, enforce, round,
 };
@@ -253,6 +253,10 @@ impl Tables {
 
     pub(crate) fn set_dns(&mut self, dns: Option<DnsRedirect>) {
         self.desired.set_dns(dns);
+    }
+
+    pub(crate) fn set_service_ranges(&mut self, ranges: Vec<Cidr>) {
+        self.desired.set_service_ranges(ranges);
     }
 
     pub(crate) fn put_pod(&mut self, pod: LocalPod) {

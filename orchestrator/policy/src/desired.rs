@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use waggle_model::network::{GenerationGap, NetworkDelta, NetworkState};
+use waggle_model::network::{Cidr, GenerationGap, NetworkDelta, NetworkState};
 use waggle_model::{IdentityId, ServiceId};
 
 use crate::claim::Claimant;
@@ -115,6 +115,14 @@ impl Desired {
         }
     }
 
+    /// Notes where services' addresses are from, a range a family.
+    pub fn set_service_ranges(&mut self, ranges: Vec<Cidr>) {
+        if self.facts.service_ranges != ranges {
+            self.facts.service_ranges = ranges;
+            self.remake(&Claimant::Here);
+        }
+    }
+
     /// Notes a pod that is being connected.
     pub fn put_pod(&mut self, pod: LocalPod) {
         self.facts.pods.insert(pod.ifindex, pod);
@@ -172,12 +180,18 @@ impl Desired {
     pub fn govern(&mut self, enforcement: Enforcement) {
         self.ungoverned = !enforcement.refused.is_empty();
         let before = std::mem::replace(&mut self.facts.governed, enforcement.governed);
-        let pods: Vec<u32> = self.facts.pods.keys().copied().collect();
-        for ifindex in pods {
-            let identity = IdentityId(self.facts.placed(&self.facts.pods[&ifindex]).identity);
+        let mut claimants = BTreeSet::new();
+        for (ifindex, pod) in &self.facts.pods {
+            let identity = IdentityId(self.facts.placed(pod).identity);
             if before.get(&identity) != self.facts.governed.get(&identity) {
-                self.remake(&Claimant::Pod(ifindex));
+                claimants.insert(Claimant::Pod(*ifindex));
+                for address in pod.addresses() {
+                    claimants.extend(self.lookers_at(Fact::Endpoint(address.into())));
+                }
             }
+        }
+        for claimant in &claimants {
+            self.remake(claimant);
         }
     }
 

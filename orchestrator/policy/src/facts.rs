@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use waggle_abi::{Addr, LinkRow};
+use waggle_abi::{Addr, LinkRow, RULESET_NONE};
 use waggle_model::IdentityId;
 use waggle_model::network::{Cidr, NetworkDelta, NetworkState, TunnelMode};
 
@@ -82,6 +82,8 @@ pub(crate) struct Facts {
     pub(crate) governed: BTreeMap<IdentityId, Governed>,
     /// Number of the next ruleset.
     pub(crate) next_ruleset: u32,
+    /// Where services' addresses are from.
+    pub(crate) service_ranges: Vec<Cidr>,
     /// Programs report new calls and flows.
     pub(crate) tell_new: bool,
 }
@@ -96,6 +98,14 @@ impl Facts {
             link.tenant = endpoint.tenant.0;
         }
         link
+    }
+}
+
+impl Facts {
+    /// Whether no policy says what pods of this node with this identity may receive.
+    pub(crate) fn is_open(&self, identity: IdentityId) -> bool {
+        let governed = self.governed.get(&identity);
+        governed.is_some_and(|governed| governed.ingress == RULESET_NONE)
     }
 }
 

@@ -24,8 +24,18 @@ const SERVICE_BITS: u32 = u32::BITS;
 pub(crate) fn add_ports(made: &mut Made, facts: &Facts, service: &Service) {
     for port in &service.ports {
         let inside = View::new(made, facts, service, port, service.internal_scope);
+        let inside_flags = if inside.is_ungoverned(made, facts) {
+            service_flag::UNGOVERNED
+        } else {
+            0
+        };
+        let inside_plan = |ipv4| {
+            let mut plan = inside.plan(ipv4, false);
+            plan.flags |= inside_flags;
+            plan
+        };
         for vip in &service.vips {
-            let plan = inside.plan(vip.is_ipv4(), false);
+            let plan = inside_plan(vip.is_ipv4());
             made.services
                 .push((key((*vip).into(), port.port, port, scope::INSIDE), plan));
         }
@@ -33,7 +43,7 @@ pub(crate) fn add_ports(made: &mut Made, facts: &Facts, service: &Service) {
         for external in &service.external {
             let ipv4 = external.address.is_ipv4();
             let plans = [
-                (scope::INSIDE, inside.plan(ipv4, false)),
+                (scope::INSIDE, inside_plan(ipv4)),
                 (scope::OUTSIDE, outside.plan(ipv4, true)),
             ];
             for (caller, mut plan) in plans {
@@ -50,7 +60,7 @@ pub(crate) fn add_ports(made: &mut Made, facts: &Facts, service: &Service) {
                     continue;
                 }
                 let any = Addr::any(ipv4);
-                let plan = inside.plan(ipv4, false);
+                let plan = inside_plan(ipv4);
                 made.services
                     .push((key(any, number, port, scope::INSIDE), plan));
                 let plan = outside.plan(ipv4, true);
@@ -164,6 +174,20 @@ impl<'a> View<'a> {
             }
         };
         Self { service, backends }
+    }
+
+    /// Whether [`service_flag::UNGOVERNED`] holds. Pods of other nodes are not looked at again once they are known to be the
+    /// tenant's: a service that keeps one which becomes another tenant's costs its callers a prompt refusal.
+    fn is_ungoverned(&self, made: &mut Made, facts: &Facts) -> bool {
+        self.backends.iter().all(|backend| {
+            let endpoint = facts.state.endpoints.get(&backend.address);
+            let own = endpoint.filter(|endpoint| endpoint.tenant == self.service.tenant);
+            let elsewhere = own.is_some_and(|endpoint| endpoint.node != facts.local.name);
+            if !elsewhere {
+                made.look_at(Fact::Endpoint(backend.address));
+            }
+            elsewhere || own.is_some_and(|endpoint| facts.is_open(endpoint.identity))
+        })
     }
 
     /// With `maglev`, for who is outside.

@@ -88,7 +88,20 @@ pub fn range_of(cidr: Cidr) -> (u32, Addr) {
     (offset + u32::from(cidr.prefix()), cidr.address().into())
 }
 
+/// The bits that addresses of a range have in common, as `CONFIG` spells them.
+fn mask_of(cidr: Cidr) -> Addr {
+    let (bits, _) = range_of(cidr);
+    let ones = u128::MAX.checked_shl(ADDRESS_BITS - bits).unwrap_or(0);
+    IpAddr::V6(ones.into()).into()
+}
+
 fn add_here(made: &mut Made, facts: &Facts) {
+    let range = |ipv4| {
+        let mut ranges = facts.service_ranges.iter();
+        ranges.find(|range| range.address().is_ipv4() == ipv4)
+    };
+    let first = |ipv4| range(ipv4).map_or(Addr::NONE, |range| range.address().into());
+    let mask = |ipv4| range(ipv4).map_or(Addr::NONE, |range| mask_of(*range));
     let config = Config {
         host_netns: facts.local.host_netns,
         next_ruleset: facts.next_ruleset,
@@ -101,8 +114,19 @@ fn add_here(made: &mut Made, facts: &Facts) {
         },
         node_v4: node_address(facts, true),
         node_v6: node_address(facts, false),
+        services_v4: first(true),
+        services_v4_mask: mask(true),
+        services_v6: first(false),
+        services_v6_mask: mask(false),
     };
     made.put(Row::Config((), config));
+    for range in &facts.service_ranges {
+        let row = RangeRow {
+            node: Addr::NONE,
+            flags: range_flag::SERVICES,
+        };
+        made.put(Row::Range(range_of(*range), row));
+    }
     let listener = facts.dns.map(|dns| dns.listener.ip());
     for address in facts.local.addresses.iter().copied().chain(listener) {
         let row = node_row(endpoint_kind::HOST);

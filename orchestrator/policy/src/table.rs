@@ -179,7 +179,7 @@ macro_rules! tables {
 tables! {
     /// What programs must know about their node.
     Config(config): () => Config, |_| 1, "settings";
-    /// Pod ranges, and addresses of nodes behind a tunnel: prefix length in 128 bits, first address.
+    /// Ranges of pods and services, and addresses of nodes behind a tunnel: prefix length in 128 bits, first address.
     Range(ranges): (u32, Addr) => RangeRow, |capacity| capacity.ranges, "pod ranges";
     /// Addresses of pods, nodes and services.
     Endpoint(endpoints): Addr => EndpointRow, |capacity| capacity.endpoints, "addresses";

@@ -78,6 +78,31 @@ impl Sources {
     }
 }
 
+/// Whom endpoints are hinted to (EndpointSlice `hints`, which trafficDistribution makes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hints {
+    None,
+    /// Each to its own node's zone.
+    Zones,
+    /// Each to its own node.
+    Nodes,
+    /// To their own zones, but for the other node's, which has none: hints count when everybody has one.
+    SomeZones,
+}
+
+impl Hints {
+    /// Zone that an endpoint is hinted to, and node.
+    fn of(self, name: &str) -> [Option<&'static str>; 2] {
+        let node = node_of(name);
+        match self {
+            Self::None => [None, None],
+            Self::Zones => [Some(zone_of(node)), None],
+            Self::Nodes => [None, Some(node)],
+            Self::SomeZones => [(name != FAR.0).then(|| zone_of(node)), None],
+        }
+    }
+}
+
 /// A service, by its fields.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spec {
@@ -87,6 +112,7 @@ pub(crate) struct Spec {
     pub(crate) external: Scope,
     pub(crate) affinity: bool,
     pub(crate) sources: Sources,
+    pub(crate) hints: Hints,
 }
 
 /// Sets of endpoints, and how they are.
@@ -112,6 +138,7 @@ pub(crate) fn drawn(seed: u64) -> Vec<Spec> {
     for backends in BACKENDS {
         for internal in scopes {
             for external in scopes {
+                let hints = [Hints::None, Hints::Zones, Hints::Nodes, Hints::SomeZones];
                 let sources = [Sources::Everyone, Sources::World, Sources::Others];
                 specs.push(Spec {
                     number: u16::try_from(specs.len()).expect("few") + 1,
@@ -120,6 +147,7 @@ pub(crate) fn drawn(seed: u64) -> Vec<Spec> {
                     external,
                     affinity: random.one_in(3),
                     sources: sources[random.below(3)],
+                    hints: hints[random.below(4)],
                 });
             }
         }
@@ -151,7 +179,9 @@ impl Spec {
         }
     }
 
-    /// Who answers under a traffic policy: who is ready, and while nobody is, who is about to end (KEP-1669).
+    /// Who answers under a traffic policy: who is ready, and while nobody is, who is about to end (KEP-1669). Without a policy,
+    /// of who is ready those that are hinted to this node or its zone, if there are any and everybody is hinted somewhere
+    /// (KEP-2433, KEP-3015).
     pub(crate) fn answering(&self, scope: Scope) -> BTreeSet<&'static str> {
         let of = |standing| {
             let wanted = move |one: &&(&'static str, Standing)| {
@@ -162,19 +192,39 @@ impl Spec {
         };
         let ready = of(Standing::Ready);
         if ready.is_empty() {
-            of(Standing::Terminating)
-        } else {
-            ready
+            return of(Standing::Terminating);
         }
+        let near = |here: [Option<&str>; 2]| {
+            let hinted = |name: &&&str| (0..2).any(|kind| self.hints.of(name)[kind].is_some());
+            let own = |name: &&&str| {
+                let hint = self.hints.of(name);
+                (0..2).any(|kind| hint[kind].is_some() && hint[kind] == here[kind])
+            };
+            let all = ready.iter().filter(hinted).count() == ready.len();
+            let near: BTreeSet<_> = ready.iter().filter(own).copied().collect();
+            (all && !near.is_empty()).then_some(near)
+        };
+        if scope == Scope::Cluster
+            && let Some(near) = near([Some(zone_of("node1")), Some("node1")])
+        {
+            return near;
+        }
+        ready
     }
 
     /// As the network state has it.
     fn service(&self) -> Service {
         let backends = (0..2).flat_map(|family| {
-            self.backends.iter().map(move |(name, standing)| Backend {
-                standing: *standing,
-                node: node_of(name).into(),
-                ..Backend::at(ip(address_of(name, family)), TARGET_PORT)
+            self.backends.iter().map(move |(name, standing)| {
+                let ready = *standing == Standing::Ready;
+                let hint = |kind: usize| self.hints.of(name)[kind].filter(|_| ready);
+                Backend {
+                    standing: *standing,
+                    node: node_of(name).into(),
+                    for_zones: hint(0).into_iter().map(str::to_owned).collect(),
+                    for_nodes: hint(1).into_iter().map(str::to_owned).collect(),
+                    ..Backend::at(ip(address_of(name, family)), TARGET_PORT)
+                }
             })
         });
         let mut backends: Vec<Backend> = backends.collect();
@@ -217,6 +267,10 @@ fn node_of(name: &str) -> &'static str {
     if name == FAR.0 { "node2" } else { "node1" }
 }
 
+fn zone_of(node: &str) -> &'static str {
+    if node == "node1" { "east" } else { "west" }
+}
+
 pub(crate) fn address_of(name: &str, family: usize) -> &'static str {
     let mut all = HERE.iter().chain([&FAR]);
     all.find(|pod| pod.0 == name).expect("a pod").1[family]
@@ -229,6 +283,7 @@ pub(crate) fn state(specs: &[Spec]) -> NetworkState {
     let ranges = ["fd00:244:1::/64", "fd00:244:2::/64"];
     for (index, node) in state.nodes.values_mut().enumerate() {
         node.addresses.push(ip(addresses[index]));
+        node.zone = zone_of(&node.name).into();
         node.pod_cidrs.push(ranges[index].parse().expect("a range"));
     }
     for (_, [v4, v6]) in HERE.into_iter().chain([FAR]) {

@@ -1,23 +1,15 @@
 //! A cluster for a benchmark, made by the product's own `waggle dev` and removed when dropped.
 
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::run::quiet;
-
-const CLIENT: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: client, namespace: bench}
-spec:
-  nodeName: node1
-  containers: [{name: c, image: "shop/client:1.0", command: [sleep, infinity]}]
-"#;
 
 /// The cluster.
 pub(crate) struct BenchCluster {
@@ -57,30 +49,22 @@ impl BenchCluster {
         serde_json::from_str(&text).context("no JSON")
     }
 
-    /// Starts `server`, the manifest of a pod `server`, and a pod `client` on the first node; returns the server's address once
-    /// both run.
-    pub(crate) fn with_client(&self, server: &str) -> Result<String> {
-        self.apply(&format!("{server}---{CLIENT}"))?;
-        self.address("client")?;
-        self.address("server")
-    }
-
-    fn address(&self, pod: &str) -> Result<String> {
+    /// Starts a pod that does nothing on one of the nodes, as a room for processes.
+    pub(crate) fn room(&self, pod: &str, node: u32) -> Result<Room> {
+        self.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}, namespace: bench, labels: {{app: {pod}}}}}\nspec:\n  nodeName: \
+             node{node}\n  containers: [{{name: c, image: \"shop/client:1.0\", command: [sleep, infinity]}}]\n"
+        ))?;
         wait(&format!("pod {pod} runs"), Duration::from_secs(60), || {
-            let status = self.get(&["pod", pod, "-n", "bench"])?["status"].clone();
-            let address = status["podIP"]
-                .as_str()
-                .filter(|_| status["phase"] == "Running");
+            let found = self.get(&["pod", pod, "-n", "bench"])?;
+            let text = |value: &Value| value.as_str().map(str::to_owned);
+            let address = text(&found["status"]["podIP"]);
             address
-                .map(str::to_owned)
-                .with_context(|| status.to_string())
+                .filter(|_| found["status"]["phase"] == "Running")
+                .zip(text(&found["metadata"]["uid"]))
+                .with_context(|| found["status"].to_string())
+                .and_then(|(address, uid)| Room::of(address, &uid))
         })
-    }
-
-    /// Runs the sample application's client in the pod `client`; returns what it prints.
-    pub(crate) fn run_client(&self, arguments: &[&str]) -> Result<String> {
-        let exec = ["exec", "-n", "bench", "client", "--", "shop-client"];
-        quiet(self.command(&exec).args(arguments))
     }
 
     /// Applies manifests given as text.
@@ -99,6 +83,76 @@ impl BenchCluster {
         } else {
             bail!("waggle apply: {status}")
         }
+    }
+}
+
+/// A pod as a room for plain processes: they are in its network namespace and, because of the socket hooks, in its cgroup of the
+/// unified hierarchy, but without what a container costs at each system call. So are the peers' processes.
+pub(crate) struct Room {
+    pub(crate) address: String,
+    netns: PathBuf,
+    cgroup: PathBuf,
+}
+
+impl Room {
+    /// By the process that the pod has.
+    fn of(address: String, uid: &str) -> Result<Self> {
+        for entry in fs::read_dir("/proc")? {
+            let process = entry?.path();
+            let Ok(cgroups) = fs::read_to_string(process.join("cgroup")) else {
+                continue;
+            };
+            let unified = cgroups.lines().find_map(|line| line.strip_prefix("0::/"));
+            if let Some(own) = unified.filter(|own| own.contains(&format!("/{uid}/"))) {
+                return Ok(Self {
+                    address,
+                    netns: process.join("ns/net"),
+                    cgroup: unified_hierarchy().join(own),
+                });
+            }
+        }
+        bail!("no process of pod {uid}")
+    }
+
+    /// A program that will run in here.
+    pub(crate) fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+        let enter =
+            r#"echo $$ > "$1/cgroup.procs"; netns=$2; shift 2; exec nsenter --net="$netns" "$@""#;
+        let mut command = Command::new("sh");
+        command
+            .args(["-ec", enter, "sh"])
+            .args([&self.cgroup, &self.netns])
+            .arg(program)
+            .args(arguments);
+        command
+    }
+}
+
+fn unified_hierarchy() -> &'static Path {
+    let hybrid = Path::new("/sys/fs/cgroup/unified");
+    if hybrid.exists() {
+        hybrid
+    } else {
+        Path::new("/sys/fs/cgroup")
+    }
+}
+
+/// A program that serves until it is dropped.
+pub(crate) struct Serving(Child);
+
+impl Serving {
+    /// Starts it.
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let child = command.stdout(Stdio::null()).spawn();
+        child.map(Self).context("start the server")
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

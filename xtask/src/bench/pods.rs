@@ -9,11 +9,12 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::Value;
 
-use super::cluster::{BenchCluster, wait};
+use super::cluster::{BenchCluster, Room, Serving, wait};
 use super::pairs::{Joint, Pair};
 use super::statistics::Spread;
 use crate::build::{self, Profile};
 use crate::images;
+use crate::run::quiet;
 
 /// How much to measure.
 #[derive(Args)]
@@ -98,9 +99,9 @@ pub(crate) fn run(options: &Options, place: Place, profile: Profile) -> Result<(
     let [one, other] = place.peers();
     let pairs = [
         Pair::create(one.1, client.clone())?,
-        Pair::create(other.1, client)?,
+        Pair::create(other.1, client.clone())?,
     ];
-    let waggle = WagglePair::create(binary, &layout, place)?;
+    let waggle = WagglePair::create(binary, &layout, client, place)?;
     let mut cells = [Cell::default(), Cell::default(), Cell::default()];
     for _ in 0..options.rounds {
         cells[0].add(&waggle.pingpong(options.trips, options.megabytes)?)?;
@@ -148,26 +149,27 @@ fn print(options: &Options, place: Place, cells: &[Cell; 3]) -> Result<()> {
     Ok(())
 }
 
-/// Two pods.
+/// Two pods, the server on the last node.
 struct WagglePair {
-    cluster: BenchCluster,
+    program: PathBuf,
+    client: Room,
     target: String,
-}
-
-/// On the last node.
-fn server(place: Place) -> String {
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: server, namespace: bench}}\nspec:\n  nodeName: node{}\n  \
-         containers: [{{name: c, image: \"shop/client:1.0\", command: [shop-client, echo, --port, \"7001\"]}}]\n",
-        place.nodes()
-    )
+    _serving: Serving,
+    _cluster: BenchCluster,
 }
 
 impl WagglePair {
-    fn create(binary: PathBuf, layout: &Path, place: Place) -> Result<Self> {
+    fn create(binary: PathBuf, layout: &Path, program: PathBuf, place: Place) -> Result<Self> {
         let cluster = BenchCluster::up(binary, layout, place.nodes())?;
-        let target = format!("{}:7001", cluster.with_client(&server(place))?);
-        let pair = Self { cluster, target };
+        let client = cluster.room("client", 1)?;
+        let room = cluster.room("server", place.nodes())?;
+        let pair = Self {
+            _serving: Serving::start(&mut room.command(&program, &["echo", "--port", "7001"]))?,
+            program,
+            client,
+            target: format!("{}:7001", room.address),
+            _cluster: cluster,
+        };
         wait("the echo answers", Duration::from_secs(10), || {
             pair.pingpong(10, 1)
         })?;
@@ -175,7 +177,7 @@ impl WagglePair {
     }
 
     fn pingpong(&self, rounds: u32, megabytes: u32) -> Result<String> {
-        self.cluster.run_client(&[
+        let arguments = [
             "pingpong",
             "--target",
             &self.target,
@@ -183,6 +185,7 @@ impl WagglePair {
             &rounds.to_string(),
             "--megabytes",
             &megabytes.to_string(),
-        ])
+        ];
+        quiet(&mut self.client.command(&self.program, &arguments))
     }
 }

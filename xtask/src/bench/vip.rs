@@ -8,11 +8,12 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::Value;
 
-use super::cluster::{BenchCluster, wait};
+use super::cluster::{BenchCluster, Room, Serving, wait};
 use super::peers::{PlainNode, Rules, vip};
 use super::statistics::Spread;
 use crate::build::{self, Profile};
 use crate::images;
+use crate::run::quiet;
 
 /// How much to measure.
 #[derive(Args)]
@@ -84,8 +85,9 @@ pub(crate) fn run(options: &Options, profile: Profile) -> Result<()> {
 pub(crate) fn rooms(profile: Profile) -> Result<(WaggleNode, PlainNode)> {
     let binary = build::waggle(profile)?;
     let layout = images::sample_application(profile)?;
-    let plain = PlainNode::create(profile.folder().join("shop-client"))?;
-    Ok((WaggleNode::create(binary, &layout)?, plain))
+    let client = profile.folder().join("shop-client");
+    let plain = PlainNode::create(client.clone())?;
+    Ok((WaggleNode::create(binary, &layout, client)?, plain))
 }
 
 fn print(count: u32, cells: &[Cell; 3]) -> Result<()> {
@@ -117,25 +119,31 @@ fn print(count: u32, cells: &[Cell; 3]) -> Result<()> {
     Ok(())
 }
 
-/// A node with a server pod and a client pod, and N services of which the last is measured.
+/// A node with a server and a client, each in its pod, and N services of which the last is measured.
 pub(crate) struct WaggleNode {
-    cluster: BenchCluster,
+    program: PathBuf,
+    client: Room,
     server: String,
+    _serving: Serving,
+    cluster: BenchCluster,
 }
 
-const SERVER: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: server, namespace: bench, labels: {app: server}}
-spec:
-  containers: [{name: c, image: "shop/client:1.0", command: [shop-client, answer, --port, "7000"]}]
-"#;
-
 impl WaggleNode {
-    fn create(binary: PathBuf, layout: &Path) -> Result<Self> {
+    fn create(binary: PathBuf, layout: &Path, program: PathBuf) -> Result<Self> {
         let cluster = BenchCluster::up(binary, layout, 1)?;
-        let server = format!("{}:7000", cluster.with_client(SERVER)?);
-        Ok(Self { cluster, server })
+        let (client, room) = (cluster.room("client", 1)?, cluster.room("server", 1)?);
+        let serving = Serving::start(&mut room.command(&program, &["answer", "--port", "7000"]))?;
+        Ok(Self {
+            program,
+            client,
+            server: format!("{}:7000", room.address),
+            _serving: serving,
+            cluster,
+        })
+    }
+
+    fn run_client(&self, arguments: &[&str]) -> Result<String> {
+        quiet(&mut self.client.command(&self.program, arguments))
     }
 
     /// Makes it `count` services and waits until the last one answers.
@@ -159,14 +167,13 @@ impl WaggleNode {
     pub(crate) fn rate(&self, count: u32, milliseconds: u32) -> Result<String> {
         let vip = format!("{}:80", vip(count - 1));
         let milliseconds = milliseconds.to_string();
-        self.cluster
-            .run_client(&["rate", "--target", &vip, "--milliseconds", &milliseconds])
+        self.run_client(&["rate", "--target", &vip, "--milliseconds", &milliseconds])
     }
 
     fn race(&self, count: u32, connections: u32) -> Result<String> {
         let vip = format!("{}:80", vip(count - 1));
         let connections = connections.to_string();
-        self.cluster.run_client(&[
+        self.run_client(&[
             "race",
             "--direct",
             &self.server,

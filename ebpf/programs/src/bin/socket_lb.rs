@@ -21,7 +21,7 @@ use waggle_abi::{
 use waggle_ebpf::count::{Outcome, count, count_object, count_refusal, report, tell, tells_new};
 use waggle_ebpf::flow::{Row, row_key};
 use waggle_ebpf::maps::{CONFIG, SOCK_PEER, SOCK_VIP};
-use waggle_ebpf::peer::{Peer, owner, peer};
+use waggle_ebpf::peer::{Peer, is_virtual, owner, peer};
 use waggle_ebpf::policy::{Other, allows};
 use waggle_ebpf::service::{NOWHERE, Place, choose, is_served};
 use waggle_ebpf::wall::{grant, open_between};
@@ -107,6 +107,14 @@ enum Who {
     Pod(&'static OwnerRow),
 }
 
+impl Caller {
+    /// Whether a policy says what it may call.
+    #[inline(always)]
+    fn is_governed(&self) -> bool {
+        matches!(self.who, Who::Pod(row) if row.egress != 0)
+    }
+}
+
 /// Where a call goes: to a backend, or as it was called. (No enum: the compiler leaves payloads of other variants
 /// undefined, and the verifier minds.)
 type Target = Option<&'static Slot>;
@@ -169,8 +177,12 @@ fn target(
     if addr.is_loopback() || addr.is_link_scope() || is_own(caller, &addr) {
         return Ok(None);
     }
-    let found = peer(&addr)?;
     let mut key = service_key(addr, port, protocol);
+    let found = if is_virtual(&addr) {
+        Peer::Vip(0)
+    } else {
+        peer(&addr)?
+    };
     let serves = match found {
         Peer::Vip(_) => true,
         Peer::Host | Peer::Node => is_node_port(&mut key),
@@ -258,11 +270,13 @@ fn translate(
     if row.flags & service_flag::EXPORTED_TO_ALL == 0 {
         pass_wall(caller, row.tenant, &called)?;
     }
-    // An EndpointSlice may name another tenant's pods: the backend's own wall counts too.
-    let backend = peer(&slot.addr)?;
-    if let Err(reason) = admit(caller, &backend, &called) {
-        count_for(caller, &backend, reason);
-        return Err(reason);
+    if row.flags & service_flag::UNGOVERNED == 0 || caller.is_governed() {
+        // An EndpointSlice may name another tenant's pods: the backend's own wall counts too.
+        let backend = peer(&slot.addr)?;
+        if let Err(reason) = admit(caller, &backend, &called) {
+            count_for(caller, &backend, reason);
+            return Err(reason);
+        }
     }
     count_object(object_kind::SERVICE, row.service, Outcome::Passed);
     Ok(Some(slot))

@@ -1,7 +1,7 @@
 use super::*;
-use crate::{Desired, DnsRedirect, LocalNode};
+use crate::{Desired, DnsRedirect, Enforcement, Governed, LocalNode};
 use std::collections::{BTreeMap, BTreeSet};
-use waggle_abi::LinkRow;
+use waggle_abi::{LinkRow, service_flag};
 use waggle_model::network::{Backend, Protocol, ServicePort};
 use waggle_model::{Generation, ServiceId, TenantId};
 
@@ -234,4 +234,82 @@ fn a_local_pod_has_rows_before_the_state_knows_it_and_follows_the_state_after() 
         desired.claims.links.count() + desired.claims.owners.count(),
         0
     );
+}
+
+#[test]
+fn a_service_says_when_its_backends_need_no_second_look() {
+    let (near, far, foreign) = ("10.244.1.2", "10.244.2.2", "10.244.2.3");
+    let ungoverned = |desired: &Desired| {
+        plan(desired, "10.96.0.5", 8080, TCP).flags & service_flag::UNGOVERNED != 0
+    };
+    let there = |address: &str, tenant| Endpoint {
+        node: "node2".into(),
+        ..endpoint(address, tenant)
+    };
+    let with = |backends: &[&str], endpoints: &[Endpoint]| {
+        let shop = service(7, 2, "10.96.0.5", backends, none());
+        state(vec![shop], endpoints.to_vec())
+    };
+    let govern = |desired: &mut Desired, ingress| {
+        let governed = Governed { ingress, egress: 0 };
+        desired.govern(Enforcement {
+            governed: [(IdentityId(20), governed)].into(),
+            ..Enforcement::default()
+        });
+    };
+    let mut desired = made(&with(&[far], &[there(far, 2)]));
+    assert!(ungoverned(&desired), "another node's pod of this tenant");
+    desired.set_state(&with(&[far, foreign], &[there(far, 2), there(foreign, 3)]));
+    assert!(!ungoverned(&desired), "another tenant's");
+    desired.set_state(&with(&[far, "192.0.2.1"], &[there(far, 2)]));
+    assert!(!ungoverned(&desired), "no pod");
+
+    let both = [endpoint(near, 2), there(far, 2)];
+    desired.set_state(&with(&[near, far], &both));
+    assert!(
+        !ungoverned(&desired),
+        "policies of this node's pod are not known yet"
+    );
+    desired.put_pod(LocalPod {
+        ifindex: 12,
+        link: LinkRow {
+            addr: ip(near).into(),
+            ..LinkRow::default()
+        },
+        mac: [2; 6],
+        gateway_mac: [4; 6],
+    });
+    for (ruleset, expected) in [(0, true), (9, false), (10, false), (0, true)] {
+        govern(&mut desired, ruleset);
+        assert_eq!(ungoverned(&desired), expected, "ruleset {ruleset}");
+    }
+}
+
+#[test]
+fn a_pod_that_is_told_of_later_than_its_service_is_seen_then() {
+    let shop = || vec![service(7, 2, "10.96.0.5", &["10.244.2.2"], none())];
+    let flags = |desired: &Desired| plan(desired, "10.96.0.5", 8080, TCP).flags;
+    let mut desired = made(&state(shop(), vec![]));
+    assert_eq!(flags(&desired), 0);
+    let mut far = endpoint("10.244.2.2", 2);
+    far.node = "node2".into();
+    desired.set_state(&state(shop(), vec![far]));
+    assert_eq!(flags(&desired), service_flag::UNGOVERNED);
+}
+
+#[test]
+fn the_services_ranges_are_in_the_settings() {
+    let mut desired = node1();
+    let ranges = ["10.96.0.0/12", "fd00:96::/108"].map(|range| range.parse().unwrap());
+    desired.set_service_ranges(ranges.to_vec());
+    let config = *desired.claims.config.winner(()).unwrap().1;
+    let found = [
+        (config.services_v4, config.services_v4_mask),
+        (config.services_v6, config.services_v6_mask),
+    ];
+    let inside = |text: &str| found.map(|(first, mask)| Addr::from(ip(text)).is_in(&first, &mask));
+    assert_eq!(inside("10.111.255.255"), [true, false]);
+    assert_eq!(inside("10.112.0.0"), [false, false]);
+    assert_eq!(inside("fd00:96::f:ffff"), [false, true]);
+    assert_eq!(inside("fd00:96::10:0"), [false, false]);
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -19,21 +19,14 @@ use crate::{build, images};
 const SERVICES: [u32; 3] = [1, 1_000, 10_000];
 /// Services whose backends are measured at each visit.
 const MEASURED: u32 = 50;
-const SERVER: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: server, namespace: bench}
-spec:
-  nodeName: node1
-  containers: [{name: c, image: "shop/client:1.0", command: [sleep, infinity]}]
-"#;
-
 /// Runs it and prints the table.
 pub(super) fn run(options: &Options) -> Result<()> {
     let profile = options.profile();
     let layout = images::sample_application(profile)?;
     let cluster = BenchCluster::up(build::waggle(profile)?, &layout, 1)?;
-    let server = cluster.with_client(SERVER)?;
+    let (client, server) = (cluster.room("client", 1)?, cluster.room("server", 1)?);
+    let program = profile.folder().join("shop-client");
+    let server = server.address;
     println!(
         "from the API's answer to the kernel, milliseconds: median of {} changes [5%, 95%]",
         options.rounds * MEASURED
@@ -49,7 +42,12 @@ pub(super) fn run(options: &Options) -> Result<()> {
         made = count;
         let mut delays = Vec::new();
         for round in 0..options.rounds {
-            delays.extend(visit(&cluster, &format!("round{count}x{round}"), &server)?);
+            delays.extend(visit(
+                &cluster,
+                |targets| client.command(&program, targets),
+                &format!("round{count}x{round}"),
+                &server,
+            )?);
         }
         let spread = Spread::between(&delays, 0.05, 0.95).context("no samples")?;
         println!("{count:>8} {:>22}", format!("{spread:.2}"));
@@ -58,21 +56,18 @@ pub(super) fn run(options: &Options) -> Result<()> {
 }
 
 /// Makes services without backends, then gives them backends one by one; milliseconds of each.
-fn visit(cluster: &BenchCluster, name: &str, server: &str) -> Result<Vec<f64>> {
+fn visit(
+    cluster: &BenchCluster,
+    client: impl FnOnce(&[&str]) -> Command,
+    name: &str,
+    server: &str,
+) -> Result<Vec<f64>> {
     cluster.apply(&services(name, 0..MEASURED))?;
     let addresses = addresses(cluster, name)?;
     let targets: Vec<String> = addresses.values().map(|vip| format!("{vip}:80")).collect();
-    let exec = [
-        "exec",
-        "-n",
-        "bench",
-        "client",
-        "--",
-        "shop-client",
-        "await",
-    ];
-    let mut waiting = cluster.command(&exec);
-    let waiting = waiting.args(&targets).stdout(Stdio::piped()).spawn()?;
+    let words = std::iter::once("await").chain(targets.iter().map(String::as_str));
+    let mut waiting = client(&words.collect::<Vec<_>>());
+    let waiting = waiting.stdout(Stdio::piped()).spawn()?;
     // It must look already when the first is written.
     std::thread::sleep(Duration::from_secs(1));
     let answered = write(cluster, &slices(name, 0..MEASURED, server))?;
