@@ -103,7 +103,7 @@ impl Room {
                 continue;
             };
             let unified = cgroups.lines().find_map(|line| line.strip_prefix("0::/"));
-            if let Some(own) = unified.filter(|own| own.contains(&format!("/{uid}/"))) {
+            if let Some(own) = unified.filter(|own| own.split('/').any(|part| part == uid)) {
                 return Ok(Self {
                     address,
                     netns: process.join("ns/net"),
