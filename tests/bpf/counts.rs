@@ -54,6 +54,17 @@ fn services() {
     let tally = |calls, refused| Some(ServiceTally { calls, refused });
     assert_eq!(of(number(VIP)), tally(4, 0));
     assert_eq!(of(number(EMPTY)), tally(0, 2));
+    // Two numbers share a row of the quick counts: one of them is counted elsewhere.
+    let mut both = state.clone();
+    let mut twin = both.services[&number(VIP)].clone();
+    twin.id = ServiceId(number(VIP).0 + waggle_abi::limit::SERVICE_COUNTS);
+    twin.vips = vec![crate::state::ip("10.96.0.7")];
+    both.services.insert(twin.id, twin.clone());
+    world.apply(&both);
+    ask_tcp(&cart.room, at("10.96.0.7", 80)).expect("an answer");
+    assert_eq!([of(number(VIP)), of(twin.id)], [tally(4, 0), tally(1, 0)]);
+    world.apply(&state);
+    assert_eq!([of(number(VIP)), of(twin.id)], [tally(4, 0), None]);
     world.apply(&pods);
     assert_eq!(of(number(VIP)), None, "it is gone");
     world.apply(&one);

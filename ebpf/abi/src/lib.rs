@@ -17,9 +17,9 @@ pub use reason::{Reason, TEXTS};
 pub use row::{
     AffinityKey, AffinityRow, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey, FragmentKey,
     FragmentRow, GrantKey, LinkRow, MaglevRow, NatRow, ObjectCount, ObjectKey, OwnerRow, PeerRow,
-    RangeRow, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey, SourceKey, VipRow, config_flag,
-    endpoint_flag, endpoint_kind, flow_state, object_kind, peer_kind, range_flag, rule_bits, scope,
-    service_flag,
+    RangeRow, RuleKey, ServiceCount, ServiceKey, ServiceRow, Slot, SocketKey, SourceKey, VipRow,
+    config_flag, endpoint_flag, endpoint_kind, flow_state, object_kind, peer_kind, range_flag,
+    rule_bits, scope, service_flag,
 };
 
 /// Tenant of nodes and of the cluster's own services: reaches everything, reachable from everywhere.

@@ -57,6 +57,8 @@ pub mod map {
         /// Hash: [`crate::ObjectKey`] to [`crate::ObjectCount`]. Programs add rows and count in them; user space removes those
         /// of objects that are gone.
         OBJECT_COUNTS = "OBJECT_COUNTS";
+        /// Array of [`crate::ServiceCount`]. User space gives rows to services, programs count in them.
+        SERVICE_COUNTS = "SERVICE_COUNTS";
         /// Ring buffer of [`crate::Event`].
         EVENTS = "EVENTS";
     }
@@ -147,6 +149,8 @@ pub mod limit {
     pub const AFFINITY: u32 = 65_536;
     /// Services, policies and identities that are counted for; what is more is only in the sums.
     pub const OBJECT_COUNTS: u32 = 131_072;
+    /// Services that are counted in a row of their own, the quicker way; a power of two.
+    pub const SERVICE_COUNTS: u32 = 65_536;
     /// Bytes of the event ring.
     pub const EVENTS: u32 = 256 * 1024;
 }

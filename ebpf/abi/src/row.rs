@@ -358,6 +358,20 @@ rows! {
         pub refused: u64,
     }
 
+    /// Value of `SERVICE_COUNTS` (key: service number, modulo its entries): what was done for one service.
+    pub struct ServiceCount [32] {
+        /// Calls, datagrams or flows that passed.
+        pub passed: u64,
+        /// Calls or packets that did not.
+        pub refused: u64,
+        /// Service that has it; 0 for none. Others with that key are counted in `OBJECT_COUNTS`.
+        pub service: u32,
+        /// Zero.
+        pub pad: u32,
+        /// Zero; keeps a row within a cache line.
+        pub pad_end: u64,
+    }
+
     /// Value of `COUNTERS` (key: number of a [`crate::Reason`]), one for each CPU.
     pub struct Counter [16] {
         /// Packets; calls for the socket hooks.

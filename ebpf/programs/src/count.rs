@@ -5,9 +5,9 @@ use core::arch::asm;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use waggle_abi::{Event, ObjectCount, ObjectKey, Reason, config_flag, object_kind};
+use waggle_abi::{Event, ObjectCount, ObjectKey, Reason, config_flag, limit, object_kind};
 
-use crate::maps::{CONFIG, COUNTERS, EVENTS, OBJECT_COUNTS};
+use crate::maps::{CONFIG, COUNTERS, EVENTS, OBJECT_COUNTS, SERVICE_COUNTS};
 
 /// Adds one packet or call of `bytes` bytes to `reason`.
 #[inline(always)]
@@ -42,6 +42,25 @@ pub enum Outcome {
     Passed,
     /// Not let through.
     Refused,
+}
+
+/// Adds one to a service's count. One look at an array where it can be: calls pay for this.
+#[inline(always)]
+pub fn count_service(number: u32, outcome: Outcome) {
+    if let Some(row) = SERVICE_COUNTS.get_ptr_mut(number % limit::SERVICE_COUNTS) {
+        // SAFETY: the map keeps the row alive; every CPU adds to it atomically.
+        unsafe {
+            if (*row).service == number && number != 0 {
+                let field = match outcome {
+                    Outcome::Passed => &raw mut (*row).passed,
+                    Outcome::Refused => &raw mut (*row).refused,
+                };
+                add(field, 1);
+                return;
+            }
+        }
+    }
+    count_object(object_kind::SERVICE, number, outcome);
 }
 
 /// Adds one to an object's count; `kind` is one of [`waggle_abi::object_kind`]. Number 0 is no object.

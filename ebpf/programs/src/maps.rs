@@ -6,8 +6,8 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use waggle_abi::{
     Addr, AffinityKey, AffinityRow, BlockKey, Config, Counter, EndpointRow, Flow, FlowKey,
     FragmentKey, FragmentRow, GrantKey, LinkRow, MaglevRow, NatRow, ObjectCount, ObjectKey,
-    OwnerRow, PeerRow, RangeRow, Reason, RuleKey, ServiceKey, ServiceRow, Slot, SocketKey,
-    SourceKey, VipRow, limit,
+    OwnerRow, PeerRow, RangeRow, Reason, RuleKey, ServiceCount, ServiceKey, ServiceRow, Slot,
+    SocketKey, SourceKey, VipRow, limit,
 };
 
 /// What programs must know about their node.
@@ -75,6 +75,10 @@ pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(Reason::ALL.len(
 #[map]
 pub static OBJECT_COUNTS: HashMap<ObjectKey, ObjectCount> =
     HashMap::pinned(limit::OBJECT_COUNTS, BPF_F_NO_PREALLOC);
+/// What was done for services.
+#[map]
+pub static SERVICE_COUNTS: Array<ServiceCount> =
+    Array::pinned(limit::SERVICE_COUNTS, BPF_F_MMAPABLE);
 /// Drops and denials.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::pinned(limit::EVENTS, 0);

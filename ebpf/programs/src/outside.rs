@@ -3,10 +3,10 @@
 
 use aya_ebpf::programs::TcContext;
 use waggle_abi::{
-    Config, FlowKey, Reason, ServiceRow, Slot, TCP, endpoint_kind, object_kind, scope, service_flag,
+    Config, FlowKey, Reason, ServiceRow, Slot, TCP, endpoint_kind, scope, service_flag,
 };
 
-use crate::count::{Outcome, count, count_object};
+use crate::count::{Outcome, count, count_service};
 use crate::direct::{self, hand_over, is_elsewhere};
 use crate::drops::tell_first;
 use crate::nat::{Work, find, remember, work};
@@ -58,7 +58,7 @@ pub fn arrive(
     let slot = match choose(config, &work.key, &row, handed) {
         Ok(slot) => slot,
         Err(reason) => {
-            count_object(object_kind::SERVICE, row.service, Outcome::Refused);
+            count_service(row.service, Outcome::Refused);
             return Err(reason);
         }
     };
@@ -133,7 +133,7 @@ fn call(
     }
     tell_first(ctx, packet, Reason::Translated);
     count(Reason::Translated, 0);
-    count_object(object_kind::SERVICE, row.service, Outcome::Passed);
+    count_service(row.service, Outcome::Passed);
     if row.flags & service_flag::DIRECT_RETURN != 0
         && is_elsewhere(&slot.addr)
         && let Some(verdict) = hand_over(ctx, config, &slot.addr, false)

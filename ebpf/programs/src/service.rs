@@ -86,8 +86,12 @@ pub fn choose(
 /// A random slot; `None` when the row was flipped under it.
 #[inline(always)]
 fn any(row: &ServiceRow) -> Option<&'static Slot> {
-    // SAFETY: the helper has no preconditions.
-    let offset = unsafe { bpf_get_prandom_u32() } % row.count;
+    let mut offset = 0;
+    if row.count > 1 {
+        // SAFETY: the helper has no preconditions.
+        let random = unsafe { bpf_get_prandom_u32() };
+        offset = random % row.count;
+    }
     let slot = SLOTS.get(row.base.wrapping_add(offset))?;
     (slot.service == row.service && slot.port != 0).then_some(slot)
 }

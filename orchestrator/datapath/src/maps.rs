@@ -12,9 +12,10 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpu
 use waggle_abi::{
     Addr, AffinityKey, AffinityRow, BlockKey, Capacity, Config, Counter, EndpointRow, Event, Flow,
     FlowKey, FragmentKey, FragmentRow, GrantKey, LinkRow, MaglevRow, NatRow, ObjectCount,
-    ObjectKey, OwnerRow, PeerRow, RangeRow, Reason, RuleKey, STATE, ServiceKey, ServiceRow, Slot,
-    SocketKey, SourceKey, VipRow, limit, map,
+    ObjectKey, OwnerRow, PeerRow, RangeRow, Reason, RuleKey, STATE, ServiceCount, ServiceKey,
+    ServiceRow, Slot, SocketKey, SourceKey, VipRow, limit, map, object_kind,
 };
+use waggle_model::ServiceId;
 use waggle_policy::{Current, Held, Key as RowKey, Row, Ruleset, Step};
 
 use crate::error::{DatapathError, map_error, table_error};
@@ -79,6 +80,12 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
             map::OBJECT_COUNTS,
             MapType::Hash,
             limit::OBJECT_COUNTS,
+            false,
+        ),
+        shape::<u32, ServiceCount>(
+            map::SERVICE_COUNTS,
+            MapType::Array,
+            limit::SERVICE_COUNTS,
             false,
         ),
         Shape {
@@ -289,6 +296,7 @@ pub(crate) struct Maps {
     maglev: SharedRows<MaglevRow>,
     counters: PerCpuArray<MapData, Counter>,
     object_counts: HashMap<MapData, ObjectKey, ObjectCount>,
+    service_counts: SharedRows<ServiceCount>,
 }
 
 impl Maps {
@@ -303,6 +311,7 @@ impl Maps {
             maglev: shared(pins, map::MAGLEV, capacity.maglev)?,
             counters: open(pins, map::COUNTERS)?,
             object_counts: open(pins, map::OBJECT_COUNTS)?,
+            service_counts: shared(pins, map::SERVICE_COUNTS, limit::SERVICE_COUNTS)?,
         })
     }
 
@@ -389,11 +398,14 @@ impl Maps {
                 put_shared(&mut self.maglev, map::MAGLEV, rows)
             }
             Some(Step::PutService(..)) => {
-                self.slots.publish();
                 let rows = steps.iter().map_while(|step| match step {
                     Step::PutService(key, row) => Some((*key, *row)),
                     _ => None,
                 });
+                for (_, row) in rows.clone() {
+                    self.provide_count(row.service);
+                }
+                self.slots.publish();
                 self.services.put(rows)
             }
             Some(Step::Remove(RowKey::Service(_))) => {
@@ -407,17 +419,64 @@ impl Maps {
         }
     }
 
+    /// Gives a service its row in `SERVICE_COUNTS`, unless another one has it.
+    fn provide_count(&mut self, service: u32) {
+        let index = service % limit::SERVICE_COUNTS;
+        let there = self.service_counts.get(index).unwrap_or_default();
+        if there.service == 0 && service != 0 {
+            let row = ServiceCount {
+                service,
+                ..ServiceCount::default()
+            };
+            self.service_counts.set(index, row);
+        }
+    }
+
+    /// Takes rows of `SERVICE_COUNTS` back in which nothing is counted, from services that `is_there` does not know.
+    pub(crate) fn take_back_counts(&mut self, is_there: impl Fn(ServiceId) -> bool) {
+        for index in 0..limit::SERVICE_COUNTS {
+            let row = self.service_counts.get(index).unwrap_or_default();
+            let unused = row.service != 0 && row.passed | row.refused == 0;
+            if unused && !is_there(ServiceId(row.service)) {
+                self.service_counts.set(index, ServiceCount::default());
+            }
+        }
+    }
+
     /// What was counted for services, policies and identities.
     pub(crate) fn object_counts(&self) -> Result<Vec<(ObjectKey, ObjectCount)>, DatapathError> {
-        let rows: Result<_, _> = self.object_counts.iter().collect();
-        rows.map_err(map_error("read", map::OBJECT_COUNTS))
+        let rows: Result<Vec<_>, _> = self.object_counts.iter().collect();
+        let mut counts: BTreeMap<ObjectKey, ObjectCount> = rows
+            .map_err(map_error("read", map::OBJECT_COUNTS))?
+            .into_iter()
+            .collect();
+        let own = (0..limit::SERVICE_COUNTS).filter_map(|index| self.service_counts.get(index));
+        for row in own.filter(|row| row.passed | row.refused != 0) {
+            let key = ObjectKey {
+                kind: object_kind::SERVICE,
+                number: row.service,
+            };
+            // It was counted there before it got a row of its own.
+            let sum = counts.entry(key).or_default();
+            sum.passed += row.passed;
+            sum.refused += row.refused;
+        }
+        Ok(counts.into_iter().collect())
     }
 
     /// Begins to count for these anew.
     pub(crate) fn forget_counts(&mut self, keys: &[ObjectKey]) -> Result<(), DatapathError> {
         for key in keys {
+            let index = key.number % limit::SERVICE_COUNTS;
+            let own = self.service_counts.get(index).unwrap_or_default();
+            if key.kind == object_kind::SERVICE && own.service == key.number {
+                self.service_counts.set(index, ServiceCount::default());
+            }
             match self.object_counts.remove(key) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
+                // Only in its own row.
+                Err(MapError::SyscallError(fault))
+                    if fault.io_error.raw_os_error() == Some(libc::ENOENT) => {}
                 Err(fault) => return Err(map_error("remove from", map::OBJECT_COUNTS)(fault)),
             }
         }

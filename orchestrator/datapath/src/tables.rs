@@ -235,8 +235,11 @@ impl Tables {
     /// Puts what was counted down to the objects as they are now, and returns the sums.
     pub(crate) fn tallies(&mut self) -> Result<&Tallies, DatapathError> {
         let counts = self.maps.object_counts()?;
-        let gone = self.tallies.take(counts, self.desired.state());
+        let state = self.desired.state();
+        let gone = self.tallies.take(counts, state);
         self.maps.forget_counts(&gone)?;
+        self.maps
+            .take_back_counts(|service| state.services.contains_key(&service));
         Ok(&self.tallies)
     }
 

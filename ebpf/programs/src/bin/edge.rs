@@ -15,9 +15,9 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use waggle_abi::{
     Addr, Config, Event, FlowKey, HANDED_MAC, Reason, ServiceRow, TCP, UDP, endpoint_kind, hook,
-    object_kind, scope, service_flag,
+    scope, service_flag,
 };
-use waggle_ebpf::count::{Outcome, count, count_object, report, tell, tells_new};
+use waggle_ebpf::count::{Outcome, count, count_service, report, tell, tells_new};
 use waggle_ebpf::direct::{handed_sender, is_elsewhere, is_handed_over, remember};
 use waggle_ebpf::forward::{empty_lookup, look_up};
 use waggle_ebpf::nat::{find, work};
@@ -141,7 +141,7 @@ fn call(ctx: &XdpContext, config: &Config, key: &FlowKey, row: &ServiceRow) -> O
     let slot = match choose_for(key, row) {
         Ok(slot) => slot,
         Err(Reason::SourceRange) => {
-            count_object(object_kind::SERVICE, row.service, Outcome::Refused);
+            count_service(row.service, Outcome::Refused);
             report(Reason::SourceRange, event(ctx, key));
             return Some(XDP_DROP);
         }
@@ -166,7 +166,7 @@ fn call(ctx: &XdpContext, config: &Config, key: &FlowKey, row: &ServiceRow) -> O
         tell(Reason::Translated, event(ctx, key));
     }
     count(Reason::Translated, 0);
-    count_object(object_kind::SERVICE, row.service, Outcome::Passed);
+    count_service(row.service, Outcome::Passed);
     Some(verdict)
 }
 

@@ -16,9 +16,9 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::error;
 use waggle_abi::{
     Addr, Event, FlowKey, OwnerRow, PeerRow, Reason, ServiceKey, ServiceRow, Slot, SocketKey,
-    TENANT_SYSTEM, UDP, VipRow, hook, object_kind, peer_kind, scope, service_flag,
+    TENANT_SYSTEM, UDP, VipRow, hook, peer_kind, scope, service_flag,
 };
-use waggle_ebpf::count::{Outcome, count, count_object, count_refusal, report, tell, tells_new};
+use waggle_ebpf::count::{Outcome, count, count_refusal, count_service, report, tell, tells_new};
 use waggle_ebpf::flow::{Row, row_key};
 use waggle_ebpf::maps::{CONFIG, SOCK_PEER, SOCK_VIP};
 use waggle_ebpf::peer::{Peer, is_virtual, owner, peer};
@@ -258,7 +258,7 @@ fn translate(
                     u16::from_be(key.port)
                 );
             }
-            count_object(object_kind::SERVICE, row.service, Outcome::Refused);
+            count_service(row.service, Outcome::Refused);
             return Err(reason);
         }
     };
@@ -278,7 +278,7 @@ fn translate(
             return Err(reason);
         }
     }
-    count_object(object_kind::SERVICE, row.service, Outcome::Passed);
+    count_service(row.service, Outcome::Passed);
     Ok(Some(slot))
 }
 
