@@ -1,10 +1,12 @@
-//! Stable numbers for tenants, identities, Services and NetworkPolicies. The server keeps the registry as one record.
+//! Stable numbers for tenants, identities, Services and NetworkPolicies. The server keeps the registry in parts, each of which
+//! fits a record however many there are.
 //!
 //! An identity is what policy tells pods apart by: tenant, namespace, labels, named ports. Labels that controllers make
 //! unique for each pod or revision don't count unless a policy selects by them, so that a rollout keeps its identity.
 //! Apart from those labels an identity does not depend on policies: a new policy renumbers nobody.
 
 mod key;
+mod part;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use waggle_model::{IdentityId, PolicyId, SYSTEM_TENANT, ServiceId, TenantId};
 
 pub use key::{IdentityKey, Naming};
+pub use part::Part;
 
 use crate::snapshot::Touched;
 use crate::{Snapshot, tenant};
@@ -22,16 +25,25 @@ use crate::{Snapshot, tenant};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registry {
     /// By tenant name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     tenants: BTreeMap<String, TenantId>,
-    #[serde(with = "key::rows")]
+    #[serde(
+        default,
+        with = "key::rows",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     identities: BTreeMap<IdentityKey, IdentityId>,
     /// By Service uid.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     services: BTreeMap<String, ServiceId>,
     /// By NetworkPolicy uid.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     policies: BTreeMap<String, PolicyId>,
+    #[serde(default = "one")]
     next_tenant: u32,
+    #[serde(default = "one")]
     next_identity: u32,
+    #[serde(default = "one")]
     next_service: u32,
     #[serde(default = "one")]
     next_policy: u32,

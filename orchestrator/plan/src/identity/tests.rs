@@ -57,6 +57,42 @@ fn the_system_and_the_host_have_their_own_numbers() {
 }
 
 #[test]
+fn a_registry_is_its_parts_and_a_change_is_in_few_of_them() {
+    let numbers = |count: u32| Wanted {
+        services: (0..count).map(|number| format!("s{number:05}")).collect(),
+        ..wanted(&(0..90).collect())
+    };
+    let mut registry = Registry::default();
+    registry.apply(assign(&registry, &numbers(3000)));
+    let together = |registry: &Registry| {
+        let mut found = Registry::default();
+        for part in registry.parts() {
+            let text = serde_json::to_string(&registry.part(part)).unwrap();
+            found.add(serde_json::from_str(&text).unwrap());
+        }
+        found
+    };
+    assert_eq!(together(&registry), registry);
+    let changes = assign(&registry, &numbers(3001));
+    let parts: Vec<_> = registry.changed_parts(&changes).into_iter().collect();
+    assert_eq!(parts, [Part::Services(2), Part::Rest]);
+    registry.apply(changes);
+    let changes = assign(&registry, &numbers(1));
+    let parts: Vec<_> = registry.changed_parts(&changes).into_iter().collect();
+    let runs = [0, 1, 2].map(Part::Services);
+    assert_eq!(parts, [&runs[..], &[Part::Rest]].concat());
+    registry.apply(changes);
+    assert_eq!(
+        registry.part(Part::Services(1)),
+        Registry {
+            tenants: BTreeMap::new(),
+            ..Registry::default()
+        }
+    );
+    assert_eq!(together(&registry), registry);
+}
+
+#[test]
 fn a_number_that_was_given_back_is_not_the_next() {
     let mut registry = Registry::default();
     registry.apply(assign(&registry, &wanted(&[1].into())));
