@@ -138,8 +138,11 @@ fn new_pod(value: &Value, server: &Server, world: &World) {
     let since = since(server, world, "apps/v1", "ReplicaSet", name);
     let sizes = since.filter_map(|value| value["spec"]["replicas"].as_i64());
     let most = sizes.max().unwrap_or(0);
+    // A pod without the set's label is none of its any more, though giving it up may not be written down yet.
+    let own = value["metadata"]["labels"]["app"].as_str();
     let active = world.snapshot.pods_of(uid);
-    let active = active.filter(|one| pod::is_active(one)).count();
+    let active = active.filter(|one| pod::is_active(one) && app(one) == own);
+    let active = active.count();
     assert!(
         i64::try_from(active).unwrap_or(i64::MAX) < most,
         "{name} gets another pod beside {active}, and was to have {most}"
