@@ -171,6 +171,15 @@ pub(crate) fn advice(objects: &Objects, resource: &Resource, value: &Value) -> V
                     .to_owned(),
             ]
         }
+        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration"
+            if mentions(&value["webhooks"], "matchConditions") =>
+        {
+            vec![
+                "webhooks[].matchConditions: kept, but this server does not evaluate them: the webhook is asked whatever \
+                 they say"
+                    .to_owned(),
+            ]
+        }
         _ => Vec::new(),
     }
 }

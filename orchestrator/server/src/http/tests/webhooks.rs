@@ -355,3 +355,17 @@ async fn containers_that_a_webhook_adds_get_the_token_too() {
     let volumes = made["spec"]["volumes"].as_array().unwrap();
     assert_eq!(volumes.len(), 1, "{volumes:?}");
 }
+
+#[tokio::test]
+async fn conditions_that_are_not_evaluated_are_told_of() {
+    let api = api().await;
+    let mut conditional = hook("maybe", &json!({"url": "https://127.0.0.1:1/"}));
+    conditional["matchConditions"] = json!([{"name": "never", "expression": "false"}]);
+    let made = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": VALIDATING,
+        "metadata": {"name": "maybe"}, "webhooks": [conditional]});
+    let path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    let request = Request::post(path).header(CONTENT_TYPE, "application/json");
+    let response = api.send(request, made.to_string()).await;
+    let warning = response.headers()["warning"].to_str().unwrap();
+    assert!(warning.contains("matchConditions"), "{warning}");
+}
