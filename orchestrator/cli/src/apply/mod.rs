@@ -6,6 +6,7 @@ mod merge;
 
 pub(crate) use merge::merge_patch as difference;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -109,6 +110,7 @@ pub(crate) fn identify<'a>(
     default_namespace: &str,
 ) -> Result<Vec<Item<'a>>, Vec<String>> {
     let (mut items, mut faults) = (Vec::<Item<'_>>::new(), Vec::new());
+    let mut places: HashMap<String, &Document> = HashMap::new();
     for document in documents {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (api_version, name) = (
@@ -153,11 +155,11 @@ pub(crate) fn identify<'a>(
                 faults.push(format!("{}: {error}", document.place()));
             }
         }
-        if let Some(twin) = items.iter().find(|other| other.path() == item.path()) {
+        if let Some(twin) = places.insert(item.path(), document) {
             faults.push(format!(
                 "{}: the same object is in {} already",
                 document.place(),
-                twin.document.place()
+                twin.place()
             ));
         }
         items.push(item);
