@@ -18,6 +18,11 @@ use crate::run::quiet;
 /// Services up to which nftables is measured: `nft -f` takes a minute for these, and the square of that for more.
 const NFTABLES_LIMIT: u32 = 10_000;
 
+/// From here on a Service of Waggle's has this many ports: it is service ports that are counted, and so many Services take an
+/// API long to make.
+const MANY: u32 = 10_000;
+const PORTS: u32 = 100;
+
 /// How much to measure.
 #[derive(Args)]
 pub(crate) struct Options {
@@ -129,6 +134,16 @@ fn print(count: u32, cells: &[Cell; 3]) -> Result<()> {
     Ok(())
 }
 
+fn ports_of_each(count: u32) -> u32 {
+    if count < MANY { 1 } else { PORTS }
+}
+
+/// The last service port of Waggle's node.
+fn last_of(count: u32) -> String {
+    let each = ports_of_each(count);
+    format!("{}:{}", vip(count / each - 1), 79 + each)
+}
+
 /// A node with a server and a client, each in its pod, and N services of which the last is measured.
 pub(crate) struct WaggleNode {
     program: PathBuf,
@@ -158,15 +173,20 @@ impl WaggleNode {
 
     /// Makes it `count` services and waits until the last one answers.
     pub(crate) fn services(&self, count: u32) -> Result<()> {
+        let each = ports_of_each(count);
+        let port = |number| format!("{{name: p{number}, port: {number}, targetPort: 7000}}");
+        let ports: Vec<String> = (80..80 + each).map(port).collect();
+        let ports = ports.join(", ");
         let manifest = |index| {
             format!(
                 "apiVersion: v1\nkind: Service\nmetadata: {{name: s{index}, namespace: bench}}\nspec: {{clusterIP: {}, \
-                 selector: {{app: server}}, ports: [{{port: 80, targetPort: 7000}}]}}\n",
+                 selector: {{app: server}}, ports: [{ports}]}}\n",
                 vip(index)
             )
         };
+        let services = (0..count / each).map(manifest);
         self.cluster
-            .apply(&(0..count).map(manifest).collect::<Vec<_>>().join("---\n"))?;
+            .apply(&services.collect::<Vec<_>>().join("---\n"))?;
         wait("the last service answers", Duration::from_secs(300), || {
             self.race(count, 10)
         })
@@ -175,13 +195,13 @@ impl WaggleNode {
 
     /// Connections in a second to the last of `count` services.
     pub(crate) fn rate(&self, count: u32, milliseconds: u32) -> Result<String> {
-        let vip = format!("{}:80", vip(count - 1));
+        let vip = last_of(count);
         let milliseconds = milliseconds.to_string();
         self.run_client(&["rate", "--target", &vip, "--milliseconds", &milliseconds])
     }
 
     fn race(&self, count: u32, connections: u32) -> Result<String> {
-        let vip = format!("{}:80", vip(count - 1));
+        let vip = last_of(count);
         let connections = connections.to_string();
         self.run_client(&[
             "race",
