@@ -10,6 +10,8 @@ use waggle_datapath::Reason;
 use waggle_model::network::{External, NetworkState};
 
 use crate::Case;
+use crate::frame;
+use crate::parsing::run;
 use crate::room::Room;
 use crate::sockets::{ask_tcp, ask_udp, at, serve_tcp, serve_udp};
 use crate::state::{BILLING, HOST, OTHER_HOST, SHOP, With, ip, nodes};
@@ -35,6 +37,10 @@ pub(crate) const CASES: &[Case] = &[
     (
         "a_node_port_reaches_a_backend_here_with_the_callers_address",
         a_node_port_reaches_a_backend_here_with_the_callers_address,
+    ),
+    (
+        "a_flow_for_which_no_port_is_left_is_dropped",
+        a_flow_for_which_no_port_is_left_is_dropped,
     ),
     (
         "a_node_port_reaches_a_backend_elsewhere_from_the_nodes_address",
@@ -206,6 +212,24 @@ fn masquerade_keeps_clear_of_the_hosts_ports() {
     let (second, second_stream) = from(&world.host, 40_002);
     assert_ne!(second, first);
     drop((host, pod, first_stream, second_stream));
+}
+
+/// SCTP keeps its ports, because its checksum covers them: two pods can't have the same one towards one peer.
+fn a_flow_for_which_no_port_is_left_is_dropped() {
+    const CART: &str = "10.244.1.3";
+    let (world, _web) = scene();
+    let _cart = world.pod(CART, SHOP);
+    world.apply(&nodes().pod(WEB, SHOP).pod(CART, SHOP));
+    let verdict = |from: &str| {
+        let frame = frame::sctp((ip(from), 5_000), (ip(WORLD), 6_000));
+        run(&world, "to_uplink", vec![frame])[0]
+    };
+    assert_eq!(verdict(WEB), u32::MAX, "on to the wire");
+    let dropped = world.counted(Reason::NoPort, || {
+        assert_eq!(verdict(CART), 2, "dropped");
+        assert_eq!(verdict(WEB), u32::MAX, "who has the port keeps it");
+    });
+    assert_eq!(dropped, 1);
 }
 
 fn socket_at(port: u16) -> std::os::fd::OwnedFd {

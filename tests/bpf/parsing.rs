@@ -245,7 +245,8 @@ fn is_run(frame: &[u8]) -> bool {
     frame.len() >= 14 + head
 }
 
-fn run(world: &World, program: &str, frames: Vec<Vec<u8>>) -> Vec<u32> {
+/// What a program says of frames that come by the node's loopback interface.
+pub(crate) fn run(world: &World, program: &str, frames: Vec<Vec<u8>>) -> Vec<u32> {
     let (pin, name) = (world.pin("programs", program), program.to_owned());
     world.host.run(move || {
         let program = SchedClassifier::from_pin(pin).expect("pinned");

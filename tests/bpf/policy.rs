@@ -353,9 +353,12 @@ fn errno() {
     assert!(answers(
         &mut open(&cart, at(WEB, 80)).expect("the server is allowed")
     ));
-    refused(&cart, at(FAR, 80));
-    refused(&cart, at(OTHER_HOST, 80));
-    refused(&cart, at("192.0.2.1", 80));
+    let counted = world.counted(Reason::PolicyEgress, || {
+        refused(&cart, at(FAR, 80));
+        refused(&cart, at(OTHER_HOST, 80));
+        refused(&cart, at("192.0.2.1", 80));
+    });
+    assert_eq!(counted, 3);
     serve_tcp(&cart.room, at("127.0.0.1", 90), "own");
     serve_tcp(&cart.room, at(CART, 91), "own");
     for own in [at("127.0.0.1", 90), at(CART, 91)] {
