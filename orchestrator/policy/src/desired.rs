@@ -2,6 +2,7 @@
 //! services there are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::Bound;
 
 use waggle_model::network::{Cidr, GenerationGap, NetworkDelta, NetworkState};
@@ -26,6 +27,8 @@ pub struct Desired {
     lookers: BTreeSet<(Fact, Claimant)>,
     /// The rulesets of connected pods may have changed.
     ungoverned: bool,
+    /// Addresses of connected pods whose ingress is governed.
+    closed: BTreeSet<IpAddr>,
     /// Facts each claimant looked at.
     looked_at: BTreeMap<Claimant, Vec<Fact>>,
     /// Services that deltas spoke of since somebody asked.
@@ -190,9 +193,33 @@ impl Desired {
                 }
             }
         }
+        claimants.extend(self.services_closed());
         for claimant in &claimants {
             self.remake(claimant);
         }
+    }
+
+    /// Services with backends whose ingress is governed from now on.
+    fn services_closed(&mut self) -> Vec<Claimant> {
+        let pods = self.facts.pods.values();
+        let closed = pods.filter(|pod| {
+            let identity = self.facts.placed(pod).identity;
+            !self.facts.is_open(IdentityId(identity))
+        });
+        let closed: BTreeSet<IpAddr> = closed
+            .flat_map(|pod| pod.addresses().map(IpAddr::from))
+            .collect();
+        let before = std::mem::replace(&mut self.closed, closed);
+        let new: BTreeSet<&IpAddr> = self.closed.difference(&before).collect();
+        if new.is_empty() {
+            return Vec::new();
+        }
+        let services = self.facts.state.services.values();
+        let concerned = services.filter(|service| {
+            let mut backends = service.ports.iter().flat_map(|port| &port.backends);
+            backends.any(|backend| new.contains(&backend.address))
+        });
+        concerned.map(|one| Claimant::Service(one.id)).collect()
     }
 
     /// From now on every row counts as one that may not be in the kernel as it should, and so does every row that is

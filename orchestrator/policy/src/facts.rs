@@ -102,10 +102,10 @@ impl Facts {
 }
 
 impl Facts {
-    /// Whether no policy says what pods of this node with this identity may receive.
+    /// Whether no policy is known that says what pods of this node with this identity may receive.
     pub(crate) fn is_open(&self, identity: IdentityId) -> bool {
         let governed = self.governed.get(&identity);
-        governed.is_some_and(|governed| governed.ingress == RULESET_NONE)
+        governed.is_none_or(|governed| governed.ingress == RULESET_NONE)
     }
 }
 

@@ -176,17 +176,20 @@ impl<'a> View<'a> {
         Self { service, backends }
     }
 
-    /// Whether [`service_flag::UNGOVERNED`] holds. Pods of other nodes are not looked at again once they are known to be the
-    /// tenant's: a service that keeps one which becomes another tenant's costs its callers a prompt refusal.
+    /// Whether [`service_flag::UNGOVERNED`] holds. Only who stands against it is looked at again by this: `Desired::govern`
+    /// finds the services of pods that become governed, and one that keeps a pod which becomes another tenant's costs its
+    /// callers a prompt refusal.
     fn is_ungoverned(&self, made: &mut Made, facts: &Facts) -> bool {
         self.backends.iter().all(|backend| {
             let endpoint = facts.state.endpoints.get(&backend.address);
-            let own = endpoint.filter(|endpoint| endpoint.tenant == self.service.tenant);
-            let elsewhere = own.is_some_and(|endpoint| endpoint.node != facts.local.name);
-            if !elsewhere {
+            let open = endpoint.is_some_and(|endpoint| {
+                endpoint.tenant == self.service.tenant
+                    && (endpoint.node != facts.local.name || facts.is_open(endpoint.identity))
+            });
+            if !open {
                 made.look_at(Fact::Endpoint(backend.address));
             }
-            elsewhere || own.is_some_and(|endpoint| facts.is_open(endpoint.identity))
+            open
         })
     }
 

@@ -266,10 +266,6 @@ fn a_service_says_when_its_backends_need_no_second_look() {
 
     let both = [endpoint(near, 2), there(far, 2)];
     desired.set_state(&with(&[near, far], &both));
-    assert!(
-        !ungoverned(&desired),
-        "policies of this node's pod are not known yet"
-    );
     desired.put_pod(LocalPod {
         ifindex: 12,
         link: LinkRow {
