@@ -444,7 +444,7 @@ pub mod service_flag {
     /// Every backend is a pod of the service's own tenant whose ingress this node does not govern: of the rules only the
     /// caller's egress is left to ask. It saves a lookup at each call and decides nothing: should it come too late, the
     /// packet hooks refuse what the socket hook let through.
-    pub const UNGOVERNED: u32 = 8;
+    pub const OPEN_BACKENDS: u32 = 8;
 }
 
 /// Bits of [`Flow::state`].

@@ -1,16 +1,15 @@
 //! Looks at what the node is short of, tells, makes room by removing images, and gives pods up. What follows from a look is
 //! `eviction`'s to say.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use waggle_runtime::cgroup::{Cgroups, pod_path};
-use waggle_runtime::supervisor::writable_layers;
 
 use crate::clock;
+use crate::disk_usage::{Held, local_storage};
 use crate::eviction::{Candidate, Pressure, Share, Watcher, victim};
 use crate::machine::{self, Machine};
 use crate::node::Node;
@@ -108,58 +107,4 @@ fn candidate(node: &Node, cgroups: &Cgroups, pod: &Desired, on_disk: bool) -> Ca
 fn is_static(pod: &Pod) -> bool {
     let annotations = pod.metadata.annotations.as_ref();
     annotations.is_some_and(|all| all.contains_key("kubernetes.io/config.mirror"))
-}
-
-/// What files take on a disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Held {
-    pub(crate) bytes: u64,
-    pub(crate) inodes: u64,
-}
-
-impl std::ops::AddAssign for Held {
-    fn add_assign(&mut self, other: Self) {
-        self.bytes = self.bytes.saturating_add(other.bytes);
-        self.inodes = self.inodes.saturating_add(other.inodes);
-    }
-}
-
-/// What a pod takes of the node's disk: logs, volumes that are its own, and what its containers wrote elsewhere.
-pub(crate) fn local_storage(pod: &Path, runtime: &Path, uid: &str) -> Held {
-    let mut all = held(pod);
-    for (_, layer) in writable_layers(runtime, uid) {
-        all += held(&layer);
-    }
-    all
-}
-
-/// What is on the disk below a folder, which may change meanwhile. Neither links are followed nor mounts entered.
-pub(crate) fn held(folder: &Path) -> Held {
-    match std::fs::symlink_metadata(folder) {
-        Ok(metadata) => held_on(folder, metadata.dev()),
-        Err(_) => Held::default(),
-    }
-}
-
-fn held_on(folder: &Path, device: u64) -> Held {
-    let mut all = Held::default();
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return all;
-    };
-    for entry in entries.flatten() {
-        let Ok(metadata) = entry.metadata() else {
-            continue;
-        };
-        if metadata.dev() != device {
-            continue;
-        }
-        all += Held {
-            bytes: metadata.blocks().saturating_mul(512),
-            inodes: 1,
-        };
-        if metadata.is_dir() {
-            all += held_on(&entry.path(), device);
-        }
-    }
-    all
 }

@@ -163,13 +163,13 @@ fn lists(rule: &Value, field: &str) -> bool {
 }
 
 fn fits(rule: &Value, action: &Action, user: Option<&User>) -> bool {
-    let (name, groups) = user.map_or(("system:anonymous", &[][..]), |user| {
-        (user.name.as_str(), user.groups.as_slice())
-    });
-    if lists(rule, "users") && !holds(rule, "users", name) {
+    let anonymous = User::anonymous();
+    let user = user.unwrap_or(&anonymous);
+    if lists(rule, "users") && !holds(rule, "users", &user.name) {
         return false;
     }
-    if lists(rule, "userGroups") && !groups.iter().any(|one| holds(rule, "userGroups", one)) {
+    let in_group = user.groups.iter().any(|one| holds(rule, "userGroups", one));
+    if lists(rule, "userGroups") && !in_group {
         return false;
     }
     if lists(rule, "verbs") && !holds(rule, "verbs", &action.verb) && !holds(rule, "verbs", "*") {
@@ -250,11 +250,6 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// The event of a stage, without bodies and answer.
     pub fn event(&self, level: Level, stage: Stage, now: &str) -> Value {
-        let nobody = User {
-            name: "system:anonymous".into(),
-            groups: vec!["system:unauthenticated".into()],
-            ..User::default()
-        };
         let mut event = json!({
             "kind": "Event",
             "apiVersion": API_VERSION,
@@ -263,7 +258,7 @@ impl Request<'_> {
             "stage": stage.word(),
             "requestURI": self.uri,
             "verb": self.action.verb,
-            "user": self.user.unwrap_or(&nobody).to_value(),
+            "user": self.user.unwrap_or(&User::anonymous()).to_value(),
             "requestReceivedTimestamp": self.received,
             "stageTimestamp": now,
         });
@@ -366,6 +361,16 @@ mod tests {
         }
         let nobody = policy().decide(&Action::default(), None).level;
         assert_eq!(nobody, Level::None);
+    }
+
+    #[test]
+    fn whoever_is_not_known_is_in_the_group_of_those() {
+        let policy = json!({"apiVersion": API_VERSION, "kind": "Policy", "rules": [
+            {"level": "Metadata", "userGroups": ["system:unauthenticated"]},
+        ]});
+        let policy = Policy::read(&policy).unwrap();
+        let level = policy.decide(&Action::default(), None).level;
+        assert_eq!(level, Level::Metadata);
     }
 
     #[test]

@@ -99,9 +99,7 @@ impl Facts {
         }
         link
     }
-}
 
-impl Facts {
     /// Whether no policy is known that says what pods of this node with this identity may receive.
     pub(crate) fn is_open(&self, identity: IdentityId) -> bool {
         let governed = self.governed.get(&identity);

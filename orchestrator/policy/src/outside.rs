@@ -24,8 +24,8 @@ const SERVICE_BITS: u32 = u32::BITS;
 pub(crate) fn add_ports(made: &mut Made, facts: &Facts, service: &Service) {
     for port in &service.ports {
         let inside = View::new(made, facts, service, port, service.internal_scope);
-        let inside_flags = if inside.is_ungoverned(made, facts) {
-            service_flag::UNGOVERNED
+        let inside_flags = if inside.has_open_backends(made, facts) {
+            service_flag::OPEN_BACKENDS
         } else {
             0
         };
@@ -176,10 +176,10 @@ impl<'a> View<'a> {
         Self { service, backends }
     }
 
-    /// Whether [`service_flag::UNGOVERNED`] holds. Only who stands against it is looked at again by this: `Desired::govern`
+    /// Whether [`service_flag::OPEN_BACKENDS`] holds. Only who stands against it is looked at again by this: `Desired::govern`
     /// finds the services of pods that become governed, and one that keeps a pod which becomes another tenant's costs its
     /// callers a prompt refusal.
-    fn is_ungoverned(&self, made: &mut Made, facts: &Facts) -> bool {
+    fn has_open_backends(&self, made: &mut Made, facts: &Facts) -> bool {
         self.backends.iter().all(|backend| {
             let endpoint = facts.state.endpoints.get(&backend.address);
             let open = endpoint.is_some_and(|endpoint| {

@@ -88,20 +88,20 @@ pub fn range_of(cidr: Cidr) -> (u32, Addr) {
     (offset + u32::from(cidr.prefix()), cidr.address().into())
 }
 
-/// The bits that addresses of a range have in common, as `CONFIG` spells them.
-fn mask_of(cidr: Cidr) -> Addr {
-    let (bits, _) = range_of(cidr);
+/// The services' range of a family as `CONFIG` spells it: its first address, and the bits that all have in common.
+fn service_range(facts: &Facts, ipv4: bool) -> (Addr, Addr) {
+    let mut ranges = facts.service_ranges.iter();
+    let Some(range) = ranges.find(|range| range.address().is_ipv4() == ipv4) else {
+        return (Addr::NONE, Addr::NONE);
+    };
+    let (bits, first) = range_of(*range);
     let ones = u128::MAX.checked_shl(ADDRESS_BITS - bits).unwrap_or(0);
-    IpAddr::V6(ones.into()).into()
+    (first, IpAddr::V6(ones.into()).into())
 }
 
 fn add_here(made: &mut Made, facts: &Facts) {
-    let range = |ipv4| {
-        let mut ranges = facts.service_ranges.iter();
-        ranges.find(|range| range.address().is_ipv4() == ipv4)
-    };
-    let first = |ipv4| range(ipv4).map_or(Addr::NONE, |range| range.address().into());
-    let mask = |ipv4| range(ipv4).map_or(Addr::NONE, |range| mask_of(*range));
+    let (services_v4, services_v4_mask) = service_range(facts, true);
+    let (services_v6, services_v6_mask) = service_range(facts, false);
     let config = Config {
         host_netns: facts.local.host_netns,
         next_ruleset: facts.next_ruleset,
@@ -114,10 +114,10 @@ fn add_here(made: &mut Made, facts: &Facts) {
         },
         node_v4: node_address(facts, true),
         node_v6: node_address(facts, false),
-        services_v4: first(true),
-        services_v4_mask: mask(true),
-        services_v6: first(false),
-        services_v6_mask: mask(false),
+        services_v4,
+        services_v4_mask,
+        services_v6,
+        services_v6_mask,
     };
     made.put(Row::Config((), config));
     for range in &facts.service_ranges {

@@ -13,17 +13,15 @@ use axum::extract::Request;
 use axum::response::Response;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use waggle_api::access::Action;
 use waggle_api::audit::{self, Level, Policy, Stage};
 use waggle_api::{Status, protobuf};
 
+use crate::http::input;
 use crate::objects::Caller;
-
-/// Largest body that is noted, in bytes; more than requests may have.
-const LARGEST: usize = 4 << 20;
 
 /// How the log is kept.
 #[derive(Debug, Clone)]
@@ -252,15 +250,8 @@ fn version(path: &str) -> &str {
 
 /// The body of a request, which keeps it.
 async fn taken(request: &mut Request) -> Result<Value, Status> {
-    let body = std::mem::take(request.body_mut());
-    let read = Limited::new(body, LARGEST).collect().await;
-    let read = read.map_err(|error| {
-        Status::bad_request(format!("the body of the request can't be read: {error}"))
-    })?;
-    let bytes = read.to_bytes();
-    let kind = request.headers().get(CONTENT_TYPE);
-    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let value = decoded(kind.split(';').next().unwrap_or_default(), &bytes);
+    let bytes = input::whole(std::mem::take(request.body_mut())).await?;
+    let value = decoded(input::media_type(request.headers()), &bytes);
     *request.body_mut() = Body::from(bytes);
     Ok(value)
 }
@@ -270,7 +261,7 @@ fn decoded(kind: &str, bytes: &Bytes) -> Value {
         return protobuf::parse(bytes).unwrap_or_default();
     }
     if kind.ends_with("yaml") {
-        return serde_yaml_ng::from_slice(bytes).unwrap_or_default();
+        return input::from_yaml(bytes).unwrap_or_default();
     }
     serde_json::from_slice(bytes).unwrap_or_default()
 }

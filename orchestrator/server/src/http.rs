@@ -10,7 +10,7 @@ mod compress;
 mod delete;
 mod documents;
 mod eviction;
-mod input;
+pub(crate) mod input;
 mod query;
 mod read;
 mod reviews;
@@ -217,7 +217,6 @@ fn admit(
         Ok(caller) => (Arc::new(caller), Ok(())),
         Err(status) => (Arc::default(), Err(status)),
     };
-    request.extensions_mut().insert(caller.user().cloned());
     request.extensions_mut().insert(Arc::clone(&caller));
     let allowed = known.and_then(|()| auth::authorize(&state.objects, caller.user(), action));
     let decision = if allowed.is_ok() { "allow" } else { "forbid" };

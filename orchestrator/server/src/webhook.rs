@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use waggle_api::find;
+use waggle_plan::endpoint_slice::SERVICE_NAME_LABEL;
 
 use crate::objects::{Objects, WebhookCall};
 use crate::streams::{Streams, tunnel};
@@ -236,7 +237,7 @@ fn endpoints(objects: &Objects, service: &Value) -> Result<Vec<Endpoint>, String
     let port_name = wanted["name"].as_str().unwrap_or_default();
     let mut all = Vec::new();
     for slice in objects.list(slices, Some(namespace)).objects {
-        if slice.value["metadata"]["labels"]["kubernetes.io/service-name"] == name {
+        if slice.value["metadata"]["labels"][SERVICE_NAME_LABEL] == name {
             all.extend(of_slice(&slice.value, port_name));
         }
     }

@@ -270,7 +270,7 @@ fn translate(
     if row.flags & service_flag::EXPORTED_TO_ALL == 0 {
         pass_wall(caller, row.tenant, &called)?;
     }
-    if row.flags & service_flag::UNGOVERNED == 0 || caller.is_governed() {
+    if row.flags & service_flag::OPEN_BACKENDS == 0 || caller.is_governed() {
         // An EndpointSlice may name another tenant's pods: the backend's own wall counts too.
         let backend = peer(&slot.addr)?;
         if let Err(reason) = admit(caller, &backend, &called) {

@@ -11,7 +11,7 @@ use waggle_runtime::supervisor::writable_layers;
 
 use super::desired::Desired;
 use super::worker::Mail;
-use crate::pressure::{held, local_storage};
+use crate::disk_usage::{held, local_storage};
 
 /// Between two looks, as kubelet has it.
 const PERIOD: Duration = Duration::from_secs(10);

@@ -16,6 +16,8 @@ use crate::walk::{at, list, text};
 
 /// Group of everybody who is known.
 pub const AUTHENTICATED: &str = "system:authenticated";
+/// Group of everybody who isn't.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 
 /// What a ServiceAccount's user name starts with; its namespace and name follow.
 pub const SERVICE_ACCOUNT_USER: &str = "system:serviceaccount:";
@@ -45,6 +47,15 @@ impl User {
                 AUTHENTICATED.to_owned(),
             ],
             extra: Vec::new(),
+        }
+    }
+
+    /// Whoever says nothing of themselves.
+    pub fn anonymous() -> Self {
+        Self {
+            name: "system:anonymous".to_owned(),
+            groups: vec![UNAUTHENTICATED.to_owned()],
+            ..Self::default()
         }
     }
 

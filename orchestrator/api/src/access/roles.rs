@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::AUTHENTICATED;
+use super::{AUTHENTICATED, UNAUTHENTICATED};
 
 const READ: [&str; 3] = ["get", "list", "watch"];
 const WRITE: [&str; 5] = ["create", "delete", "deletecollection", "patch", "update"];
@@ -248,7 +248,7 @@ pub fn defaults() -> Vec<Value> {
         binding("system:discovery", &[AUTHENTICATED]),
         binding(
             "system:public-info-viewer",
-            &[AUTHENTICATED, "system:unauthenticated"],
+            &[AUTHENTICATED, UNAUTHENTICATED],
         ),
         binding("system:monitoring", &["system:monitoring"]),
     ]

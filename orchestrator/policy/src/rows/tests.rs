@@ -239,8 +239,8 @@ fn a_local_pod_has_rows_before_the_state_knows_it_and_follows_the_state_after() 
 #[test]
 fn a_service_says_when_its_backends_need_no_second_look() {
     let (near, far, foreign) = ("10.244.1.2", "10.244.2.2", "10.244.2.3");
-    let ungoverned = |desired: &Desired| {
-        plan(desired, "10.96.0.5", 8080, TCP).flags & service_flag::UNGOVERNED != 0
+    let has_open_backends = |desired: &Desired| {
+        plan(desired, "10.96.0.5", 8080, TCP).flags & service_flag::OPEN_BACKENDS != 0
     };
     let there = |address: &str, tenant| Endpoint {
         node: "node2".into(),
@@ -258,11 +258,14 @@ fn a_service_says_when_its_backends_need_no_second_look() {
         });
     };
     let mut desired = made(&with(&[far], &[there(far, 2)]));
-    assert!(ungoverned(&desired), "another node's pod of this tenant");
+    assert!(
+        has_open_backends(&desired),
+        "another node's pod of this tenant"
+    );
     desired.set_state(&with(&[far, foreign], &[there(far, 2), there(foreign, 3)]));
-    assert!(!ungoverned(&desired), "another tenant's");
+    assert!(!has_open_backends(&desired), "another tenant's");
     desired.set_state(&with(&[far, "192.0.2.1"], &[there(far, 2)]));
-    assert!(!ungoverned(&desired), "no pod");
+    assert!(!has_open_backends(&desired), "no pod");
 
     let both = [endpoint(near, 2), there(far, 2)];
     desired.set_state(&with(&[near, far], &both));
@@ -277,7 +280,7 @@ fn a_service_says_when_its_backends_need_no_second_look() {
     });
     for (ruleset, expected) in [(0, true), (9, false), (10, false), (0, true)] {
         govern(&mut desired, ruleset);
-        assert_eq!(ungoverned(&desired), expected, "ruleset {ruleset}");
+        assert_eq!(has_open_backends(&desired), expected, "ruleset {ruleset}");
     }
 }
 
@@ -290,7 +293,7 @@ fn a_pod_that_is_told_of_later_than_its_service_is_seen_then() {
     let mut far = endpoint("10.244.2.2", 2);
     far.node = "node2".into();
     desired.set_state(&state(shop(), vec![far]));
-    assert_eq!(flags(&desired), service_flag::UNGOVERNED);
+    assert_eq!(flags(&desired), service_flag::OPEN_BACKENDS);
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub(super) async fn apply(
     }
     let headers = request.headers().clone();
     let caller = caller_of(&request);
-    let wanted = input::from_yaml(&input::body(request).await?)?;
+    let wanted = input::from_yaml(&input::whole(request.into_body()).await?)?;
     let mut read = target
         .resource
         .read_partial(wanted, query.field_validation)?;

@@ -1,6 +1,8 @@
 //! `GET /backup`: the whole store at one revision, keys and Secrets included, for administrators. What it looks like is
 //! `waggle_store::backup`'s.
 
+use std::sync::Arc;
+
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -11,7 +13,7 @@ use tokio_util::io::ReaderStream;
 use waggle_api::Status;
 
 use super::answer::refusal;
-use crate::auth::User;
+use crate::objects::Caller;
 use crate::pki::ADMINISTRATORS;
 use crate::run::ServerState;
 
@@ -20,10 +22,10 @@ const BUFFER: usize = 256 << 10;
 
 pub(super) async fn backup(
     State(state): State<ServerState>,
-    Extension(user): Extension<Option<User>>,
+    Extension(caller): Extension<Arc<Caller>>,
 ) -> Response {
-    let groups = user.map(|user| user.groups).unwrap_or_default();
-    if !groups.iter().any(|group| group == ADMINISTRATORS) {
+    let user = caller.user();
+    if !user.is_some_and(|user| user.belongs_to(ADMINISTRATORS)) {
         let why = format!("only members of {ADMINISTRATORS} may have the whole store");
         return refusal(&Status::failure(403, "Forbidden", why));
     }

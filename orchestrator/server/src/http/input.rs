@@ -1,5 +1,6 @@
 //! Request bodies: bounded; JSON, YAML or protobuf, everything else refused by name.
 
+use axum::body::Body;
 use axum::extract::Request;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -19,7 +20,7 @@ const READABLE: [&str; 3] = ["application/json", "application/yaml", protobuf::M
 type Reader = fn(&[u8]) -> Result<(Value, Vec<Fault>), Status>;
 
 /// The media type of the body, without parameters.
-pub(super) fn media_type(headers: &HeaderMap) -> &str {
+pub(crate) fn media_type(headers: &HeaderMap) -> &str {
     let given = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -31,8 +32,8 @@ pub(super) fn media_type(headers: &HeaderMap) -> &str {
 ///
 /// # Errors
 /// 413 when it is too large, 400 when it breaks off.
-pub(super) async fn body(request: Request) -> Result<Bytes, Status> {
-    let limited = Limited::new(request.into_body(), LARGEST);
+pub(crate) async fn whole(body: Body) -> Result<Bytes, Status> {
+    let limited = Limited::new(body, LARGEST);
     let collected = limited.collect().await.map_err(|error| {
         if error.downcast_ref::<LengthLimitError>().is_some() {
             Status::too_large(LARGEST)
@@ -57,7 +58,7 @@ pub(super) async fn value(request: Request) -> Result<(Value, Vec<Fault>), Statu
         protobuf::MEDIA_TYPE => |body| Ok((protobuf::parse(body)?, Vec::new())),
         _ => return Err(Status::unsupported_media_type(&READABLE)),
     };
-    let body = body(request).await?;
+    let body = whole(request.into_body()).await?;
     if body.is_empty() {
         return Ok((Value::Null, Vec::new()));
     }
@@ -65,7 +66,7 @@ pub(super) async fn value(request: Request) -> Result<(Value, Vec<Fault>), Statu
 }
 
 /// A single YAML document.
-pub(super) fn from_yaml(body: &[u8]) -> Result<Value, Status> {
+pub(crate) fn from_yaml(body: &[u8]) -> Result<Value, Status> {
     let broken = |error: serde_yaml_ng::Error| {
         Status::bad_request(format!("the body of the request is no valid YAML: {error}"))
     };

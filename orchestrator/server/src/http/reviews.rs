@@ -10,6 +10,7 @@ use waggle_api::{Fault, Status, find};
 
 use super::answer::{json as document, refusal};
 use super::input;
+use super::write::caller_of;
 use crate::auth::{self, Bound, ISSUER, Stored, TokenGrant, decide};
 use crate::objects::Objects;
 use crate::run::ServerState;
@@ -31,11 +32,7 @@ fn respond(answer: Answer) -> Response {
 
 /// The body, and who sent it.
 async fn read(request: Request) -> Result<(Value, User), Status> {
-    let user = request
-        .extensions()
-        .get::<Option<User>>()
-        .cloned()
-        .flatten();
+    let user = caller_of(&request).user().cloned();
     let (mut body, _) = input::value(request).await?;
     if body.is_null() {
         body = json!({});

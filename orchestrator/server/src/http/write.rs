@@ -133,7 +133,7 @@ pub(super) async fn patch(
     }
     let caller = caller_of(&request);
     let user = caller.user();
-    let patch = Patch::parse(&media_type, &input::body(request).await?)?;
+    let patch = Patch::parse(&media_type, &input::whole(request.into_body()).await?)?;
     if target.subresource == "scale" {
         return rescale(state, target, query, &headers, &caller, |scale| {
             patch_scale(&patch, target, scale)

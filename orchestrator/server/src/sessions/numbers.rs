@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde_json::json;
 use waggle_api::{Part, Resource, Status};
 use waggle_model::Generation;
-use waggle_plan::identity::{Part as Run, Registry, Wanted, assign};
+use waggle_plan::identity::{Part as RegistryPart, Registry, Wanted, assign};
 
 use crate::objects::{Object, Objects, WriteOptions};
 
@@ -85,7 +85,7 @@ impl Numbers {
         }
         for part in parts {
             let name = match part {
-                Run::Rest => NAME.to_owned(),
+                RegistryPart::Rest => NAME.to_owned(),
                 run => format!("{NAME}-{run}"),
             };
             let text = serde_json::to_string(&next.part(part)).map_err(Status::internal)?;

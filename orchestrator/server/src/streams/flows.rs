@@ -27,6 +27,7 @@ use waggle_wire::v1;
 use super::logs::flag;
 use super::{Streams, refusal};
 use crate::auth::User;
+use crate::objects::Caller;
 use crate::sessions::kind;
 use line::Lines;
 use merge::Merge;
@@ -58,28 +59,28 @@ pub(super) struct Wanted {
 
 pub(super) async fn of_cluster(
     State(streams): State<Streams>,
-    user: Option<Extension<Option<User>>>,
+    caller: Option<Extension<Arc<Caller>>>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Response {
-    serve(&streams, "", user, wanted).await
+    serve(&streams, "", caller, wanted).await
 }
 
 pub(super) async fn of_namespace(
     State(streams): State<Streams>,
     Path(namespace): Path<String>,
-    user: Option<Extension<Option<User>>>,
+    caller: Option<Extension<Arc<Caller>>>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Response {
-    serve(&streams, &namespace, user, wanted).await
+    serve(&streams, &namespace, caller, wanted).await
 }
 
 async fn serve(
     streams: &Streams,
     namespace: &str,
-    user: Option<Extension<Option<User>>>,
+    caller: Option<Extension<Arc<Caller>>>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Response {
-    let user = user.and_then(|Extension(user)| user);
+    let user = caller.and_then(|Extension(caller)| caller.user().cloned());
     let opened = match (wanted, user) {
         (Err(rejection), _) => Err(Status::bad_request(rejection.body_text())),
         (_, None) => Err(Status::unauthorized("flows are shown to users only")),

@@ -25,7 +25,7 @@ async fn serve(cluster: &Cluster, user: Option<User>) -> SocketAddr {
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = router(streams).layer(Extension(user));
+    let router = router(streams).layer(Extension(Arc::new(Caller::new(user))));
     tokio::spawn(async move { axum::serve(listener, router).await });
     address
 }
