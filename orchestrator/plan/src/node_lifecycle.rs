@@ -3,10 +3,12 @@
 //! A node whose Lease was not renewed in time is Unknown and gets the taints of an unreachable one; its pods are not
 //! ready any more, so Services leave them. Once they have been there for as long as they tolerate, they are deleted:
 //! their owners make others at once, while they themselves stay, terminating, until their node reports that they are
-//! gone or the node is removed (`pod_gc`). When no node at all reports, the fault is nearer, and nobody is evicted.
+//! gone or the node is removed (`pod_gc`). When no node at all reports, the fault is nearer, and nobody is evicted; how
+//! fast nodes are given up otherwise is in `zones`.
 
 #[cfg(test)]
 mod tests;
+mod zones;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -17,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::ownership::{delete, json};
 use crate::write::{EventDraft, Propagation};
 use crate::{Plan, Snapshot, Write, pod, taint};
+use zones::Zones;
 
 /// Namespace of the nodes' Leases, each named as its node.
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -40,13 +43,21 @@ const PRESSURES: [(&str, &str); 4] = [
 ];
 
 /// How patient the controller is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
     /// Seconds without a heartbeat after which a node's Ready is Unknown. Kubernetes' default is 40.
     pub grace_seconds: u64,
     /// Seconds that a pod stays on an unready or unreachable node if it does not say itself for how long; also for
     /// pods whose toleration is the one that Kubernetes gives by default (300 seconds).
     pub eviction_delay_seconds: u64,
+    /// Nodes a second that are given up in a zone most of whose nodes report.
+    pub node_eviction_rate: f64,
+    /// The same in a large zone of which too many nodes are silent; in a small one none are given up then.
+    pub secondary_node_eviction_rate: f64,
+    /// Which part of a zone's nodes is too many; never fewer than three of them.
+    pub unhealthy_zone_threshold: f64,
+    /// A zone with more nodes than this is large.
+    pub large_cluster_size_threshold: usize,
 }
 
 impl Default for Settings {
@@ -54,6 +65,10 @@ impl Default for Settings {
         Self {
             grace_seconds: 12,
             eviction_delay_seconds: 5,
+            node_eviction_rate: 0.1,
+            secondary_node_eviction_rate: 0.01,
+            unhealthy_zone_threshold: 0.55,
+            large_cluster_size_threshold: 50,
         }
     }
 }
@@ -61,29 +76,31 @@ impl Default for Settings {
 /// Judges every node by its Lease and its pods by that.
 pub fn plan(snapshot: &Snapshot, now: Timestamp, settings: &Settings) -> Plan {
     let mut plan = Plan::default();
-    let nobody_reports = snapshot
-        .nodes
-        .iter()
-        .all(|node| ready(node) != Some("True"));
+    let zones = Zones::new(snapshot, now, settings, &mut plan);
     for node in snapshot
         .nodes
         .iter()
         .filter(|node| node.metadata.deletion_timestamp.is_none())
     {
-        judge(snapshot, node, nobody_reports, now, settings, &mut plan);
+        judge(snapshot, node, &zones, now, settings, &mut plan);
     }
     plan
+}
+
+/// Until when the node's last sign of life counts.
+fn due(snapshot: &Snapshot, node: &Node, settings: &Settings) -> Timestamp {
+    pod::after(heartbeat(snapshot, node), seconds(settings.grace_seconds))
 }
 
 fn judge(
     snapshot: &Snapshot,
     node: &Node,
-    nobody_reports: bool,
+    zones: &Zones<'_>,
     now: Timestamp,
     settings: &Settings,
     plan: &mut Plan,
 ) {
-    let due = pod::after(heartbeat(snapshot, node), seconds(settings.grace_seconds));
+    let due = due(snapshot, node, settings);
     let lost = due < now;
     if lost && mark_unknown(node, now, plan) {
         // Taints follow from the conditions, once those are committed.
@@ -92,7 +109,7 @@ fn judge(
     if !lost {
         plan.again_at(due, now);
     }
-    let taints = wanted_taints(node, nobody_reports, now);
+    let taints = wanted_taints(node, zones.gives_up(node), now);
     if taints != taint::of(node) {
         let spec = NodeSpec {
             taints: Some(taints),
@@ -109,7 +126,7 @@ fn judge(
         .filter(|one| !pod::is_terminated(one))
     {
         level_readiness(one, ready(node), now, plan);
-        if !pod::is_deleted(one) && !nobody_reports {
+        if !pod::is_deleted(one) && !zones.nobody_reports() {
             evict(one, taint::of(node), now, settings, plan);
         }
     }
@@ -197,7 +214,7 @@ fn mark_unknown(node: &Node, now: Timestamp, plan: &mut Plan) -> bool {
 }
 
 /// A node's taints as they should be: those of others stay, those that follow from its state come and go.
-fn wanted_taints(node: &Node, nobody_reports: bool, now: Timestamp) -> Vec<Taint> {
+fn wanted_taints(node: &Node, given_up: bool, now: Timestamp) -> Vec<Taint> {
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     let key = match ready(node) {
         Some("False") => Some(taint::NOT_READY),
@@ -206,7 +223,7 @@ fn wanted_taints(node: &Node, nobody_reports: bool, now: Timestamp) -> Vec<Taint
     };
     if let Some(key) = key {
         wanted.push((key, "NoSchedule"));
-        if !nobody_reports {
+        if given_up {
             wanted.push((key, "NoExecute"));
         }
     }

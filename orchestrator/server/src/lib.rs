@@ -19,5 +19,5 @@ pub mod streams;
 pub mod usage;
 mod webhook;
 
-pub use options::{ServerOptions, StoreOptions};
+pub use options::{NodeLifecycle, ServerOptions, StoreOptions};
 pub use run::{ServerError, ServerState, run};

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use waggle_model::network::{AddressPool, Cidr, PerFamily, PortRange};
+pub use waggle_plan::node_lifecycle::Settings as NodeLifecycle;
 use waggle_store::EtcdOptions;
 
 use crate::ServerError;
@@ -55,6 +56,8 @@ pub struct ServerOptions {
     pub cluster_name: String,
     /// Which requests are noted where; none are when absent.
     pub audit: Option<AuditOptions>,
+    /// How patient the cluster is with silent nodes.
+    pub node_lifecycle: NodeLifecycle,
 }
 
 impl ServerOptions {
@@ -81,6 +84,7 @@ impl ServerOptions {
             extra_names: Vec::new(),
             cluster_name: "waggle".into(),
             audit: None,
+            node_lifecycle: NodeLifecycle::default(),
         }
     }
 

@@ -261,6 +261,7 @@ impl Server {
             pki: Arc::clone(&state.pki),
             authority: state.pki.ca_pem().to_owned(),
             pool: options.load_balancer_pool.clone(),
+            node_lifecycle: options.node_lifecycle,
         };
         let end = state.stop.clone();
         parts.spawn(async move {

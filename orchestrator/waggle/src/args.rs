@@ -95,6 +95,33 @@ pub(crate) struct ServerArgs {
     /// Services wait
     #[arg(long, value_name = "CIDR[,CIDR]|FIRST-LAST")]
     pub(crate) load_balancer_pool: Option<AddressPool>,
+    #[command(flatten)]
+    pub(crate) eviction: EvictionRates,
+}
+
+/// How fast the pods of silent nodes are given up.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EvictionRates {
+    /// Silent nodes a second whose pods are given up, in each zone
+    #[arg(long, value_name = "RATE", default_value_t = 0.1, value_parser = rate)]
+    pub(crate) node_eviction_rate: f64,
+    /// The same in a large zone of which too many nodes are silent; in a small one it is none
+    #[arg(long, value_name = "RATE", default_value_t = 0.01, value_parser = rate)]
+    pub(crate) secondary_node_eviction_rate: f64,
+    /// Part of a zone's nodes from which on too many are silent (three at least)
+    #[arg(long, value_name = "PART", default_value_t = 0.55, value_parser = rate)]
+    pub(crate) unhealthy_zone_threshold: f64,
+    /// A zone with more nodes than this is large
+    #[arg(long, value_name = "NODES", default_value_t = 50)]
+    pub(crate) large_cluster_size_threshold: usize,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    let known = number.is_finite() && number >= 0.0;
+    known
+        .then_some(number)
+        .ok_or_else(|| "neither 0 nor above".to_owned())
 }
 
 /// Arguments of `restore`.

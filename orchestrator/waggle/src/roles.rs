@@ -10,7 +10,7 @@ use waggle_agent::AgentOptions;
 use waggle_model::NodeName;
 use waggle_runtime::supervisor::SupervisorOptions;
 use waggle_server::audit::AuditOptions;
-use waggle_server::{ServerOptions, StoreOptions};
+use waggle_server::{NodeLifecycle, ServerOptions, StoreOptions};
 use waggle_store::{EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, backup};
 
 use crate::args::{AgentArgs, EtcdFiles, RestoreArgs, ServerArgs, StoreArg, SupervisorArgs};
@@ -36,6 +36,13 @@ pub(crate) async fn server(args: ServerArgs) -> Result<ExitCode> {
     if let Some(pool) = args.load_balancer_pool {
         options.use_pool(pool)?;
     }
+    options.node_lifecycle = NodeLifecycle {
+        node_eviction_rate: args.eviction.node_eviction_rate,
+        secondary_node_eviction_rate: args.eviction.secondary_node_eviction_rate,
+        unhealthy_zone_threshold: args.eviction.unhealthy_zone_threshold,
+        large_cluster_size_threshold: args.eviction.large_cluster_size_threshold,
+        ..NodeLifecycle::default()
+    };
     if let Some(name) = args.cluster_name {
         options.cluster_name = name;
     }

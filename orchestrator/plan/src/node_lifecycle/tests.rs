@@ -8,6 +8,10 @@ use crate::world::{World, running};
 const SETTINGS: Settings = Settings {
     grace_seconds: 12,
     eviction_delay_seconds: 5,
+    node_eviction_rate: 0.1,
+    secondary_node_eviction_rate: 0.01,
+    unhealthy_zone_threshold: 0.55,
+    large_cluster_size_threshold: 50,
 };
 
 fn step(world: &mut World) -> Plan {
@@ -157,6 +161,61 @@ fn nobody_is_evicted_when_no_node_reports() {
         [(taint::UNREACHABLE.to_owned(), "NoSchedule".to_owned())]
     );
     assert!(!is_deleted_pod(&world, "on-a") && !is_deleted_pod(&world, "on-b"));
+}
+
+/// Nodes of zones (`a1` is in zone `a`), each with a pod; those of `silent` stop reporting, the others go on for so many
+/// seconds.
+fn after_partition(nodes: &[&str], silent: &[&str], seconds: usize) -> World {
+    let mut world = World::new();
+    for name in nodes {
+        let mut value = crate::world::node(name, "4", "4Gi");
+        value["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!(name[..1]);
+        world.put(value);
+        beat(&mut world, name);
+        world.put(bound(&format!("on-{name}"), name));
+    }
+    world.settle(step);
+    for _ in 0..seconds {
+        world.pass(1);
+        for name in nodes.iter().filter(|name| !silent.contains(name)) {
+            beat(&mut world, name);
+        }
+        world.settle(step);
+    }
+    world
+}
+
+fn evicted<'a>(world: &World, nodes: &[&'a str]) -> Vec<&'a str> {
+    let gone = |name: &&&str| is_deleted_pod(world, &format!("on-{name}"));
+    nodes.iter().filter(gone).copied().collect()
+}
+
+#[test]
+fn nodes_are_given_up_one_after_the_other() {
+    let nodes = ["a1", "a2", "a3", "a4", "a5"];
+    let after = |seconds| evicted(&after_partition(&nodes, &["a2", "a4"], seconds), &nodes).len();
+    assert_eq!((after(17), after(18), after(27), after(28)), (0, 1, 1, 2));
+}
+
+#[test]
+fn a_partition_does_not_evict_what_is_behind_it() {
+    let nodes = ["a1", "a2", "a3", "a4", "a5", "b1", "b2", "b3"];
+    let world = after_partition(&nodes, &["a1", "a2", "a3", "a4"], 600);
+    assert_eq!(evicted(&world, &nodes), [""; 0]);
+    assert!(!is_ready_pod(&world, "on-a1"), "but Services leave them");
+    assert_eq!(
+        taints(&world, "a1"),
+        [(taint::UNREACHABLE.to_owned(), "NoSchedule".to_owned())]
+    );
+}
+
+#[test]
+fn a_zone_that_is_gone_is_given_up_when_others_report() {
+    let nodes = ["a1", "a2", "a3", "b1"];
+    let world = after_partition(&nodes, &["a1", "a2", "a3"], 45);
+    assert_eq!(evicted(&world, &nodes), ["a1", "a2", "a3"]);
+    let world = after_partition(&nodes, &nodes, 600);
+    assert_eq!(evicted(&world, &nodes), [""; 0]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeAffinity, Pod, PodSpec, Taint};
 
-use super::cluster::{Cluster, HostPort, NodeState, are_free, host_ports, repels};
+use super::cluster::{Cluster, HostPort, NodeState, are_free, host_ports, repels, uses};
 use super::preempt;
 use super::reason::Reason;
 use super::score;
@@ -43,6 +43,8 @@ pub(super) struct Class<'a> {
     pub(super) usual: (i64, i64),
     pub(super) ports: Vec<HostPort>,
     pub(super) claims: PodClaims<'a>,
+    /// Its claims that one pod alone may use, as [`Cluster::exclusive`] has them.
+    pub(super) exclusive: Vec<(String, String)>,
     /// For each node 0, or one more than the index of the reason why not.
     verdicts: Vec<u16>,
     reasons: Vec<Reason>,
@@ -66,12 +68,19 @@ pub(super) struct Class<'a> {
     pub(super) refused: bool,
     /// What to tell its pods about that, once the batch is over.
     pub(super) message: Option<String>,
+    /// Why nobody makes room for its pods of this priority.
+    pub(super) hopeless: Option<(i32, String)>,
 }
 
 impl<'a> Class<'a> {
     pub(super) fn new(pod: &'a Arc<Pod>, cluster: &mut Cluster<'a>) -> Self {
         let mut reasons = Vec::new();
         let claims = PodClaims::of(cluster.snapshot, pod);
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let exclusive = claims.exclusive().iter();
+        let exclusive = exclusive
+            .map(|claim| cluster.watch_claim(namespace, claim))
+            .collect();
         let verdicts: Vec<u16> = cluster
             .nodes
             .iter()
@@ -98,6 +107,7 @@ impl<'a> Class<'a> {
             usual: resources::usual_requests(pod),
             ports: host_ports(pod),
             claims,
+            exclusive,
             verdicts,
             reasons,
             preferred: preferred(pod, cluster),
@@ -111,6 +121,7 @@ impl<'a> Class<'a> {
             placed: Vec::new(),
             refused: false,
             message: None,
+            hopeless: None,
         }
     }
 
@@ -139,6 +150,9 @@ impl<'a> Class<'a> {
     pub(super) fn judge(&self, cluster: &Cluster<'_>, node: usize) -> Option<Reason> {
         if let Some(index) = self.verdicts[node].checked_sub(1) {
             return Some(self.reasons[usize::from(index)].clone());
+        }
+        if self.exclusive.iter().any(|key| cluster.exclusive[key] > 0) {
+            return Some(Reason::ClaimInUse);
         }
         let state = &cluster.nodes[node];
         if !self.ports.is_empty() && !state.has_free(&self.ports) {
@@ -174,6 +188,15 @@ impl<'a> Class<'a> {
                 return Some(Reason::Ports);
             }
         }
+        let in_use = |key: &(String, String)| {
+            let there = gone
+                .iter()
+                .filter(|one| one.metadata.namespace.as_ref() == Some(&key.0) && uses(one, &key.1));
+            cluster.exclusive[key] > there.count()
+        };
+        if self.exclusive.iter().any(in_use) {
+            return Some(Reason::ClaimInUse);
+        }
         let mut used = state.used.clone();
         used.subtract(&preempt::together(gone).0);
         if !used.leaves_room_for(&self.requests, &state.whole) {
@@ -184,6 +207,23 @@ impl<'a> Class<'a> {
             .iter()
             .find_map(|spread| spread.judge_without(own, node, gone))
             .or_else(|| self.terms.judge_without(self.pod, node, gone, cluster))
+    }
+
+    /// Why it can't be on the node, for people, where these amounts would be free besides.
+    pub(super) fn told(
+        &self,
+        cluster: &Cluster<'_>,
+        node: usize,
+        reason: &Reason,
+        freed: &Amounts,
+    ) -> Vec<String> {
+        if *reason != Reason::Resources {
+            return vec![reason.to_string()];
+        }
+        let state = &cluster.nodes[node];
+        let mut used = state.used.clone();
+        used.subtract(freed);
+        used.shortages(&self.requests, &state.whole)
     }
 
     /// Takes note of a pod that this batch put on a node.
@@ -249,12 +289,13 @@ fn fixed(pod: &Pod, node: &NodeState<'_>) -> Option<Reason> {
 
 /// Why a pod can't be on a node for its volumes.
 fn claimed(claims: &PodClaims<'_>, node: &NodeState<'_>, cluster: &Cluster<'_>) -> Option<Reason> {
-    let exists = |name: &str| cluster.index_named(name).is_some();
+    let labels_of = |name: &str| cluster.labels_of(name);
     claims
-        .judge(node.name, node.labels, exists)
+        .judge(node.name, node.labels, labels_of, &cluster.volumes_taken)
         .map(|fault| match fault {
             ClaimFault::Everywhere(why) => Reason::Claims(why),
             ClaimFault::Elsewhere => Reason::VolumeElsewhere,
+            ClaimFault::OtherZone => Reason::VolumeZone,
             ClaimFault::NoVolume => Reason::NoVolume,
         })
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 
 use crate::resources::{self, Amounts};
 use crate::selector::Labels;
+use crate::storage::claims_of;
 use crate::{Snapshot, pod, taint};
 
 /// A host port: protocol, port, address.
@@ -153,6 +154,10 @@ pub(super) struct Cluster<'a> {
     /// Pods of one owner on each node, by group.
     pub(super) siblings: Vec<Vec<u32>>,
     sibling_groups: HashMap<String, usize>,
+    /// Volumes that this batch gives to claims.
+    pub(super) volumes_taken: BTreeSet<String>,
+    /// Pods that use each claim of which one pod alone may, by namespace and name.
+    pub(super) exclusive: HashMap<(String, String), usize>,
 }
 
 impl<'a> Cluster<'a> {
@@ -169,6 +174,8 @@ impl<'a> Cluster<'a> {
             repelling: Vec::new(),
             siblings: Vec::new(),
             sibling_groups: HashMap::new(),
+            volumes_taken: BTreeSet::new(),
+            exclusive: HashMap::new(),
         };
         for index in 0..cluster.nodes.len() {
             let name = cluster.nodes[index].name;
@@ -192,6 +199,22 @@ impl<'a> Cluster<'a> {
 
     pub(super) fn index_named(&self, node: &str) -> Option<usize> {
         self.by_name.get(node).copied()
+    }
+
+    pub(super) fn labels_of(&self, node: &str) -> Option<Option<&'a Labels>> {
+        self.index_named(node).map(|index| self.nodes[index].labels)
+    }
+
+    /// Begins to count who uses a claim that one pod alone may use.
+    pub(super) fn watch_claim(&mut self, namespace: &str, claim: &str) -> (String, String) {
+        let key = (namespace.to_owned(), claim.to_owned());
+        self.exclusive.entry(key.clone()).or_insert_with(|| {
+            let pods = self.snapshot.pods.in_namespace(namespace);
+            let there =
+                pods.filter(|one| pod::node_name(one).is_some() && !pod::is_terminated(one));
+            there.filter(|one| uses(one, claim)).count()
+        });
+        key
     }
 
     pub(super) fn known_topology(&self, key: &str) -> Option<Rc<Topology>> {
@@ -251,6 +274,11 @@ impl<'a> Cluster<'a> {
         self.sibling_groups.insert(key, self.siblings.len() - 1);
         self.siblings.len() - 1
     }
+}
+
+/// Whether the pod mounts this claim.
+pub(super) fn uses(pod: &Pod, claim: &str) -> bool {
+    claims_of(pod).any(|one| one == claim)
 }
 
 /// Whether a pod has required anti-affinity.

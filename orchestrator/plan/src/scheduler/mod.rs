@@ -21,12 +21,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::ownership::delete;
 use crate::ownership::json;
+use crate::resources::Amounts;
 use crate::write::{EventDraft, Propagation};
 use crate::{Plan, Snapshot, Write, pod};
 
 use class::{Class, ClassKey};
 use cluster::Cluster;
-use reason::Reason;
 
 pub(crate) use cluster::Demand;
 
@@ -70,9 +70,19 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         }
     }
     for pod in promised.into_iter().chain(left) {
-        let message = batch.explain(pod);
-        let promised = batch.preempt(pod, now, &mut plan);
-        let promise = promised.or_else(|| preempt::nominated(pod).map(str::to_owned));
+        let mut message = batch.explain(pod);
+        let promise = if preempt::is_under_way(snapshot, pod) {
+            preempt::nominated(pod).map(str::to_owned)
+        } else {
+            let made = batch.preempt(pod, now, &mut plan);
+            if let Err(why) = &made
+                && !snapshot.nodes.is_empty()
+            {
+                message.push_str(&format!(" preemption: {why}"));
+            }
+            let promised = made.ok();
+            promised.or_else(|| preempt::nominated(pod).map(str::to_owned))
+        };
         let verdict = Refusal {
             reason: "Unschedulable",
             message,
@@ -257,15 +267,35 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Ends less important pods where that makes room for this one and does the least harm; answers the node.
-    fn preempt(&mut self, pod: &'a Arc<Pod>, now: Timestamp, plan: &mut Plan) -> Option<String> {
-        if !preempt::may_preempt(self.cluster.snapshot, pod) {
-            return None;
+    /// Ends less important pods where that makes room for this one and does the least harm; answers the node, or why
+    /// nobody goes.
+    fn preempt(
+        &mut self,
+        pod: &'a Arc<Pod>,
+        now: Timestamp,
+        plan: &mut Plan,
+    ) -> Result<String, String> {
+        if preempt::is_polite(pod) {
+            return Err("not eligible due to preemptionPolicy=Never.".to_owned());
         }
         let index = self.class_of(pod);
         let own = preempt::priority(pod);
+        // The cluster only gets fuller, so what was hopeless for one pod is for the next.
+        if let Some((_, why)) = self.classes[index]
+            .hopeless
+            .as_ref()
+            .filter(|(priority, _)| *priority == own)
+        {
+            return Err(why.clone());
+        }
         let class = &self.classes[index];
-        let choice = preempt::choose(&self.cluster, class, own, &self.doomed)?;
+        let choice = match preempt::choose(&self.cluster, class, own, &self.doomed) {
+            Ok(choice) => choice,
+            Err(why) => {
+                self.classes[index].hopeless = Some((own, why.clone()));
+                return Err(why);
+            }
+        };
         let node = &mut self.cluster.nodes[choice.node];
         let (freed, usual) = preempt::together(&choice.victims);
         node.give_back(&freed, usual);
@@ -275,7 +305,7 @@ impl<'a> Batch<'a> {
             self.doomed.extend(victim.metadata.uid.clone());
             displace(victim, pod, &name, now, plan);
         }
-        Some(name)
+        Ok(name)
     }
 
     /// Keeps room for a pod on the node that was promised to it, until those who leave it are gone.
@@ -373,6 +403,17 @@ impl<'a> Batch<'a> {
         let class = &mut self.classes[index];
         class.placed.push(node);
         let (requests, usual, ports) = (class.requests.clone(), class.usual, class.ports.clone());
+        let state = &self.cluster.nodes[node];
+        let volumes =
+            class
+                .claims
+                .volumes_on(state.name, state.labels, &self.cluster.volumes_taken);
+        self.cluster
+            .volumes_taken
+            .extend(volumes.into_iter().flatten());
+        for key in &class.exclusive {
+            *self.cluster.exclusive.entry(key.clone()).or_default() += 1;
+        }
         self.cluster.nodes[node].take(&requests, usual, &ports);
         self.cluster.siblings[class.siblings][node] += 1;
         let repels = class.repels;
@@ -394,16 +435,21 @@ impl<'a> Batch<'a> {
         }
         class.prepare();
         let class = &self.classes[index];
-        let nodes = 0..self.cluster.nodes.len();
-        let found = nodes.flat_map(|node| match class.judge(&self.cluster, node) {
-            Some(Reason::Resources) => {
-                let state = &self.cluster.nodes[node];
-                state.used.shortages(&class.requests, &state.whole)
+        let count = self.cluster.nodes.len();
+        let message = match class.claims.fault() {
+            // What keeps a pod off every node is said once.
+            Some(why) if count > 0 => reason::whole(count, why),
+            _ => {
+                let nothing = Amounts::default();
+                let found = (0..count).flat_map(|node| {
+                    let reason = class.judge(&self.cluster, node);
+                    reason.map_or_else(Vec::new, |reason| {
+                        class.told(&self.cluster, node, &reason, &nothing)
+                    })
+                });
+                reason::message(count, found)
             }
-            Some(reason) => vec![reason.to_string()],
-            None => Vec::new(),
-        });
-        let message = reason::message(self.cluster.nodes.len(), found);
+        };
         self.classes[index].message = Some(message.clone());
         message
     }

@@ -11,6 +11,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use super::class::Class;
 use super::cluster::{Cluster, host_ports};
+use super::reason;
 use crate::resources::{self, Amounts};
 use crate::{Snapshot, pod, selector};
 
@@ -37,41 +38,54 @@ pub(super) struct Choice<'a> {
     pub(super) victims: Vec<&'a Arc<Pod>>,
 }
 
-/// Whether the pod may displace others now: it wants to, and none are on their way out for it already.
-pub(super) fn may_preempt(snapshot: &Snapshot, pod: &Pod) -> bool {
+/// Whether the pod says that nobody is to make room for it.
+pub(super) fn is_polite(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
-    if spec.and_then(|spec| spec.preemption_policy.as_deref()) == Some("Never") {
-        return false;
-    }
+    spec.and_then(|spec| spec.preemption_policy.as_deref()) == Some("Never")
+}
+
+/// Whether less important pods are on their way out for it already.
+pub(super) fn is_under_way(snapshot: &Snapshot, pod: &Pod) -> bool {
     let own = priority(pod);
-    !nominated(pod).is_some_and(|node| {
+    nominated(pod).is_some_and(|node| {
         snapshot
             .pods_on(node)
             .any(|one| pod::is_deleted(one) && !pod::is_terminated(one) && priority(one) < own)
     })
 }
 
-/// The node where the least harm is done, if less important pods can make room at all. `doomed` are pods (by uid) that
-/// go already.
+/// The node where the least harm is done; why there is none, when less important pods can't make room. `doomed` are
+/// pods (by uid) that go already.
 pub(super) fn choose<'a>(
     cluster: &Cluster<'a>,
     class: &Class<'_>,
     own: i32,
     doomed: &BTreeSet<String>,
-) -> Option<Choice<'a>> {
+) -> Result<Choice<'a>, String> {
     let count = cluster.nodes.len();
     let most = (count / 10).max(MOST_CANDIDATES);
     let budgets = Budgets::new(cluster.snapshot);
-    let found = (0..count)
-        .filter(|&node| class.may_ever(cluster, node))
-        .filter_map(|node| {
-            let (harm, victims) = victims_on(cluster, class, node, own, doomed, &budgets)?;
-            Some((harm, Choice { node, victims }))
-        });
-    found
-        .take(most)
-        .min_by(|(one, _), (other, _)| one.cmp(other))
+    let mut reasons = Vec::new();
+    let mut found = Vec::new();
+    for node in 0..count {
+        if !class.may_ever(cluster, node) {
+            reasons.push("Preemption is not helpful for scheduling".to_owned());
+            continue;
+        }
+        match victims_on(cluster, class, node, own, doomed, &budgets) {
+            Ok((harm, victims)) => found.push((harm, Choice { node, victims })),
+            Err(why) => reasons.extend(why),
+        }
+        if found.len() == most {
+            break;
+        }
+    }
+    let least = found
+        .into_iter()
+        .min_by(|(one, _), (other, _)| one.cmp(other));
+    least
         .map(|(_, choice)| choice)
+        .ok_or_else(|| reason::message(count, reasons.into_iter()))
 }
 
 /// What it costs; compared in this order.
@@ -84,7 +98,7 @@ fn victims_on<'a>(
     own: i32,
     doomed: &BTreeSet<String>,
     budgets: &Budgets<'a>,
-) -> Option<(Harm, Vec<&'a Arc<Pod>>)> {
+) -> Result<(Harm, Vec<&'a Arc<Pod>>), Vec<String>> {
     let name = cluster.nodes[node].name;
     let lesser = cluster.snapshot.pods_on(name).filter(|one| {
         let gone = one
@@ -95,8 +109,12 @@ fn victims_on<'a>(
         priority(one) < own && !pod::is_terminated(one) && !pod::is_deleted(one) && !gone
     });
     let mut lesser: Vec<&'a Arc<Pod>> = lesser.collect();
-    if lesser.is_empty() || class.judge_without(cluster, node, &lesser).is_some() {
-        return None;
+    let nobody = || vec!["No preemption victims found for incoming pod".to_owned()];
+    if lesser.is_empty() {
+        return Err(nobody());
+    }
+    if let Some(reason) = class.judge_without(cluster, node, &lesser) {
+        return Err(class.told(cluster, node, &reason, &together(&lesser).0));
     }
     // The most important and longest running ones are spared first, those under a used-up budget before all.
     lesser.sort_by_key(|one| (Reverse(priority(one)), started(one)));
@@ -115,14 +133,15 @@ fn victims_on<'a>(
     }
     let victims: Vec<&'a Arc<Pod>> = going.iter().map(|&index| lesser[index]).collect();
     let violations = going.iter().filter(|index| broken.contains(index)).count();
-    let highest = victims.iter().map(|one| priority(one)).max()?;
+    let highest = victims.iter().map(|one| priority(one)).max();
+    let highest = highest.ok_or_else(nobody)?;
     let sum = victims
         .iter()
         .map(|one| i64::from(priority(one)) + (1 << 31))
         .sum();
     let top = victims.iter().filter(|one| priority(one) == highest);
     let earliest = top.filter_map(|one| started(one)).min();
-    Some((
+    Ok((
         (violations, highest, sum, victims.len(), Reverse(earliest)),
         victims,
     ))

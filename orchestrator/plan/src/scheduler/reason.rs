@@ -16,6 +16,10 @@ pub(super) enum Reason {
     Claims(String),
     /// A volume of a claim is elsewhere.
     VolumeElsewhere,
+    /// A volume of a claim is in another zone.
+    VolumeZone,
+    /// A claim that one pod alone may use is in use.
+    ClaimInUse,
     /// No volume for a claim is here.
     NoVolume,
     /// A host port is taken.
@@ -39,6 +43,10 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::Taint(taint) => return write!(f, "node(s) had untolerated taint {{{taint}}}"),
             Self::Claims(why) => return f.write_str(why),
+            Self::VolumeZone => "node(s) had no available volume zone",
+            Self::ClaimInUse => {
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+            }
             Self::VolumeElsewhere => "node(s) had volume node affinity conflict",
             Self::NoVolume => "node(s) didn't find available persistent volumes to bind",
             Self::Unschedulable => "node(s) were unschedulable",
@@ -70,5 +78,10 @@ pub(super) fn message(nodes: usize, reasons: impl Iterator<Item = String>) -> St
         .map(|(reason, count)| format!("{count} {reason}"))
         .collect();
     parts.sort_unstable();
-    format!("0/{nodes} nodes are available: {}.", parts.join(", "))
+    whole(nodes, &parts.join(", "))
+}
+
+/// The same when one thing keeps a pod off every node.
+pub(super) fn whole(nodes: usize, why: &str) -> String {
+    format!("0/{nodes} nodes are available: {why}.")
 }

@@ -33,7 +33,14 @@ fn place(world: &World, name: &str) -> String {
         .to_owned()
 }
 
+/// Why the pod waits, leaving preemption aside.
 fn refusal(world: &World, name: &str) -> String {
+    let whole = whole_refusal(world, name);
+    let filters = whole.split(" preemption: ").next();
+    filters.unwrap_or_default().to_owned()
+}
+
+fn whole_refusal(world: &World, name: &str) -> String {
     let pod = world.get("Pod", "shop", name).unwrap();
     let row = &pod["status"]["conditions"][0];
     assert_eq!(
@@ -505,5 +512,35 @@ fn a_node_with_the_image_is_preferred() {
         &[node("a", "4", "4Gi"), with_image, node("c", "4", "4Gi")],
         &[pod("p", "1", "1Gi")],
         "b",
+    );
+}
+
+#[test]
+fn why_nobody_makes_room_is_told() {
+    let nodes = [
+        node("a", "4", "4Gi"),
+        node("b", "1", "4Gi"),
+        with(node("c", "4", "4Gi"), "/spec/unschedulable", json!(true)),
+    ];
+    let pods = [bound("x", "3", "a"), pod("p", "2", "1Mi")];
+    let mut shop = world(&nodes, &pods);
+    run(&mut shop);
+    assert_eq!(
+        whole_refusal(&shop, "p"),
+        "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu. \
+         preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, \
+         2 Preemption is not helpful for scheduling."
+    );
+    let never = with(
+        pod("p", "2", "1Mi"),
+        "/spec/preemptionPolicy",
+        json!("Never"),
+    );
+    let mut shop = world(&nodes[2..], &[never]);
+    run(&mut shop);
+    assert_eq!(
+        whole_refusal(&shop, "p"),
+        "0/1 nodes are available: 1 node(s) were unschedulable. \
+         preemption: not eligible due to preemptionPolicy=Never."
     );
 }

@@ -1,5 +1,7 @@
 //! What claims ask of volumes and of nodes: which volume fits a claim, and on which nodes a pod's claims let it be.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use waggle_model::Quantity;
 
@@ -110,6 +112,42 @@ pub(super) fn reaches(volume: &PersistentVolume, node: &str, labels: Option<&Lab
     })
 }
 
+/// Labels of a volume that say where it is, and what they are called today.
+const PLACES: [(&str, &str); 4] = [
+    ("topology.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    (
+        "topology.kubernetes.io/region",
+        "topology.kubernetes.io/region",
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/zone",
+        "topology.kubernetes.io/zone",
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        "topology.kubernetes.io/region",
+    ),
+];
+
+/// Whether the volume's zone and region, by its labels, are the node's. A volume in several zones has them joined by
+/// `__`; a node that says nothing of where it is takes every volume.
+fn is_in_zone(volume: &PersistentVolume, labels: Option<&Labels>) -> bool {
+    let label = |key: &str| labels.and_then(|labels| labels.get(key));
+    let own = |key: &str| {
+        let labels = volume.metadata.labels.as_ref();
+        labels.and_then(|labels| labels.get(key))
+    };
+    if PLACES.iter().all(|(key, _)| label(key).is_none()) {
+        return true;
+    }
+    PLACES.iter().all(|(key, today)| {
+        own(key).is_none_or(|places| {
+            let there = label(key).or_else(|| label(today));
+            there.is_some_and(|there| places.split("__").any(|place| place == there))
+        })
+    })
+}
+
 /// The class that a claim gets that names none.
 pub(super) fn default_class(snapshot: &Snapshot) -> Option<&str> {
     let classes = snapshot.storage_classes.iter().filter(|class| {
@@ -152,6 +190,8 @@ pub(crate) struct PodClaims<'a> {
     fault: Option<String>,
     bound: Vec<&'a PersistentVolume>,
     waiting: Vec<Waiting<'a>>,
+    /// Claims that one pod alone may use.
+    exclusive: Vec<&'a str>,
 }
 
 /// A claim that is bound when its first user has a node.
@@ -163,6 +203,26 @@ struct Waiting<'a> {
     fitting: Vec<&'a PersistentVolume>,
 }
 
+impl<'a> Waiting<'a> {
+    /// Volumes that it may get on this node.
+    fn free_on(
+        &self,
+        node: &str,
+        labels: Option<&Labels>,
+        taken: &BTreeSet<String>,
+    ) -> impl Iterator<Item = &'a PersistentVolume> {
+        self.fitting.iter().copied().filter(move |volume| {
+            reaches(volume, node, labels)
+                && is_in_zone(volume, labels)
+                && !taken.contains(name_of(volume))
+        })
+    }
+}
+
+fn name_of(volume: &PersistentVolume) -> &str {
+    volume.metadata.name.as_deref().unwrap_or_default()
+}
+
 /// Why a pod's claims keep it off a node.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ClaimFault {
@@ -170,6 +230,8 @@ pub(crate) enum ClaimFault {
     Everywhere(String),
     /// A volume is elsewhere.
     Elsewhere,
+    /// A volume is in another zone or region.
+    OtherZone,
     /// No volume for a claim is here, and none is made.
     NoVolume,
 }
@@ -185,6 +247,13 @@ impl<'a> PodClaims<'a> {
                 found.fault = Some(format!("persistentvolumeclaim {name:?} not found"));
                 continue;
             };
+            let modes = claim
+                .spec
+                .iter()
+                .flat_map(|spec| spec.access_modes.iter().flatten());
+            if modes.into_iter().any(|mode| mode == "ReadWriteOncePod") {
+                found.exclusive.extend(claim.metadata.name.as_deref());
+            }
             if claim.metadata.deletion_timestamp.is_some() {
                 found.fault = Some(format!("persistentvolumeclaim {name:?} is being deleted"));
             } else if let Some(volume) = volume_of(snapshot, claim) {
@@ -214,39 +283,71 @@ impl<'a> PodClaims<'a> {
         found
     }
 
-    /// Why the pod can't be on this node for its claims. `exists` tells of every node whether it is there.
-    pub(crate) fn judge(
+    /// Why the pod can be nowhere yet.
+    pub(crate) fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    /// Claims that one pod alone may use.
+    pub(crate) fn exclusive(&self) -> &[&'a str] {
+        &self.exclusive
+    }
+
+    /// Why the pod can't be on this node for its claims. `nodes` tells the labels of every node that is there; volumes
+    /// of `taken` are promised to others.
+    pub(crate) fn judge<'n>(
         &self,
         node: &str,
         labels: Option<&Labels>,
-        exists: impl Fn(&str) -> bool,
+        nodes: impl Fn(&str) -> Option<Option<&'n Labels>>,
+        taken: &BTreeSet<String>,
     ) -> Option<ClaimFault> {
         if let Some(fault) = &self.fault {
             return Some(ClaimFault::Everywhere(fault.clone()));
         }
-        if !self
-            .bound
-            .iter()
-            .all(|volume| reaches(volume, node, labels))
-        {
+        let mut volumes = self.bound.iter();
+        if !volumes.all(|volume| reaches(volume, node, labels)) {
             return Some(ClaimFault::Elsewhere);
         }
+        if !self.bound.iter().all(|volume| is_in_zone(volume, labels)) {
+            return Some(ClaimFault::OtherZone);
+        }
+        let elsewhere = self.waiting.iter().any(|one| {
+            let selected = selected_node(one.claim).filter(|selected| *selected != node);
+            // A choice that nothing can come of is no choice.
+            selected.is_some_and(|selected| {
+                nodes(selected).is_some_and(|labels| {
+                    one.made || one.free_on(selected, labels, taken).next().is_some()
+                })
+            })
+        });
+        if elsewhere {
+            return Some(ClaimFault::Elsewhere);
+        }
+        let found = self.volumes_on(node, labels, taken);
+        found.is_none().then_some(ClaimFault::NoVolume)
+    }
+
+    /// Names of the volumes that its claims would get on this node, the smallest that fit, each once; `None` when there
+    /// are too few. Claims whose volumes are made have none yet.
+    pub(crate) fn volumes_on(
+        &self,
+        node: &str,
+        labels: Option<&Labels>,
+        taken: &BTreeSet<String>,
+    ) -> Option<Vec<String>> {
+        let mut found: Vec<String> = Vec::new();
         for one in &self.waiting {
-            match selected_node(one.claim).filter(|selected| exists(selected)) {
-                Some(selected) if selected != node => return Some(ClaimFault::Elsewhere),
-                Some(_) => {}
-                None => {
-                    let here = one
-                        .fitting
-                        .iter()
-                        .any(|volume| reaches(volume, node, labels));
-                    if !one.made && !here {
-                        return Some(ClaimFault::NoVolume);
-                    }
-                }
+            let free = one.free_on(node, labels, taken);
+            let free = free.filter(|volume| !found.iter().any(|name| name_of(volume) == name));
+            let smallest = free.min_by_key(|volume| (capacity(volume), name_of(volume)));
+            match smallest {
+                Some(volume) => found.push(name_of(volume).to_owned()),
+                None if one.made => {}
+                None => return None,
             }
         }
-        None
+        Some(found)
     }
 
     /// The claims that are to be told the pod's node before it goes there, and those of them that don't know it yet.

@@ -183,3 +183,77 @@ fn a_pod_without_its_claim_says_so() {
         assert!(said.contains(expect), "{said}");
     }
 }
+
+fn message<'a>(world: &'a World, pod: &str) -> &'a str {
+    let whole = text(world, "Pod", pod, "/status/conditions/0/message");
+    whole.split(" preemption: ").next().unwrap_or_default()
+}
+
+#[test]
+fn a_claim_for_one_pod_alone_is_used_by_one_pod() {
+    let mut world = world();
+    let mut own = claim("data", None, "1Gi");
+    own["spec"]["accessModes"] = json!(["ReadWriteOncePod"]);
+    world.put(own);
+    for name in ["one", "two"] {
+        world.put(user(name, "data"));
+    }
+    settle(&mut world);
+    let bound = ["one", "two"].map(|name| !text(&world, "Pod", name, "/spec/nodeName").is_empty());
+    assert_eq!(bound, [true, false]);
+    assert_eq!(
+        message(&world, "two"),
+        "0/2 nodes are available: 1 node has pod using PersistentVolumeClaim with the same name and \
+         ReadWriteOncePod access mode, 1 node(s) had volume node affinity conflict."
+    );
+    world.remove("Pod", "shop", "one");
+    settle(&mut world);
+    assert!(!text(&world, "Pod", "two", "/spec/nodeName").is_empty());
+}
+
+#[test]
+fn volumes_keep_pods_in_their_zone() {
+    let mut world = world();
+    for (name, zone) in [("n1", "east"), ("n2", "west")] {
+        world.edit("Node", "", name, |node| {
+            node["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!(zone);
+        });
+    }
+    let mut far = volume("far", "1Gi", None);
+    far["metadata"]["labels"] = json!({"topology.kubernetes.io/zone": "north__west"});
+    world.put(far);
+    world.put(claim("data", Some("by-hand"), "1Gi"));
+    settle(&mut world);
+    world.put(user("one", "data"));
+    settle(&mut world);
+    assert_eq!(text(&world, "Pod", "one", "/spec/nodeName"), "n2");
+    let cordon = |node: &mut Value| node["spec"]["unschedulable"] = json!(true);
+    world.edit("Node", "", "n2", cordon);
+    world.put(user("two", "data"));
+    settle(&mut world);
+    assert_eq!(
+        message(&world, "two"),
+        "0/2 nodes are available: 1 node(s) had no available volume zone, 1 node(s) were unschedulable."
+    );
+}
+
+#[test]
+fn two_pods_are_not_promised_one_volume() {
+    let mut world = world();
+    world.put(
+        json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": "by-hand"}, "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer"}),
+    );
+    world.put(volume("v1", "1Gi", Some("n1")));
+    world.put(volume("v2", "1Gi", Some("n2")));
+    for name in ["one", "two", "three"] {
+        world.put(claim(name, Some("by-hand"), "1Gi"));
+        world.put(user(name, name));
+    }
+    settle(&mut world);
+    let node = |name: &str| text(&world, "Pod", name, "/spec/nodeName").to_owned();
+    let mut nodes = ["one", "two", "three"].map(node);
+    nodes.sort();
+    assert_eq!(nodes, ["", "n1", "n2"]);
+}

@@ -63,6 +63,8 @@ pub struct Controllers {
     pub authority: String,
     /// Addresses of load balancers, if the cluster has any.
     pub pool: Option<AddressPool>,
+    /// How patient they are with silent nodes.
+    pub node_lifecycle: waggle_plan::node_lifecycle::Settings,
 }
 
 const TENANT: &str = "tenant";
@@ -276,7 +278,7 @@ impl Runner {
     }
 
     fn node_lifecycle(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {
-        let settings = waggle_plan::node_lifecycle::Settings::default();
+        let settings = self.parts.node_lifecycle;
         if self
             .patience
             .is_over(Instant::now(), Duration::from_secs(settings.grace_seconds))

@@ -24,6 +24,7 @@ fn run(cluster: &Cluster) -> CancellationToken {
         pki: cluster.pki.clone(),
         authority: "PEM".to_owned(),
         pool: None,
+        node_lifecycle: Default::default(),
     };
     let stop = CancellationToken::new();
     tokio::spawn(controllers.run(stop.clone()));
