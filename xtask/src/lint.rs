@@ -91,7 +91,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
 const BESIDE: &[(&str, &[&str])] = &[
     ("xtask", &[]),
     ("user-center", &[]),
-    // Decisions and the store by themselves, without the server between them.
+    // Decisions and the store by themselves, without the server between them; the server only as a process.
     ("waggle-bench", &["waggle-plan", "waggle-store"]),
     // The BPF tests drive the adapter itself; everything else is tested through the binary.
     (

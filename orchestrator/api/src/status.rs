@@ -21,6 +21,8 @@ pub struct Status {
     pub details: Option<Box<Details>>,
     /// HTTP status code.
     pub code: u16,
+    /// With a 410 of a list's part: where the rest is to be had all the same, as it is now. Empty otherwise.
+    pub continue_token: String,
 }
 
 /// How a request ended.
@@ -73,8 +75,13 @@ impl From<Status> for Wire {
             reason,
             details,
             code,
+            continue_token,
         } = status;
         Self {
+            metadata: ListMeta {
+                continue_token,
+                ..ListMeta::default()
+            },
             status: outcome,
             message,
             reason,
@@ -93,6 +100,7 @@ impl From<Wire> for Status {
             reason,
             details,
             code,
+            metadata,
             ..
         } = wire;
         Self {
@@ -101,6 +109,7 @@ impl From<Wire> for Status {
             reason,
             details,
             code,
+            continue_token: metadata.continue_token,
         }
     }
 }
@@ -185,6 +194,7 @@ impl Status {
             reason,
             details: None,
             code,
+            continue_token: String::new(),
         }
     }
 

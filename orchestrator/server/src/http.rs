@@ -8,6 +8,7 @@ mod backup;
 mod collection;
 mod compress;
 mod delete;
+mod document;
 mod documents;
 mod eviction;
 pub(crate) mod input;

@@ -437,8 +437,9 @@ impl Object {
                 .to_owned()
         };
         let (namespace, name, uid) = (text("namespace"), text("name"), text("uid"));
-        // A Value always serializes.
-        let bytes = Bytes::from(serde_json::to_vec(&value).unwrap_or_default());
+        // A Value always serializes. What the encoder reserved and did not need is given back: the object stays.
+        let bytes = serde_json::to_vec(&value).unwrap_or_default();
+        let bytes = Bytes::from(bytes.into_boxed_slice());
         Self {
             resource,
             namespace,

@@ -90,6 +90,17 @@ pub enum ServerError {
     Broken(String),
 }
 
+impl ServerError {
+    /// Whether a server that starts over may meet this for a moment: the store has no majority, or its own addresses are
+    /// not quite given back yet.
+    fn passes(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(_) | Self::Objects(_) | Self::Listen(_) | Self::Listener { .. }
+        )
+    }
+}
+
 /// What the HTTP API works with. Cloning shares it.
 #[derive(Debug, Clone)]
 pub struct ServerState {
@@ -125,7 +136,7 @@ pub async fn run(options: ServerOptions, stop: CancellationToken) -> Result<(), 
                 tracing::warn!("this server leads no longer; it starts over as a follower");
                 deposed = true;
             }
-            Err(error @ (ServerError::Store(_) | ServerError::Objects(_))) if deposed => {
+            Err(error) if deposed && error.passes() => {
                 tracing::warn!(%error, "this server can't start over yet");
             }
             outcome => return outcome,

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: Waggle beside its peers, in one run, interleaved, printed as ratios with their spread.
 
+mod api;
 mod cluster;
 mod datapath;
 mod pairs;
@@ -19,6 +20,8 @@ use pods::Place;
 /// What to measure.
 #[derive(Subcommand)]
 pub(crate) enum What {
+    /// Creates, lists and watches through the API, beside a single etcd; memory.
+    Api(api::Options),
     /// The datapath by all that it is measured by: what `vip` and `pods` do, and programming, connections, pods of two nodes,
     /// policy verdicts, forwarding.
     Datapath(datapath::Options),
@@ -39,6 +42,7 @@ pub(crate) fn run(what: &What) -> Result<()> {
         crate::setup::bench_tools()?;
     }
     match what {
+        What::Api(options) => api::run(options),
         What::Datapath(options) => datapath::run(options),
         What::Pods(options) => pods::run(options, Place::OneNode, Profile::Release),
         What::Podstart(options) => podstart::run(options),

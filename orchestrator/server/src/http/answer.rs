@@ -48,7 +48,12 @@ pub(super) fn json(code: StatusCode, value: &Value) -> Response {
 
 /// Bytes that are encoded already.
 pub(super) fn bytes(code: StatusCode, content_type: &str, bytes: Bytes) -> Response {
-    let mut response = Response::new(Body::from(bytes));
+    body(code, content_type, Body::from(bytes))
+}
+
+/// A body that is made as it is sent.
+pub(super) fn body(code: StatusCode, content_type: &str, body: Body) -> Response {
+    let mut response = Response::new(body);
     *response.status_mut() = code;
     let headers = response.headers_mut();
     let plain = HeaderValue::from_static("application/octet-stream");

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use waggle_api::selector::{FieldSelector, LabelSelector};
@@ -13,6 +13,7 @@ use waggle_api::{ListMeta, Resource, Status, table};
 
 use super::accept::{Form, form};
 use super::answer;
+use super::document::Document;
 use super::query::Query;
 use super::read::{at_least, revision};
 use super::target::Target;
@@ -57,9 +58,16 @@ impl Selection {
 
 /// A place in a list: its revision and the last key that was given.
 struct Place {
-    revision: u64,
+    /// `None`: whatever there is when the rest is asked for.
+    revision: Option<u64>,
     after: String,
 }
+
+/// What Kubernetes says to whoever comes back too late for the rest of a list.
+const INCONSISTENT: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+    without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. \
+    Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted \
+    between the time the first chunk was returned and now may show up in the list.";
 
 impl Place {
     fn token(&self) -> String {
@@ -72,7 +80,10 @@ impl Place {
             let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
             let value: Value = serde_json::from_slice(&bytes).ok()?;
             Some(Self {
-                revision: value["rv"].as_u64()?,
+                revision: match &value["rv"] {
+                    Value::Null => None,
+                    revision => Some(revision.as_u64()?),
+                },
                 after: value["after"].as_str()?.to_owned(),
             })
         };
@@ -92,6 +103,7 @@ pub(super) async fn list(
     let form = form(headers)?;
     let selection = Selection::new(target, query)?;
     let include = query.include_object.parse()?;
+    check(query)?;
     let (listing, after) = source(state, target, query).await?;
     let (objects, metadata) = page(&listing, &selection, query.limit, after.as_deref());
     let shown = objects.iter().map(|object| object.shown(target.resource));
@@ -99,10 +111,10 @@ pub(super) async fn list(
     let now = state.objects.now().as_second();
     let values = || objects.iter().map(|object| &object.value);
     Ok(match form {
-        Form::Plain => answer::bytes(
+        Form::Plain => answer::body(
             StatusCode::OK,
             "application/json",
-            plain(target, &objects, &metadata),
+            Body::new(Document::new(target.resource, objects, &metadata)),
         ),
         Form::Table => {
             let table = table::document(target.resource, values(), now, include, &metadata, true);
@@ -120,34 +132,77 @@ async fn source(
 ) -> Result<(Listing, Option<String>), Status> {
     let (resource, namespace) = (target.resource, target.in_namespace());
     if !query.continue_token.is_empty() {
-        let place = Place::parse(&query.continue_token)?;
-        let listing = state
-            .objects
-            .list_at(resource, namespace, place.revision)
-            .await?;
-        return Ok((listing, Some(place.after)));
+        return rest(state, target, Place::parse(&query.continue_token)?).await;
     }
-    match (
-        query.resource_version_match.as_str(),
-        revision(&query.resource_version)?,
-    ) {
-        ("Exact", Some(revision)) => {
-            state.objects.seen(revision).await?;
-            Ok((
-                state.objects.list_at(resource, namespace, revision).await?,
-                None,
-            ))
-        }
-        ("Exact", None) => Err(Status::bad_request(
-            "resourceVersionMatch: Exact needs a resourceVersion",
+    let asked = revision(&query.resource_version)?;
+    // A part of a list of some revision is one of just that revision, unless the client says otherwise.
+    let exact = match query.resource_version_match.as_str() {
+        "" => query.limit > 0,
+        how => how == "Exact",
+    };
+    let Some(revision) = asked.filter(|_| exact) else {
+        at_least(state, &query.resource_version).await?;
+        return Ok((state.objects.list(resource, namespace), None));
+    };
+    state.objects.seen(revision).await?;
+    let listing = state.objects.list_at(resource, namespace, revision).await?;
+    Ok((listing, None))
+}
+
+/// Refuses what a list can't be asked for, in Kubernetes' words.
+fn check(query: &Query) -> Result<(), Status> {
+    let invalid = |fault: &str| {
+        let message = format!("ListOptions is invalid: {fault}");
+        Err(Status::failure(422, "Invalid", message))
+    };
+    let (version, how) = (&query.resource_version, &query.resource_version_match);
+    if query.send_initial_events.is_some() {
+        return invalid("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list");
+    }
+    if !query.continue_token.is_empty() && !matches!(version.as_str(), "" | "0") {
+        return Err(Status::bad_request(
+            "specifying resource version is not allowed when using continue",
+        ));
+    }
+    match how.as_str() {
+        "" => Ok(()),
+        "Exact" | "NotOlderThan" if version.is_empty() => invalid(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ),
+        "Exact" | "NotOlderThan" if !query.continue_token.is_empty() => invalid(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided",
+        ),
+        "Exact" if version == "0" => invalid(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        ),
+        "Exact" | "NotOlderThan" => Ok(()),
+        other => invalid(&format!(
+            "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\""
         )),
-        ("" | "NotOlderThan", _) => {
-            at_least(state, &query.resource_version).await?;
-            Ok((state.objects.list(resource, namespace), None))
-        }
-        (other, _) => Err(Status::bad_request(format!(
-            "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-        ))),
+    }
+}
+
+/// What to list the rest of a list from.
+async fn rest(
+    state: &ServerState,
+    target: &Target,
+    place: Place,
+) -> Result<(Listing, Option<String>), Status> {
+    let (resource, namespace) = (target.resource, target.in_namespace());
+    let Some(revision) = place.revision else {
+        return Ok((state.objects.list(resource, namespace), Some(place.after)));
+    };
+    match state.objects.list_at(resource, namespace, revision).await {
+        Ok(listing) => Ok((listing, Some(place.after))),
+        Err(status) if status.code == 410 => Err(Status {
+            continue_token: Place {
+                revision: None,
+                ..place
+            }
+            .token(),
+            ..Status::expired(INCONSISTENT)
+        }),
+        Err(status) => Err(status),
     }
 }
 
@@ -183,7 +238,7 @@ fn page(
     let taken: Vec<(usize, &Arc<Object>)> = matching.by_ref().take(limit).collect();
     if let (Some((last, object)), true) = (taken.last(), matching.next().is_some()) {
         metadata.continue_token = Place {
-            revision: listing.revision,
+            revision: Some(listing.revision),
             after: object.key(),
         }
         .token();
@@ -199,22 +254,4 @@ fn page(
             .collect(),
         metadata,
     )
-}
-
-/// The list document, from the objects' own bytes.
-fn plain(target: &Target, objects: &[Arc<Object>], metadata: &ListMeta) -> Bytes {
-    let head = json!({
-        "kind": target.resource.list_kind(), "apiVersion": target.resource.api_version(), "metadata": metadata,
-    });
-    let mut text = head.to_string().into_bytes();
-    text.pop();
-    text.extend_from_slice(b",\"items\":[");
-    for (index, object) in objects.iter().enumerate() {
-        if index > 0 {
-            text.push(b',');
-        }
-        text.extend_from_slice(&object.bytes);
-    }
-    text.extend_from_slice(b"]}\n");
-    Bytes::from(text)
 }

@@ -44,7 +44,7 @@ impl Query {
 
     /// Asks for what is there now, wherever it was written.
     pub(super) fn is_newest(&self) -> bool {
-        !self.watch && self.resource_version.is_empty() && self.continue_token.is_empty()
+        self.resource_version.is_empty() && self.continue_token.is_empty()
     }
 
     fn take(&mut self, name: &str, value: String) -> Result<(), Status> {

@@ -29,6 +29,7 @@ mod audit;
 mod custom;
 mod eviction;
 mod signing;
+mod watching;
 mod webhooks;
 mod writers;
 
@@ -198,6 +199,14 @@ impl Lines {
 const CONFIGS: &str = "/api/v1/namespaces/default/configmaps";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
+/// Names of a list's objects, one after the other.
+fn names(list: &Value) -> String {
+    let items = list["items"].as_array().unwrap().iter();
+    items
+        .map(|item| item["metadata"]["name"].as_str().unwrap().to_owned())
+        .collect::<String>()
+}
+
 fn config(name: &str, label: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"app": label}},
         "data": {"x": "1"}})
@@ -261,12 +270,6 @@ async fn lists_are_selected_and_paged_at_one_revision() {
     for (name, label) in [("a", "web"), ("b", "db"), ("c", "web"), ("d", "web")] {
         api.post(CONFIGS, &config(name, label)).await;
     }
-    let names = |list: &Value| {
-        let items = list["items"].as_array().unwrap().iter();
-        items
-            .map(|item| item["metadata"]["name"].as_str().unwrap().to_owned())
-            .collect::<String>()
-    };
     let (_, list) = api.get(&format!("{CONFIGS}?labelSelector=app%3Dweb")).await;
     assert_eq!(
         (list["kind"].as_str(), names(&list).as_str()),

@@ -27,7 +27,11 @@ use crate::objects::{EventKind, Events, Object, ObjectEvent, Objects};
 use crate::run::ServerState;
 
 /// How often a quiet watch is told where it is.
-const BOOKMARKS: Duration = Duration::from_secs(60);
+const BOOKMARKS: Duration = if cfg!(test) {
+    Duration::from_millis(3)
+} else {
+    Duration::from_secs(60)
+};
 /// How long a watch lasts, in seconds, when its client says nothing about it.
 const LASTS: std::ops::Range<u64> = 1800..3600;
 /// Annotation of the bookmark that ends the initial events.
