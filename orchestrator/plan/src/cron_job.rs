@@ -12,19 +12,28 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use waggle_api::schedule::{Schedule, time_zone};
 
 use crate::ownership::{controller_reference, delete, json};
+use crate::snapshot::{Adopts, Kind};
 use crate::template::{Hand, annotation, put};
 use crate::write::{ObjectRef, Propagation};
-use crate::{Plan, Snapshot, Write, job, pod};
+use crate::{Plan, Scope, Snapshot, Write, job, pod};
 
 const COMPONENT: &str = "cronjob-controller";
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 /// Missed moments after which people are told.
 const MANY_MISSED: u32 = 100;
 
+/// What this planner goes over.
+const KIND: Kind = Kind {
+    api_version: "batch/v1",
+    kind: "CronJob",
+    adopts: Adopts::Nothing,
+    placement: false,
+};
+
 /// Makes the Jobs that are due, removes finished ones beyond the limits, and writes every CronJob's status.
-pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
+pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    for cron in snapshot.cron_jobs.iter() {
+    for cron in snapshot.in_scope(scope, &snapshot.cron_jobs, KIND) {
         if cron.metadata.deletion_timestamp.is_none() {
             reconcile(snapshot, cron, now, &mut plan);
         }
@@ -330,7 +339,7 @@ mod tests {
     }
 
     fn step(world: &mut World) {
-        world.settle(|world| plan(&world.snapshot, world.now));
+        world.settle(|world| plan(&world.snapshot, Scope::EVERYTHING, world.now));
     }
 
     fn jobs(world: &World) -> Vec<String> {
@@ -362,7 +371,10 @@ mod tests {
         world.put(cron("Allow"));
         step(&mut world);
         assert_eq!(jobs(&world), [""; 0]);
-        assert_eq!(plan(&world.snapshot, world.now).again_after, Some(301));
+        assert_eq!(
+            plan(&world.snapshot, Scope::EVERYTHING, world.now).again_after,
+            Some(301)
+        );
         world.pass(300);
         step(&mut world);
         assert_eq!(jobs(&world), ["00:05"]);
@@ -456,7 +468,7 @@ mod tests {
                 let before = world.all("Job").len();
                 step(&mut world);
                 prop_assert!(world.all("Job").len() <= before + 1);
-                prop_assert_eq!(plan(&world.snapshot, world.now).writes, []);
+                prop_assert_eq!(plan(&world.snapshot, Scope::EVERYTHING, world.now).writes, []);
             }
         }
     }

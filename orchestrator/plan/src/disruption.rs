@@ -12,17 +12,23 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::deployment::part;
 use crate::ownership::json;
 use crate::replica_set::count;
-use crate::{Plan, Snapshot, Write, pod, selector};
+use crate::{Plan, Scope, Snapshot, Write, pod, selector};
 
 const ALLOWED: &str = "DisruptionAllowed";
 /// Seconds for which an allowed eviction is remembered while its pod does not end.
 const PATIENCE: i64 = 120;
 
 /// Brings the status of every budget up to date.
-pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
+pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
+    // A budget hangs on its pods and on how many their owners want: all in its namespace.
+    let namespaces = snapshot.namespaces_in_scope(scope);
     for budget in snapshot.pod_disruption_budgets.iter() {
-        if budget.metadata.deletion_timestamp.is_some() {
+        let namespace = budget.metadata.namespace.as_deref().unwrap_or_default();
+        let touched = namespaces
+            .as_ref()
+            .is_none_or(|all| all.contains(namespace));
+        if !touched || budget.metadata.deletion_timestamp.is_some() {
             continue;
         }
         let status = status(snapshot, budget, now, &mut plan);
@@ -297,7 +303,14 @@ mod tests {
     fn world(replicas: i32, ready: usize, budget: Value) -> World {
         let mut world = World::new();
         world.put(replica_set("web", replicas));
-        world.settle(|world| crate::replica_set::plan(&world.snapshot, world.now, &mut world.ids));
+        world.settle(|world| {
+            crate::replica_set::plan(
+                &world.snapshot,
+                Scope::EVERYTHING,
+                world.now,
+                &mut world.ids,
+            )
+        });
         world.bind_all("n1");
         let names: Vec<String> = world
             .all("Pod")
@@ -313,7 +326,7 @@ mod tests {
         let mut spec = budget;
         spec["selector"] = json!({"matchLabels": {"app": "web"}});
         world.put(json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b", "namespace": "shop"}, "spec": spec}));
-        world.settle(|world| plan(&world.snapshot, world.now));
+        world.settle(|world| plan(&world.snapshot, Scope::EVERYTHING, world.now));
         world
     }
 
@@ -363,10 +376,10 @@ mod tests {
         };
         world.put(json(&budget));
         assert!(matches!(ask(&world, &names[1]), Eviction::Later(..)));
-        world.settle(|world| plan(&world.snapshot, world.now));
+        world.settle(|world| plan(&world.snapshot, Scope::EVERYTHING, world.now));
         assert_eq!(numbers(&world)[3], 0, "the allowed eviction is remembered");
         world.pass(PATIENCE);
-        world.settle(|world| plan(&world.snapshot, world.now));
+        world.settle(|world| plan(&world.snapshot, Scope::EVERYTHING, world.now));
         assert_eq!(numbers(&world)[3], 1, "for two minutes");
     }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use crate::ownership::delete;
 use crate::snapshot::{Meta, Owner};
 use crate::write::Propagation;
-use crate::{Plan, Snapshot, Write};
+use crate::{Plan, Scope, Snapshot, Write};
 
 /// Finalizer of an object that waits for what it owns.
 pub const FOREGROUND: &str = "foregroundDeletion";
@@ -15,9 +15,9 @@ pub const ORPHAN: &str = "orphan";
 
 /// Deletes what nobody owns any more, and lets deleted owners go once their finalizer's wish is done. The time decides
 /// nothing here.
-pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Plan {
+pub fn plan(snapshot: &Snapshot, scope: Scope, _now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    for meta in snapshot.metas() {
+    for meta in snapshot.metas_in_scope(scope) {
         if meta.deleted.is_some() {
             finish(snapshot, meta, &mut plan);
         } else if !meta.owners.is_empty() {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn settle(world: &mut World) {
-        world.settle(|world| plan(&world.snapshot, world.now));
+        world.settle(|world| plan(&world.snapshot, Scope::EVERYTHING, world.now));
     }
 
     fn left(world: &World) -> Vec<&'static str> {
@@ -177,7 +177,10 @@ mod tests {
     #[test]
     fn a_whole_family_stays_as_it_is() {
         let world = family();
-        assert_eq!(plan(&world.snapshot, world.now).writes, []);
+        assert_eq!(
+            plan(&world.snapshot, Scope::EVERYTHING, world.now).writes,
+            []
+        );
     }
 
     #[test]
@@ -195,7 +198,7 @@ mod tests {
             pod["spec"]["nodeName"] = json!("node1")
         });
         delete_with(&mut world, "d", FOREGROUND);
-        let first = plan(&world.snapshot, world.now);
+        let first = plan(&world.snapshot, Scope::EVERYTHING, world.now);
         assert!(
             matches!(&first.writes[..], [Write::Delete { kind, propagation: Propagation::Foreground, .. }] if kind == "ReplicaSet"),
             "{first:?}"
@@ -245,6 +248,9 @@ mod tests {
     fn owners_of_unknown_kinds_are_taken_to_exist() {
         let mut world = World::new();
         world.put(object("Pod", "p", &[("Widget", "elsewhere")]));
-        assert_eq!(plan(&world.snapshot, world.now).writes, []);
+        assert_eq!(
+            plan(&world.snapshot, Scope::EVERYTHING, world.now).writes,
+            []
+        );
     }
 }

@@ -143,21 +143,27 @@ impl Registry {
     /// Whether something of `touched` may want a number that it has not, or have one that it wants no more.
     pub fn is_stirred(&self, snapshot: &Snapshot, touched: &BTreeSet<&Touched>) -> bool {
         let naming = Naming::of(snapshot);
-        touched.iter().any(|touched| match touched {
-            Touched::Everything => true,
-            Touched::Node(_) => false,
-            Touched::Pod(namespace, name) => {
-                let pod = snapshot.pods.get(namespace, name);
+        let mut objects = touched.iter().filter_map(|touched| match touched {
+            Touched::Object(key) => Some(key),
+            _ => None,
+        });
+        objects.any(|key| match (key.api_version.as_str(), key.kind.as_str()) {
+            ("v1", "Namespace")
+            | ("networking.k8s.io/v1", "NetworkPolicy")
+            | ("waggle.dev/v1", "Tenant") => true,
+            ("v1", "Pod") => {
+                let pod = snapshot.pods.get(&key.namespace, &key.name);
                 pod.is_none_or(|pod| {
-                    let key = naming.key(snapshot, pod);
-                    key.is_some_and(|key| self.identity(&key).is_none())
+                    let wanted = naming.key(snapshot, pod);
+                    wanted.is_some_and(|wanted| self.identity(&wanted).is_none())
                 })
             }
-            Touched::Service(namespace, name) => {
-                let service = snapshot.services.get(namespace, name);
+            ("v1", "Service") => {
+                let service = snapshot.services.get(&key.namespace, &key.name);
                 let uid = service.and_then(|one| one.metadata.uid.as_deref());
                 uid.is_none_or(|uid| self.service(uid).is_none())
             }
+            _ => false,
         })
     }
 

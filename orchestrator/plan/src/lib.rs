@@ -2,6 +2,7 @@
 //! I/O. Replanning on unchanged input is empty.
 #![forbid(unsafe_code)]
 
+mod attention;
 pub mod autoscaler;
 pub mod check;
 pub mod cron_job;
@@ -22,6 +23,8 @@ pub mod network;
 pub mod node_lifecycle;
 pub mod node_ports;
 mod ownership;
+#[cfg(test)]
+mod pace;
 pub mod pod;
 pub mod pod_addresses;
 pub mod pod_gc;
@@ -47,6 +50,7 @@ pub mod tenant;
 mod world;
 mod write;
 
+pub use attention::Attention;
 pub use ids::Ids;
-pub use snapshot::{Snapshot, Touched};
+pub use snapshot::{Scope, Snapshot, Touched};
 pub use write::{EventDraft, ObjectRef, Plan, Propagation, Write};

@@ -5,8 +5,20 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::ownership::delete;
+use crate::snapshot::{Adopts, Kind};
 use crate::write::Propagation;
-use crate::{Plan, Snapshot, pod, taint};
+use crate::{Plan, Scope, Snapshot, pod, taint};
+
+/// What this planner goes over.
+const KIND: Kind = Kind {
+    api_version: "v1",
+    kind: "Pod",
+    adopts: Adopts::Nothing,
+    placement: true,
+};
+
+/// Seconds after which ended pods are counted again.
+const COUNT_AGAIN: u64 = 60;
 
 /// Bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,22 +35,25 @@ impl Default for Settings {
     }
 }
 
-/// Removes ended pods beyond the kept ones, pods of missing nodes, and deleted pods that no node will report as gone.
-pub fn plan(snapshot: &Snapshot, _now: Timestamp, settings: &Settings) -> Plan {
+/// Removes ended pods beyond the kept ones (when it looks at everything), pods of missing nodes, and deleted pods that no node will report as gone.
+pub fn plan(snapshot: &Snapshot, scope: Scope, _now: Timestamp, settings: &Settings) -> Plan {
     let mut plan = Plan::default();
-    for node in snapshot.occupied_nodes() {
-        let found = snapshot.nodes.get("", node);
-        for one in snapshot.pods_on(node) {
-            let lost = found.is_none_or(|node| pod::is_deleted(one) && is_out_of_service(node));
-            if lost {
-                force(one, &mut plan);
-            }
+    for one in snapshot.in_scope(scope, &snapshot.pods, KIND) {
+        let lost = match pod::node_name(one) {
+            None => pod::is_deleted(one),
+            Some(node) => snapshot
+                .nodes
+                .get("", node)
+                .is_none_or(|node| pod::is_deleted(one) && is_out_of_service(node)),
+        };
+        if lost {
+            force(one, &mut plan);
         }
     }
-    snapshot
-        .unbound_pods()
-        .filter(|one| pod::is_deleted(one))
-        .for_each(|one| force(one, &mut plan));
+    if scope != Scope::EVERYTHING {
+        return plan;
+    }
+    plan.again_in(COUNT_AGAIN);
     let mut ended: Vec<&Pod> = snapshot
         .pods
         .iter()
@@ -97,7 +112,7 @@ mod tests {
         let settings = Settings {
             terminated_kept: kept,
         };
-        world.settle(|world| plan(&world.snapshot, world.now, &settings));
+        world.settle(|world| plan(&world.snapshot, Scope::EVERYTHING, world.now, &settings));
         world
             .all("Pod")
             .iter()

@@ -13,15 +13,24 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::ownership::json;
 use crate::replica_set::{self, Keeper};
-use crate::{Ids, Plan, Snapshot, Write, pod};
+use crate::snapshot::{Adopts, Kind};
+use crate::{Ids, Plan, Scope, Snapshot, Write, pod};
 
 const COMPONENT: &str = "replication-controller";
 
+/// What this planner goes over.
+const KIND: Kind = Kind {
+    api_version: "v1",
+    kind: "ReplicationController",
+    adopts: Adopts::Orphans,
+    placement: false,
+};
+
 /// Creates, removes, adopts and releases the pods of every ReplicationController and writes its status.
-pub fn plan(snapshot: &Snapshot, now: Timestamp, ids: &mut Ids) -> Plan {
+pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp, ids: &mut Ids) -> Plan {
     let mut plan = Plan::default();
     let mut claimed = BTreeSet::new();
-    for one in snapshot.replication_controllers.iter() {
+    for one in snapshot.in_scope(scope, &snapshot.replication_controllers, KIND) {
         let set = as_set(one);
         let keeper = Keeper {
             owner: pod::object("v1", "ReplicationController", &one.metadata),
@@ -116,11 +125,25 @@ mod tests {
         world.put(json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "old", "namespace": "shop"},
             "spec": {"replicas": 2, "selector": {"app": "old"}, "template": {"metadata": {"labels": {"app": "old"}},
                 "spec": {"containers": [{"name": "main", "image": "old:1"}]}}}}));
-        world.settle(|world| plan(&world.snapshot, world.now, &mut world.ids));
+        world.settle(|world| {
+            plan(
+                &world.snapshot,
+                Scope::EVERYTHING,
+                world.now,
+                &mut world.ids,
+            )
+        });
         assert_eq!(world.all("Pod").len(), 2);
         world.bind_all("n1");
         world.agents();
-        world.settle(|world| plan(&world.snapshot, world.now, &mut world.ids));
+        world.settle(|world| {
+            plan(
+                &world.snapshot,
+                Scope::EVERYTHING,
+                world.now,
+                &mut world.ids,
+            )
+        });
         let status = &world.get("ReplicationController", "shop", "old").unwrap()["status"];
         assert_eq!(
             (&status["replicas"], &status["availableReplicas"]),
@@ -129,7 +152,14 @@ mod tests {
         world.edit("ReplicationController", "shop", "old", |one| {
             one["spec"]["replicas"] = json!(0)
         });
-        world.settle(|world| plan(&world.snapshot, world.now, &mut world.ids));
+        world.settle(|world| {
+            plan(
+                &world.snapshot,
+                Scope::EVERYTHING,
+                world.now,
+                &mut world.ids,
+            )
+        });
         world.agents();
         assert_eq!(world.all("Pod").len(), 0);
     }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use crate::world::{World, deployment, node};
-use crate::{Plan, Write, check, node_lifecycle, pod, pod_gc};
+use crate::{Plan, Scope, Write, check, node_lifecycle, pod, pod_gc};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const APPS: [&str; 2] = ["web", "db"];
@@ -132,14 +132,19 @@ impl Cluster {
     /// One round of every planner, each plan checked. Says whether anything was written.
     fn controllers(&mut self) -> bool {
         let planners: [fn(&mut World) -> Plan; 6] = [
-            |world| crate::garbage::plan(&world.snapshot, world.now),
+            |world| crate::garbage::plan(&world.snapshot, Scope::EVERYTHING, world.now),
             |world| {
-                let plan = crate::deployment::plan(&world.snapshot, world.now);
+                let plan = crate::deployment::plan(&world.snapshot, Scope::EVERYTHING, world.now);
                 assert_eq!(check::rollout(&world.snapshot, &plan), []);
                 plan
             },
             |world| {
-                let plan = crate::replica_set::plan(&world.snapshot, world.now, &mut world.ids);
+                let plan = crate::replica_set::plan(
+                    &world.snapshot,
+                    Scope::EVERYTHING,
+                    world.now,
+                    &mut world.ids,
+                );
                 assert_eq!(
                     check::deletions(&world.snapshot, &plan, "Pod", "ReplicaSet"),
                     []
@@ -151,12 +156,19 @@ impl Cluster {
                 assert_eq!(check::scheduling(&world.snapshot, &plan), []);
                 plan
             },
-            |world| crate::endpoint_slice::plan(&world.snapshot, world.now),
+            |world| crate::endpoint_slice::plan(&world.snapshot, Scope::EVERYTHING, world.now),
             |world| {
                 let mut plan =
                     node_lifecycle::plan(&world.snapshot, world.now, &Default::default());
-                plan.writes
-                    .extend(pod_gc::plan(&world.snapshot, world.now, &Default::default()).writes);
+                plan.writes.extend(
+                    pod_gc::plan(
+                        &world.snapshot,
+                        Scope::EVERYTHING,
+                        world.now,
+                        &Default::default(),
+                    )
+                    .writes,
+                );
                 plan
             },
         ];

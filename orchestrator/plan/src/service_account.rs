@@ -4,17 +4,21 @@
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::{Plan, Snapshot, Write};
+use crate::{Plan, Scope, Snapshot, Write};
 
 const NAME: &str = "default";
 /// The ConfigMap by which pods know the API's certificate.
 pub const ROOT_CA: &str = "kube-root-ca.crt";
 
 /// Makes what a namespace lacks. `authority` is the PEM of the cluster's own certificate. The time decides nothing here.
-pub fn plan(snapshot: &Snapshot, authority: &str, _now: Timestamp) -> Plan {
+pub fn plan(snapshot: &Snapshot, scope: Scope, authority: &str, _now: Timestamp) -> Plan {
     let mut plan = Plan::default();
+    let touched = snapshot.namespaces_in_scope(scope);
     for namespace in snapshot.namespaces.iter() {
         let name = namespace.metadata.name.as_deref().unwrap_or_default();
+        if touched.as_ref().is_some_and(|all| !all.contains(name)) {
+            continue;
+        }
         let ending = namespace.metadata.deletion_timestamp.is_some();
         let lacks = |kind: &str, object: &str| {
             !ending
@@ -49,7 +53,7 @@ mod tests {
             world.put(json!({"apiVersion": "v1", "kind": "Namespace", "spec": {"finalizers": ["kubernetes"]},
                 "metadata": {"name": name, "deletionTimestamp": deleted}}));
         }
-        world.settle(|world| plan(&world.snapshot, "PEM", world.now));
+        world.settle(|world| plan(&world.snapshot, Scope::EVERYTHING, "PEM", world.now));
         for kind in ["ServiceAccount", "ConfigMap"] {
             let made = world.all(kind);
             assert_eq!(made.len(), 1);

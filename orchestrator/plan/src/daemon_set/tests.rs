@@ -30,7 +30,12 @@ fn world(nodes: usize) -> World {
 }
 
 fn step(world: &mut World) -> Vec<String> {
-    let plan = plan(&world.snapshot, world.now, &mut world.ids);
+    let plan = plan(
+        &world.snapshot,
+        Scope::EVERYTHING,
+        world.now,
+        &mut world.ids,
+    );
     world.apply(&plan);
     let bind = crate::scheduler::plan(&world.snapshot, world.now);
     world.apply(&bind);
@@ -65,9 +70,14 @@ fn rest(world: &mut World) {
         let before = pods(world);
         step(world);
         world.agents();
-        let idle = plan(&world.snapshot, world.now, &mut world.ids)
-            .writes
-            .is_empty();
+        let idle = plan(
+            &world.snapshot,
+            Scope::EVERYTHING,
+            world.now,
+            &mut world.ids,
+        )
+        .writes
+        .is_empty();
         if idle && before == pods(world) {
             return;
         }
@@ -178,7 +188,12 @@ fn a_failed_pod_is_replaced_after_a_while() {
     world.edit("Pod", "shop", &name, |pod| {
         pod["status"]["phase"] = json!("Failed")
     });
-    let plan = plan(&world.snapshot, world.now, &mut world.ids);
+    let plan = plan(
+        &world.snapshot,
+        Scope::EVERYTHING,
+        world.now,
+        &mut world.ids,
+    );
     assert_eq!(plan.again_after, Some(RETRY_SECONDS as u64 + 1));
     world.pass(RETRY_SECONDS);
     rest(&mut world);

@@ -17,17 +17,26 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::ownership::{adopted, delete, json, released};
+use crate::snapshot::{Adopts, Kind};
 use crate::write::{EventDraft, ObjectRef, Propagation};
-use crate::{Plan, Snapshot, Write, pod, selector};
+use crate::{Plan, Scope, Snapshot, Write, pod, selector};
 
 const COMPONENT: &str = "deployment-controller";
 const DEFAULT_HISTORY: i32 = 10;
 
+/// What this planner goes over.
+const KIND: Kind = Kind {
+    api_version: "apps/v1",
+    kind: "Deployment",
+    adopts: Adopts::Orphans,
+    placement: false,
+};
+
 /// Creates, scales and removes the ReplicaSets of every Deployment and writes its status.
-pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
+pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let mut claimed = BTreeSet::new();
-    for deployment in snapshot.deployments.iter() {
+    for deployment in snapshot.in_scope(scope, &snapshot.deployments, KIND) {
         reconcile(snapshot, deployment, now, &mut claimed, &mut plan);
     }
     plan

@@ -7,9 +7,14 @@ use crate::world::{World, deployment};
 
 /// One round of both controllers, then of binding and agents.
 fn step(world: &mut World) -> bool {
-    let sets = plan(&world.snapshot, world.now);
+    let sets = plan(&world.snapshot, Scope::EVERYTHING, world.now);
     world.apply(&sets);
-    let pods = crate::replica_set::plan(&world.snapshot, world.now, &mut world.ids);
+    let pods = crate::replica_set::plan(
+        &world.snapshot,
+        Scope::EVERYTHING,
+        world.now,
+        &mut world.ids,
+    );
     world.apply(&pods);
     !sets.writes.is_empty() || !pods.writes.is_empty()
 }
@@ -116,13 +121,13 @@ fn the_largest_numbers_are_borne() {
             let mut one = deployment("web", replicas, "web:1");
             one["spec"]["strategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": surge}});
             world.put(one);
-            world.apply(&plan(&world.snapshot, world.now));
+            world.apply(&plan(&world.snapshot, Scope::EVERYTHING, world.now));
             set_image(&mut world, "web:2");
-            world.apply(&plan(&world.snapshot, world.now));
+            world.apply(&plan(&world.snapshot, Scope::EVERYTHING, world.now));
             world.edit("Deployment", "shop", "web", |one| {
                 one["spec"]["replicas"] = json!(i32::MAX)
             });
-            world.apply(&plan(&world.snapshot, world.now));
+            world.apply(&plan(&world.snapshot, Scope::EVERYTHING, world.now));
             let total: i64 = sizes(&world).iter().map(|(_, size)| size).sum();
             assert!(total <= i64::from(i32::MAX), "{surge} {replicas}: {total}");
         }
@@ -290,7 +295,7 @@ fn the_deadline_asks_to_be_woken() {
     let mut world = World::new();
     world.put(deployment("web", 1, "web:1"));
     run_controllers(&mut world);
-    let waiting = plan(&world.snapshot, world.now);
+    let waiting = plan(&world.snapshot, Scope::EVERYTHING, world.now);
     assert_eq!(waiting.writes, []);
     assert_eq!(waiting.again_after, Some(601));
 }

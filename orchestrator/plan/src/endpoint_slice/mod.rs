@@ -15,7 +15,8 @@ use k8s_openapi::api::discovery::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::{Plan, Snapshot, pod, selector};
+use crate::snapshot::{Adopts, Kind};
+use crate::{Plan, Scope, Snapshot, pod, selector};
 
 /// Label of a slice that names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -33,12 +34,20 @@ type Ports = Vec<(String, String, i32, Option<String>)>;
 /// Endpoints by the uid of their pod.
 type Group = BTreeMap<String, Endpoint>;
 
+/// What this planner goes over.
+const KIND: Kind = Kind {
+    api_version: "v1",
+    kind: "Service",
+    adopts: Adopts::Nothing,
+    placement: true,
+};
+
 /// Keeps the slices of every Service with a selector. The time decides nothing here.
-pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Plan {
+pub fn plan(snapshot: &Snapshot, scope: Scope, _now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     for service in snapshot
-        .services
-        .iter()
+        .in_scope(scope, &snapshot.services, KIND)
+        .into_iter()
         .filter(|one| one.metadata.deletion_timestamp.is_none())
     {
         let wanted = endpoints(snapshot, service);

@@ -27,7 +27,7 @@ fn pod(name: &str, address: &str) -> Value {
 }
 
 fn settle(world: &mut World) -> usize {
-    world.settle(|world| plan(&world.snapshot, world.now))
+    world.settle(|world| plan(&world.snapshot, Scope::EVERYTHING, world.now))
 }
 
 /// (address, ready, serving, terminating) of every endpoint, sorted.
@@ -215,7 +215,7 @@ fn many_endpoints_are_cut_into_slices_and_one_change_is_one_write() {
     );
     assert_eq!(rows(&world).len(), 250);
     world.delete("Pod", "shop", "p7");
-    let change = plan(&world.snapshot, world.now);
+    let change = plan(&world.snapshot, Scope::EVERYTHING, world.now);
     assert_eq!(change.writes.len(), 1);
     for index in 0..250 {
         if index % 3 != 0 {

@@ -19,9 +19,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::ownership::{delete, json};
 use crate::replica_set::count;
+use crate::snapshot::{Adopts, Kind};
 use crate::template::{Hand, claim};
 use crate::write::{ObjectRef, Propagation};
-use crate::{Ids, Plan, Snapshot, Write, pod};
+use crate::{Ids, Plan, Scope, Snapshot, Write, pod};
 
 use tally::Tally;
 
@@ -37,14 +38,30 @@ const SUSPENDED: &str = "Suspended";
 const WILL_FAIL: &str = "FailureTarget";
 const WILL_SUCCEED: &str = "SuccessCriteriaMet";
 
+/// What this planner goes over.
+const KIND: Kind = Kind {
+    api_version: "batch/v1",
+    kind: "Job",
+    adopts: Adopts::Orphans,
+    placement: false,
+};
+
+/// Pods whose Job may be gone.
+const PODS: Kind = Kind {
+    api_version: "v1",
+    kind: "Pod",
+    adopts: Adopts::Nothing,
+    placement: false,
+};
+
 /// Runs the pods of every Job, counts their ends, writes its status, and removes Jobs whose time to live is over.
-pub fn plan(snapshot: &Snapshot, now: Timestamp, ids: &mut Ids) -> Plan {
+pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp, ids: &mut Ids) -> Plan {
     let mut plan = Plan::default();
     let mut claimed = BTreeSet::new();
-    for job in snapshot.jobs.iter() {
+    for job in snapshot.in_scope(scope, &snapshot.jobs, KIND) {
         reconcile(snapshot, job, now, ids, &mut claimed, &mut plan);
     }
-    release_orphans(snapshot, &mut plan);
+    release_orphans(snapshot, scope, &mut plan);
     plan
 }
 
@@ -156,8 +173,12 @@ fn reconcile(
 }
 
 /// Pods whose Job is gone are let go.
-fn release_orphans(snapshot: &Snapshot, plan: &mut Plan) {
-    for one in snapshot.pods.iter().filter(|one| is_tracked(one)) {
+fn release_orphans(snapshot: &Snapshot, scope: Scope, plan: &mut Plan) {
+    for one in snapshot
+        .in_scope(scope, &snapshot.pods, PODS)
+        .into_iter()
+        .filter(|one| is_tracked(one))
+    {
         let owner = pod::controller(&one.metadata).filter(|owner| owner.kind == "Job");
         if owner.is_none_or(|owner| snapshot.meta(&owner.uid).is_none()) {
             plan.writes.push(untrack(one));

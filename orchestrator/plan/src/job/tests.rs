@@ -35,7 +35,14 @@ fn start(spec: Value) -> World {
 
 /// Plans until nothing is left to do; pods are bound at once.
 fn step(world: &mut World) {
-    world.settle(|world| plan(&world.snapshot, world.now, &mut world.ids));
+    world.settle(|world| {
+        plan(
+            &world.snapshot,
+            Scope::EVERYTHING,
+            world.now,
+            &mut world.ids,
+        )
+    });
     world.bind_all("n1");
 }
 
@@ -128,7 +135,13 @@ fn failures_wait_longer_and_longer_and_end_the_job() {
     let mut world = start(json!({"backoffLimit": 1}));
     end(&mut world, None, 1);
     assert_eq!(running(&world).len(), 0, "ten seconds first");
-    let again = plan(&world.snapshot, world.now, &mut world.ids.clone()).again_after;
+    let again = plan(
+        &world.snapshot,
+        Scope::EVERYTHING,
+        world.now,
+        &mut world.ids.clone(),
+    )
+    .again_after;
     assert_eq!(again, Some(11));
     world.pass(10);
     step(&mut world);
@@ -248,11 +261,22 @@ fn a_finished_job_goes_after_its_time_to_live() {
     end(&mut world, None, 0);
     world.pass(29);
     assert_eq!(
-        plan(&world.snapshot, world.now, &mut world.ids.clone()).writes,
+        plan(
+            &world.snapshot,
+            Scope::EVERYTHING,
+            world.now,
+            &mut world.ids.clone()
+        )
+        .writes,
         []
     );
     world.pass(1);
-    let plan = plan(&world.snapshot, world.now, &mut world.ids.clone());
+    let plan = plan(
+        &world.snapshot,
+        Scope::EVERYTHING,
+        world.now,
+        &mut world.ids.clone(),
+    );
     assert!(
         matches!(plan.writes[..], [Write::Delete { .. }]),
         "{plan:?}"
@@ -294,7 +318,7 @@ proptest! {
                 world.agents_end();
             } else {
                 // Only a part of a plan goes through before the next is made.
-                let plan = plan(&world.snapshot, world.now, &mut world.ids);
+                let plan = plan(&world.snapshot, Scope::EVERYTHING, world.now, &mut world.ids);
                 let part = Plan { writes: plan.writes.into_iter().take(1).collect(), ..Plan::default() };
                 world.apply(&part);
             }
@@ -309,6 +333,6 @@ proptest! {
             prop_assert_eq!(counted, succeeded);
         }
         prop_assert_eq!(has(&world, "Complete"), counted >= i64::from(completions));
-        prop_assert_eq!(plan(&world.snapshot, world.now, &mut world.ids).writes, []);
+        prop_assert_eq!(plan(&world.snapshot, Scope::EVERYTHING, world.now, &mut world.ids).writes, []);
     }
 }

@@ -97,18 +97,23 @@ impl Follower {
         let mut services = std::mem::take(&mut self.unnumbered);
         let mut pods = Vec::new();
         for touched in touched {
-            match touched {
-                Touched::Everything => return None,
-                Touched::Node(name) if self.is_as_before(state, sources.snapshot, name) => {}
-                Touched::Node(_) => return None,
-                Touched::Pod(namespace, name) => {
-                    let key = (namespace.clone(), name.clone());
+            let Touched::Object(object) = touched else {
+                continue;
+            };
+            let key = (object.namespace.clone(), object.name.clone());
+            match (object.api_version.as_str(), object.kind.as_str()) {
+                ("v1", "Namespace")
+                | ("networking.k8s.io/v1", "NetworkPolicy")
+                | ("waggle.dev/v1", "Tenant") => return None,
+                ("v1", "Node") if !self.is_as_before(state, sources.snapshot, &key.1) => {
+                    return None;
+                }
+                ("v1", "Pod") => {
                     services.extend(self.naming.get(&key).into_iter().flatten().cloned());
                     pods.push(key);
                 }
-                Touched::Service(namespace, name) => {
-                    services.insert((namespace.clone(), name.clone()));
-                }
+                ("v1", "Service") => drop(services.insert(key)),
+                _ => {}
             }
         }
         if !pods.is_empty() {

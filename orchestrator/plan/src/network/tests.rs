@@ -49,7 +49,9 @@ fn shop() -> World {
 }
 
 fn slices(world: &mut World) {
-    world.settle(|world| crate::endpoint_slice::plan(&world.snapshot, world.now));
+    world.settle(|world| {
+        crate::endpoint_slice::plan(&world.snapshot, crate::Scope::EVERYTHING, world.now)
+    });
 }
 
 fn registry(world: &World) -> Registry {

@@ -5,7 +5,12 @@ use crate::world::{World, replica_set, running};
 use serde_json::{Value, json};
 
 fn step(world: &mut World) -> Plan {
-    plan(&world.snapshot, world.now, &mut world.ids)
+    plan(
+        &world.snapshot,
+        Scope::EVERYTHING,
+        world.now,
+        &mut world.ids,
+    )
 }
 
 fn bound(name: &str, node: Option<&str>, ready: bool) -> Value {

@@ -227,6 +227,7 @@ impl Simulation {
         if one.term != Some(self.term) {
             one.flight.clear();
             one.term = None;
+            one.look_again();
             self.note(format_args!("server {server} learns that it leads no more"));
             return;
         }
@@ -244,6 +245,9 @@ impl Simulation {
         self.world.now = truth;
         let wrote = self.world.log.len();
         self.servers[server].must_see = wrote;
+        if refused {
+            self.servers[server].look_again();
+        }
         let shown = server::shown(&write);
         self.note(format_args!(
             "server {server}: {shown}{}",

@@ -2,6 +2,7 @@
 //! As the real one does, it plans nothing on a view that doesn't show what it wrote itself.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,45 +11,45 @@ use crate::ownership::json;
 use crate::pod_addresses::{Pool, addresses};
 use crate::snapshot::Meta;
 use crate::world::{Change, World};
-use crate::{Ids, Plan, Snapshot, Write, node_lifecycle, pod};
+use crate::{Attention, Ids, Plan, Scope, Snapshot, Write, node_lifecycle, pod};
 
-type Planner = fn(&mut Server, Timestamp, i64) -> Plan;
+type Planner = fn(&mut Server, Scope, Timestamp, i64) -> Plan;
 
 /// In the order in which a server asks them.
 pub(super) const PLANNERS: [(&str, Planner); 12] = [
-    ("garbage", |one, now, _| {
-        crate::garbage::plan(&one.view, now)
+    ("garbage", |one, scope, now, _| {
+        crate::garbage::plan(&one.view, scope, now)
     }),
-    ("deployment", |one, now, _| {
-        crate::deployment::plan(&one.view, now)
+    ("deployment", |one, scope, now, _| {
+        crate::deployment::plan(&one.view, scope, now)
     }),
-    ("replica-set", |one, now, _| {
-        crate::replica_set::plan(&one.view, now, &mut one.ids)
+    ("replica-set", |one, scope, now, _| {
+        crate::replica_set::plan(&one.view, scope, now, &mut one.ids)
     }),
-    ("stateful-set", |one, now, _| {
-        crate::stateful_set::plan(&one.view, now)
+    ("stateful-set", |one, scope, now, _| {
+        crate::stateful_set::plan(&one.view, scope, now)
     }),
-    ("daemon-set", |one, now, _| {
-        crate::daemon_set::plan(&one.view, now, &mut one.ids)
+    ("daemon-set", |one, scope, now, _| {
+        crate::daemon_set::plan(&one.view, scope, now, &mut one.ids)
     }),
-    ("job", |one, now, _| {
-        crate::job::plan(&one.view, now, &mut one.ids)
+    ("job", |one, scope, now, _| {
+        crate::job::plan(&one.view, scope, now, &mut one.ids)
     }),
-    ("storage", |one, now, _| {
+    ("storage", |one, _, now, _| {
         crate::storage::plan(&one.view, now)
     }),
-    ("scheduler", |one, now, _| {
+    ("scheduler", |one, _, now, _| {
         crate::scheduler::plan(&one.view, now)
     }),
-    ("disruption", |one, now, _| {
-        crate::disruption::plan(&one.view, now)
+    ("disruption", |one, scope, now, _| {
+        crate::disruption::plan(&one.view, scope, now)
     }),
-    ("endpoint-slice", |one, now, _| {
-        crate::endpoint_slice::plan(&one.view, now)
+    ("endpoint-slice", |one, scope, now, _| {
+        crate::endpoint_slice::plan(&one.view, scope, now)
     }),
     ("node-lifecycle", Server::node_lifecycle),
-    ("pod-gc", |one, now, _| {
-        crate::pod_gc::plan(&one.view, now, &Default::default())
+    ("pod-gc", |one, scope, now, _| {
+        crate::pod_gc::plan(&one.view, scope, now, &Default::default())
     }),
 ];
 
@@ -63,6 +64,7 @@ pub(super) struct Server {
     /// What it must show before anything is planned.
     pub(super) must_see: usize,
     ids: Ids,
+    attention: [Attention; PLANNERS.len()],
     pool: Pool,
     /// Writes on their way to the store, in order.
     pub(super) flight: VecDeque<Write>,
@@ -85,6 +87,7 @@ impl Server {
             decided: BTreeMap::new(),
             must_see: 0,
             ids: Ids::new(seed),
+            attention: Default::default(),
             pool: Pool::default(),
             flight: VecDeque::new(),
             term: None,
@@ -132,11 +135,31 @@ impl Server {
         self.decided = kinds
             .map(|kind| (kind.to_owned(), self.seen_of(kind)))
             .into();
-        PLANNERS[planner].1(self, now, elapsed)
+        let clock = Duration::from_secs(elapsed.unsigned_abs());
+        let mut attention = std::mem::take(&mut self.attention[planner]);
+        let scope = attention.turn(&self.view, clock, now);
+        let ids = self.ids.clone();
+        let plan = PLANNERS[planner].1(self, scope, now, elapsed);
+        let after = std::mem::replace(&mut self.ids, ids);
+        let whole = PLANNERS[planner].1(self, Scope::EVERYTHING, now, elapsed);
+        assert_eq!(
+            plan.writes, whole.writes,
+            "{}: what was touched, and everything",
+            PLANNERS[planner].0
+        );
+        self.ids = after;
+        attention.answered(&plan, clock);
+        self.attention[planner] = attention;
+        plan
+    }
+
+    /// Has every planner look at everything, as one does whose writes were refused.
+    pub(super) fn look_again(&mut self) {
+        self.attention = Default::default();
     }
 
     /// Nodes are not judged before their heartbeats could come in.
-    fn node_lifecycle(&mut self, now: Timestamp, elapsed: i64) -> Plan {
+    fn node_lifecycle(&mut self, _scope: Scope, now: Timestamp, elapsed: i64) -> Plan {
         let settings = node_lifecycle::Settings::default();
         let patience = i64::try_from(settings.grace_seconds).unwrap_or(i64::MAX);
         if elapsed - self.since < patience {

@@ -1,21 +1,42 @@
-//! What changed in a snapshot that the network state is made from, so that whoever follows it need not look at the rest.
+//! What changed in a snapshot, so that whoever follows it need not look at the rest.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// Changes that are kept. Who is further behind looks at everything.
 const KEPT: usize = 1 << 16;
 
-/// Something that changed, came or went.
+/// Where an object is found: by namespace first, so that a namespace's objects stand together.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// Empty for a cluster-scoped one.
+    pub namespace: String,
+    /// `v1`, `apps/v1`.
+    pub api_version: String,
+    /// Kind.
+    pub kind: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// Whether it is of this kind.
+    pub fn is(&self, api_version: &str, kind: &str) -> bool {
+        self.kind == kind && self.api_version == api_version
+    }
+}
+
+/// Something that changed, came or went, or hangs on what did.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Touched {
-    /// A namespace, policy or tenant: many things depend on each.
-    Everything,
-    /// A node, by name.
-    Node(String),
-    /// A pod, by namespace and name.
-    Pod(String, String),
-    /// A Service or one of its EndpointSlices, by namespace and the Service's name.
-    Service(String, String),
+    /// Which kinds of objects are there.
+    Kinds,
+    /// Which nodes there are, or what they are to pods: labels, taints, resources, conditions.
+    Placement,
+    /// Something of this namespace that nobody controls, and whoever selects it may adopt.
+    Orphan(String),
+    /// The object itself, something that it owns or selects, or its owner's coming and going.
+    Object(Arc<ObjectKey>),
 }
 
 /// The newest changes, numbered from the first that there ever was.
@@ -39,10 +60,15 @@ impl Journal {
         self.first + self.rows.len() as u64
     }
 
-    /// The changes from number `start` on; `None` when some of them are no longer kept.
-    pub(super) fn since(&self, start: u64) -> Option<BTreeSet<&Touched>> {
+    /// The changes from number `start` on, some of them more than once; `None` when not all of them are kept.
+    pub(super) fn rows_since(&self, start: u64) -> Option<impl Iterator<Item = &Touched> + Clone> {
         let skipped = usize::try_from(start.checked_sub(self.first)?).ok()?;
-        (skipped <= self.rows.len()).then(|| self.rows.range(skipped..).collect())
+        (skipped <= self.rows.len()).then(|| self.rows.range(skipped..))
+    }
+
+    /// The same, each once.
+    pub(super) fn since(&self, start: u64) -> Option<BTreeSet<&Touched>> {
+        self.rows_since(start).map(Iterator::collect)
     }
 }
 
@@ -53,16 +79,16 @@ mod tests {
     #[test]
     fn who_is_too_far_behind_is_told_so() {
         let mut journal = Journal::default();
-        let node = |number: usize| Touched::Node(format!("node{number}"));
+        let orphan = |number: usize| Touched::Orphan(format!("namespace{number}"));
         for number in 0..KEPT {
-            journal.note(node(number));
+            journal.note(orphan(number));
         }
         assert_eq!(journal.since(0).map(|all| all.len()), Some(KEPT));
         let end = journal.end();
         assert_eq!(journal.since(end), Some(BTreeSet::new()));
         assert_eq!(journal.since(end + 1), None, "of another snapshot");
-        journal.note(node(0));
+        journal.note(orphan(0));
         assert_eq!(journal.since(0), None);
-        assert_eq!(journal.since(end), Some(BTreeSet::from([&node(0)])));
+        assert_eq!(journal.since(end), Some(BTreeSet::from([&orphan(0)])));
     }
 }

@@ -3,7 +3,9 @@
 
 mod journal;
 mod meta;
+mod scope;
 mod table;
+mod touch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,8 +30,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use journal::Journal;
-pub use journal::Touched;
+pub use journal::{ObjectKey, Touched};
 pub use meta::{Meta, Owner};
+pub use scope::Scope;
+pub(crate) use scope::{Adopts, Kind};
 pub use table::Table;
 
 use crate::pod;
@@ -118,7 +122,7 @@ pub struct Snapshot {
     pub definitions: Table<CustomResourceDefinition>,
     /// waggle.dev/v1.
     pub tenants: Table<Tenant>,
-    /// Metadata of every object of every kind, by (namespace, apiVersion, kind, name).
+    /// Metadata of every object of every kind.
     metas: BTreeMap<MetaKey, Arc<Meta>>,
     by_uid: HashMap<String, MetaKey>,
     dependents: HashMap<String, BTreeSet<MetaKey>>,
@@ -129,13 +133,17 @@ pub struct Snapshot {
     sets_by_owner: HashMap<String, BTreeMap<String, Arc<ReplicaSet>>>,
     slices_by_service: HashMap<(String, String), BTreeMap<String, Arc<EndpointSlice>>>,
     pods_by_label: HashMap<String, LabelGroups>,
+    selecting: HashMap<String, Selecting>,
     journal: Journal,
 }
 
 /// Pods of one namespace by (label, value), then by name.
 type LabelGroups = HashMap<(String, String), BTreeMap<String, Arc<Pod>>>;
 
-type MetaKey = (String, String, String, String);
+/// Services of one namespace by the first (label, value) that they select.
+type Selecting = HashMap<(String, String), BTreeMap<String, Arc<Service>>>;
+
+type MetaKey = Arc<ObjectKey>;
 
 impl Snapshot {
     /// Empty, to be fed with every object of the `covered` kinds (apiVersion, kind). Owners of other kinds are taken
@@ -143,14 +151,9 @@ impl Snapshot {
     pub fn new<A: Into<String>, K: Into<String>>(
         covered: impl IntoIterator<Item = (A, K)>,
     ) -> Self {
-        let covered = covered
-            .into_iter()
-            .map(|(version, kind)| (version.into(), kind.into()))
-            .collect();
-        Self {
-            covered,
-            ..Self::default()
-        }
+        let mut snapshot = Self::default();
+        snapshot.set_covered(covered);
+        snapshot
     }
 
     /// From now on every object of these kinds (apiVersion, kind) is in the snapshot, and of no others.
@@ -162,11 +165,12 @@ impl Snapshot {
         self.covered = pairs
             .map(|(version, kind)| (version.into(), kind.into()))
             .collect();
+        self.journal.note(Touched::Kinds);
     }
 
     /// Forgets every object of a kind that planners know by its metadata only.
     pub fn forget_kind(&mut self, api_version: &str, kind: &str) {
-        let of_kind = |key: &&MetaKey| key.1 == api_version && key.2 == kind;
+        let of_kind = |key: &&MetaKey| key.is(api_version, kind);
         let keys: Vec<MetaKey> = self.metas.keys().filter(of_kind).cloned().collect();
         keys.iter().for_each(|key| self.drop_meta(key));
     }
@@ -183,17 +187,10 @@ impl Snapshot {
     /// [`SnapshotError`] when a kind that planners read does not decode; the snapshot then keeps the version it had.
     pub fn upsert(&mut self, value: &Value) -> Result<(), SnapshotError> {
         let meta = Meta::of(value);
-        let object = &meta.object;
-        self.note(
-            &object.api_version,
-            &object.kind,
-            &object.namespace,
-            &object.name,
-        );
         match (meta.object.api_version.as_str(), meta.object.kind.as_str()) {
             ("v1", "Pod") => self.put_pod(&meta, decode(value, &meta)?),
-            ("v1", "Node") => drop(put(&mut self.nodes, &meta, decode(value, &meta)?)),
-            ("v1", "Service") => drop(put(&mut self.services, &meta, decode(value, &meta)?)),
+            ("v1", "Node") => self.put_node(&meta, decode(value, &meta)?),
+            ("v1", "Service") => self.put_service(&meta, decode(value, &meta)?),
             ("v1", "ResourceQuota") => {
                 drop(put(&mut self.resource_quotas, &meta, decode(value, &meta)?))
             }
@@ -273,11 +270,10 @@ impl Snapshot {
 
     /// Forgets an object.
     pub fn remove(&mut self, api_version: &str, kind: &str, namespace: &str, name: &str) {
-        self.note(api_version, kind, namespace, name);
         match (api_version, kind) {
             ("v1", "Pod") => self.drop_pod(namespace, name),
-            ("v1", "Node") => drop(self.nodes.remove(namespace, name)),
-            ("v1", "Service") => drop(self.services.remove(namespace, name)),
+            ("v1", "Node") => self.drop_node(name),
+            ("v1", "Service") => self.drop_service(namespace, name),
             ("v1", "ResourceQuota") => drop(self.resource_quotas.remove(namespace, name)),
             ("v1", "Namespace") => drop(self.namespaces.remove(namespace, name)),
             ("v1", "PersistentVolume") => drop(self.persistent_volumes.remove(namespace, name)),
@@ -320,38 +316,6 @@ impl Snapshot {
             _ => {}
         }
         self.drop_meta(&meta_key(api_version, kind, namespace, name));
-    }
-
-    /// Where its changes stand now.
-    pub fn position(&self) -> u64 {
-        self.journal.end()
-    }
-
-    /// What changed from a [`position`](Self::position) on that the network state is made from; `None` when that is too long
-    /// ago to say.
-    pub fn touched_since(&self, position: u64) -> Option<BTreeSet<&Touched>> {
-        self.journal.since(position)
-    }
-
-    /// Notes a change of anything but EndpointSlices, which note their Service themselves.
-    fn note(&mut self, api_version: &str, kind: &str, namespace: &str, name: &str) {
-        let key = || (namespace.to_owned(), name.to_owned());
-        let touched = match (api_version, kind) {
-            ("v1", "Node") => Touched::Node(name.to_owned()),
-            ("v1", "Pod") => {
-                let (namespace, name) = key();
-                Touched::Pod(namespace, name)
-            }
-            ("v1", "Service") => {
-                let (namespace, name) = key();
-                Touched::Service(namespace, name)
-            }
-            ("v1", "Namespace")
-            | ("networking.k8s.io/v1", "NetworkPolicy")
-            | ("waggle.dev/v1", "Tenant") => Touched::Everything,
-            _ => return,
-        };
-        self.journal.note(touched);
     }
 
     /// Pods whose controller has this uid.
@@ -444,7 +408,7 @@ impl Snapshot {
         let namespace = namespace.to_owned();
         self.metas
             .range(first..)
-            .take_while(move |(key, _)| key.0 == namespace)
+            .take_while(move |(key, _)| key.namespace == namespace)
             .map(|(_, meta)| meta)
     }
 
@@ -471,43 +435,10 @@ impl Snapshot {
         keys.filter_map(|key| self.metas.get(key))
     }
 
-    fn put_meta(&mut self, meta: Meta) {
-        let object = &meta.object;
-        let key = meta_key(
-            &object.api_version,
-            &object.kind,
-            &object.namespace,
-            &object.name,
-        );
-        self.drop_meta(&key);
-        self.by_uid.insert(object.uid.clone(), key.clone());
-        for owner in &meta.owners {
-            self.dependents
-                .entry(owner.uid.clone())
-                .or_default()
-                .insert(key.clone());
-        }
-        self.metas.insert(key, Arc::new(meta));
-    }
-
-    fn drop_meta(&mut self, key: &MetaKey) {
-        let Some(meta) = self.metas.remove(key) else {
-            return;
-        };
-        self.by_uid.remove(&meta.object.uid);
-        for owner in &meta.owners {
-            if let Some(keys) = self.dependents.get_mut(&owner.uid) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.dependents.remove(&owner.uid);
-                }
-            }
-        }
-    }
-
     fn put_pod(&mut self, meta: &Meta, pod: Pod) {
         let (namespace, name) = (&meta.object.namespace, &meta.object.name);
-        self.drop_pod(namespace, name);
+        let before = self.take_pod(namespace, name);
+        self.note_pod(before.as_deref(), Some(&pod));
         let pod = Arc::new(pod);
         let key = (namespace.clone(), name.clone());
         if let Some(owner) = pod::controller(&pod.metadata) {
@@ -535,9 +466,13 @@ impl Snapshot {
     }
 
     fn drop_pod(&mut self, namespace: &str, name: &str) {
-        let Some(pod) = self.pods.remove(namespace, name) else {
-            return;
-        };
+        let before = self.take_pod(namespace, name);
+        self.note_pod(before.as_deref(), None);
+    }
+
+    /// Takes a pod out of every index.
+    fn take_pod(&mut self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        let pod = self.pods.remove(namespace, name)?;
         let key = (namespace.to_owned(), name.to_owned());
         if let Some(owner) = pod::controller(&pod.metadata) {
             take(&mut self.pods_by_owner, &owner.uid, &key);
@@ -554,11 +489,13 @@ impl Snapshot {
                 self.pods_by_label.remove(namespace);
             }
         }
+        Some(pod)
     }
 
     fn put_set(&mut self, meta: &Meta, set: ReplicaSet) {
         self.drop_set(&meta.object.namespace, &meta.object.name);
         let set = put(&mut self.replica_sets, meta, set);
+        self.note_set(&set);
         if let Some(owner) = pod::controller(&set.metadata) {
             let sets = self.sets_by_owner.entry(owner.uid.clone()).or_default();
             sets.insert(meta.object.name.clone(), Arc::clone(&set));
@@ -569,6 +506,7 @@ impl Snapshot {
         let Some(set) = self.replica_sets.remove(namespace, name) else {
             return;
         };
+        self.note_set(&set);
         if let Some(owner) = pod::controller(&set.metadata) {
             take(&mut self.sets_by_owner, &owner.uid, name);
         }
@@ -579,8 +517,7 @@ impl Snapshot {
         let slice = put(&mut self.endpoint_slices, meta, slice);
         if let Some(service) = service_of(&slice) {
             let key = (meta.object.namespace.clone(), service.to_owned());
-            let (namespace, name) = key.clone();
-            self.journal.note(Touched::Service(namespace, name));
+            self.note_service(&key.0, &key.1);
             self.slices_by_service
                 .entry(key)
                 .or_default()
@@ -593,8 +530,7 @@ impl Snapshot {
             return;
         };
         if let Some(service) = service_of(&slice) {
-            let touched = Touched::Service(namespace.to_owned(), service.to_owned());
-            self.journal.note(touched);
+            self.note_service(namespace, service);
             take(
                 &mut self.slices_by_service,
                 &(namespace.to_owned(), service.to_owned()),
@@ -614,13 +550,13 @@ fn service_of(slice: &EndpointSlice) -> Option<&str> {
         .map(String::as_str)
 }
 
-fn meta_key(api_version: &str, kind: &str, namespace: &str, name: &str) -> MetaKey {
-    (
-        namespace.to_owned(),
-        api_version.to_owned(),
-        kind.to_owned(),
-        name.to_owned(),
-    )
+fn meta_key(api_version: &str, kind: &str, namespace: &str, name: &str) -> ObjectKey {
+    ObjectKey {
+        namespace: namespace.to_owned(),
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+    }
 }
 
 fn decode<T: DeserializeOwned>(value: &Value, meta: &Meta) -> Result<T, SnapshotError> {

@@ -24,7 +24,7 @@ fn set(replicas: i32, image: &str) -> Value {
 }
 
 fn ask(world: &mut World) -> Plan {
-    plan(&world.snapshot, world.now)
+    plan(&world.snapshot, Scope::EVERYTHING, world.now)
 }
 
 /// One plan; binds what is new; says which pods there are with their image.

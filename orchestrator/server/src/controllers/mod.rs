@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use waggle_api::find;
 use waggle_model::network::AddressPool;
-use waggle_plan::{Ids, Plan, Snapshot, Write};
+use waggle_plan::{Attention, Ids, Plan, Scope, Snapshot, Write};
 
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -70,62 +70,62 @@ pub struct Controllers {
 const TENANT: &str = "tenant";
 const NODE_LIFECYCLE: &str = "node-lifecycle";
 
-type Planner = fn(&mut Runner, &Snapshot, jiff::Timestamp) -> Plan;
+type Planner = fn(&mut Runner, &Snapshot, Scope, jiff::Timestamp) -> Plan;
 
 /// In the order in which they are asked after a change, so that one pass carries a Deployment's change to its pods'
 /// nodes.
 const PLANNERS: [(&str, Planner); 22] = [
-    ("namespace", |_, snapshot, now| {
+    ("namespace", |_, snapshot, _, now| {
         waggle_plan::namespace::plan(snapshot, now)
     }),
-    ("custom-resource-definition", |_, snapshot, now| {
+    ("custom-resource-definition", |_, snapshot, _, now| {
         waggle_plan::custom_resource_definition::plan(snapshot, now)
     }),
-    ("service-account", |runner, snapshot, now| {
-        waggle_plan::service_account::plan(snapshot, &runner.parts.authority, now)
+    ("service-account", |runner, snapshot, scope, now| {
+        waggle_plan::service_account::plan(snapshot, scope, &runner.parts.authority, now)
     }),
-    ("garbage", |_, snapshot, now| {
-        waggle_plan::garbage::plan(snapshot, now)
+    ("garbage", |_, snapshot, scope, now| {
+        waggle_plan::garbage::plan(snapshot, scope, now)
     }),
     ("autoscaler", Runner::autoscaler),
-    ("cron-job", |_, snapshot, now| {
-        waggle_plan::cron_job::plan(snapshot, now)
+    ("cron-job", |_, snapshot, scope, now| {
+        waggle_plan::cron_job::plan(snapshot, scope, now)
     }),
-    ("deployment", |_, snapshot, now| {
-        waggle_plan::deployment::plan(snapshot, now)
+    ("deployment", |_, snapshot, scope, now| {
+        waggle_plan::deployment::plan(snapshot, scope, now)
     }),
-    ("replica-set", |runner, snapshot, now| {
-        waggle_plan::replica_set::plan(snapshot, now, &mut runner.ids)
+    ("replica-set", |runner, snapshot, scope, now| {
+        waggle_plan::replica_set::plan(snapshot, scope, now, &mut runner.ids)
     }),
-    ("replication-controller", |runner, snapshot, now| {
-        waggle_plan::replication_controller::plan(snapshot, now, &mut runner.ids)
+    ("replication-controller", |runner, snapshot, scope, now| {
+        waggle_plan::replication_controller::plan(snapshot, scope, now, &mut runner.ids)
     }),
-    ("stateful-set", |_, snapshot, now| {
-        waggle_plan::stateful_set::plan(snapshot, now)
+    ("stateful-set", |_, snapshot, scope, now| {
+        waggle_plan::stateful_set::plan(snapshot, scope, now)
     }),
-    ("daemon-set", |runner, snapshot, now| {
-        waggle_plan::daemon_set::plan(snapshot, now, &mut runner.ids)
+    ("daemon-set", |runner, snapshot, scope, now| {
+        waggle_plan::daemon_set::plan(snapshot, scope, now, &mut runner.ids)
     }),
-    ("job", |runner, snapshot, now| {
-        waggle_plan::job::plan(snapshot, now, &mut runner.ids)
+    ("job", |runner, snapshot, scope, now| {
+        waggle_plan::job::plan(snapshot, scope, now, &mut runner.ids)
     }),
-    ("storage", |_, snapshot, now| {
+    ("storage", |_, snapshot, _, now| {
         waggle_plan::storage::plan(snapshot, now)
     }),
-    ("scheduler", |_, snapshot, now| {
+    ("scheduler", |_, snapshot, _, now| {
         waggle_plan::scheduler::plan(snapshot, now)
     }),
-    ("disruption", |_, snapshot, now| {
-        waggle_plan::disruption::plan(snapshot, now)
+    ("disruption", |_, snapshot, scope, now| {
+        waggle_plan::disruption::plan(snapshot, scope, now)
     }),
-    ("endpoint-slice", |_, snapshot, now| {
-        waggle_plan::endpoint_slice::plan(snapshot, now)
+    ("endpoint-slice", |_, snapshot, scope, now| {
+        waggle_plan::endpoint_slice::plan(snapshot, scope, now)
     }),
-    ("load-balancer", |runner, snapshot, now| {
+    ("load-balancer", |runner, snapshot, _, now| {
         waggle_plan::load_balancer::plan(snapshot, runner.parts.pool.as_ref(), now)
     }),
     ("resource-quota", Runner::resource_quota),
-    ("signing-request", |runner, snapshot, now| {
+    ("signing-request", |runner, snapshot, _, now| {
         let sign = |spec: &CertificateSigningRequestSpec| {
             let seconds = spec
                 .expiration_seconds
@@ -137,8 +137,8 @@ const PLANNERS: [(&str, Planner); 22] = [
         waggle_plan::signing_request::plan(snapshot, &sign, now)
     }),
     (NODE_LIFECYCLE, Runner::node_lifecycle),
-    ("pod-gc", |_, snapshot, now| {
-        waggle_plan::pod_gc::plan(snapshot, now, &Default::default())
+    ("pod-gc", |_, snapshot, scope, now| {
+        waggle_plan::pod_gc::plan(snapshot, scope, now, &Default::default())
     }),
     (TENANT, Runner::tenant),
 ];
@@ -150,7 +150,8 @@ impl Controllers {
         let mut runner = Runner {
             parts: self,
             ids: Ids::new(rand::random()),
-            due: BTreeMap::new(),
+            attention: BTreeMap::new(),
+            began: Instant::now(),
             patience: Patience::new(Instant::now()),
             memories: BTreeMap::new(),
         };
@@ -164,8 +165,10 @@ impl Controllers {
 struct Runner {
     parts: Controllers,
     ids: Ids,
-    /// When a planner wants to be asked though nothing changed.
-    due: BTreeMap<&'static str, Instant>,
+    /// What each planner has seen, and when it wants to be asked though nothing changed.
+    attention: BTreeMap<&'static str, Attention>,
+    /// From when their times are counted.
+    began: Instant,
     patience: Patience,
     /// What autoscalers proposed and did lately.
     memories: waggle_plan::autoscaler::Memories,
@@ -191,15 +194,15 @@ impl Runner {
                 }
                 continue;
             }
-            let rest = self.due.values().min().map_or(LONGEST_REST, |due| {
-                due.saturating_duration_since(Instant::now())
-                    .min(LONGEST_REST)
+            let due = self.attention.values().filter_map(Attention::due).min();
+            let rest = due.map_or(LONGEST_REST, |due| {
+                due.saturating_sub(self.began.elapsed()).min(LONGEST_REST)
             });
             let woken = tokio::select! {
                 result = tokio::time::timeout(rest, changes.changed()) => result,
                 // What nodes acknowledge is in no object.
                 () = self.parts.enforcement.moved() => {
-                    self.due.insert(TENANT, Instant::now());
+                    self.insist(TENANT, Duration::ZERO);
                     changed = false;
                     continue;
                 }
@@ -214,7 +217,15 @@ impl Runner {
 
     /// Nothing changed, but it wants to be asked: at a time of its own, or because heartbeats are no changes.
     fn is_due(&self, name: &'static str) -> bool {
-        name == NODE_LIFECYCLE || self.due.get(name).is_some_and(|due| *due <= Instant::now())
+        let now = self.began.elapsed();
+        let known = self.attention.get(name);
+        name == NODE_LIFECYCLE || known.is_none_or(|known| known.is_due(now))
+    }
+
+    /// Has a planner look at everything after `pause`.
+    fn insist(&mut self, name: &'static str, pause: Duration) {
+        let moment = self.began.elapsed() + pause;
+        self.attention.entry(name).or_default().insist(moment);
     }
 
     /// Asks one planner and commits its plan. True when something was written: others may now want something else.
@@ -222,18 +233,24 @@ impl Runner {
         let view = Arc::clone(&self.parts.view);
         let now = self.parts.objects.now();
         // One object that a planner can't bear must not take the API away, with which it could be mended.
-        let asked = AssertUnwindSafe(|| view.read(|snapshot| planner(self, snapshot, now)));
+        let asked = AssertUnwindSafe(|| {
+            view.read(|snapshot| {
+                let clock = self.began.elapsed();
+                let attention = self.attention.entry(name).or_default();
+                let scope = attention.turn(snapshot, clock, now);
+                planner(self, snapshot, scope, now)
+            })
+        });
         let Ok(plan) = catch_unwind(asked) else {
             tracing::error!(planner = name, "a planner broke; it is asked again later");
-            self.due.insert(name, Instant::now() + BROKEN_PAUSE);
+            self.insist(name, BROKEN_PAUSE);
             return false;
         };
-        match plan.again_after {
-            Some(seconds) => self
-                .due
-                .insert(name, Instant::now() + Duration::from_secs(seconds.max(1))),
-            None => self.due.remove(name),
-        };
+        let clock = self.began.elapsed();
+        self.attention
+            .entry(name)
+            .or_default()
+            .answered(&plan, clock);
         !(plan.writes.is_empty() && plan.events.is_empty()) && self.commit(name, plan).await
     }
 
@@ -258,9 +275,7 @@ impl Runner {
             }
         }
         if failed > 0 {
-            let again = Instant::now() + PAUSE;
-            let due = self.due.entry(name).or_insert(again);
-            *due = again.min(*due);
+            self.insist(name, PAUSE);
         }
         for event in plan.events {
             self.parts.recorder.record(event);
@@ -277,7 +292,7 @@ impl Runner {
         failed < wanted
     }
 
-    fn node_lifecycle(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {
+    fn node_lifecycle(&mut self, snapshot: &Snapshot, _: Scope, now: jiff::Timestamp) -> Plan {
         let settings = self.parts.node_lifecycle;
         if self
             .patience
@@ -292,7 +307,7 @@ impl Runner {
         }
     }
 
-    fn autoscaler(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {
+    fn autoscaler(&mut self, snapshot: &Snapshot, _: Scope, now: jiff::Timestamp) -> Plan {
         // Gathering the figures is work: not before somebody asks for them.
         if snapshot.horizontal_pod_autoscalers.is_empty() {
             return Plan::default();
@@ -301,7 +316,7 @@ impl Runner {
         waggle_plan::autoscaler::plan(snapshot, now, &usage, &mut self.memories)
     }
 
-    fn resource_quota(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {
+    fn resource_quota(&mut self, snapshot: &Snapshot, _: Scope, now: jiff::Timestamp) -> Plan {
         let Some(kind) = find("", "v1", "resourcequotas") else {
             return Plan::default();
         };
@@ -322,7 +337,7 @@ impl Runner {
         waggle_plan::resource_quota::plan(snapshot, &known.collect(), now)
     }
 
-    fn tenant(&mut self, snapshot: &Snapshot, now: jiff::Timestamp) -> Plan {
+    fn tenant(&mut self, snapshot: &Snapshot, _: Scope, now: jiff::Timestamp) -> Plan {
         let enforced = self.parts.enforcement.of_tenants();
         waggle_plan::tenant::plan(snapshot, &self.parts.numbers.registry(), &enforced, now)
     }

@@ -191,8 +191,8 @@ async fn settle(inner: &Inner) -> Result<(), Status> {
 /// Whether addresses hang on it.
 fn has_addresses(touched: &Touched) -> bool {
     match touched {
-        Touched::Pod(..) | Touched::Node(_) | Touched::Everything => true,
-        Touched::Service(..) => false,
+        Touched::Object(key) => ["Pod", "Node", "Namespace", "Tenant"].contains(&key.kind.as_str()),
+        Touched::Kinds | Touched::Placement | Touched::Orphan(_) => false,
     }
 }
 

@@ -1,0 +1,238 @@
+//! Notes what an object's change touches: itself, what owns it, what hangs on its being there, and the Services that a
+//! pod is an endpoint of. Nobody has to look at the rest of the cluster to see what a change may mean.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Service};
+
+use super::journal::{ObjectKey, Touched};
+use super::meta::Meta;
+use super::{MetaKey, Snapshot, meta_key, put, take};
+use crate::{pod, selector};
+
+/// Owners of owners that are followed; nobody makes chains as long as that.
+const GENERATIONS: usize = 8;
+
+/// Kinds, but for pods and ReplicaSets, of which unowned objects matter to controllers.
+const ADOPTABLE: [(&str, &str); 2] = [
+    ("apps/v1", "ControllerRevision"),
+    ("v1", "PersistentVolumeClaim"),
+];
+
+impl Snapshot {
+    /// Where its changes stand now.
+    pub fn position(&self) -> u64 {
+        self.journal.end()
+    }
+
+    /// What was touched from a [`position`](Self::position) on; `None` when that is too long ago to say.
+    pub fn touched_since(&self, position: u64) -> Option<BTreeSet<&Touched>> {
+        self.journal.since(position)
+    }
+
+    pub(super) fn put_meta(&mut self, meta: Meta) {
+        let object = &meta.object;
+        let key = Arc::new(meta_key(
+            &object.api_version,
+            &object.kind,
+            &object.namespace,
+            &object.name,
+        ));
+        let before = self.unlink(&key);
+        self.by_uid.insert(object.uid.clone(), Arc::clone(&key));
+        for owner in &meta.owners {
+            let owned = self.dependents.entry(owner.uid.clone()).or_default();
+            owned.insert(Arc::clone(&key));
+        }
+        let meta = Arc::new(meta);
+        self.metas.insert(Arc::clone(&key), Arc::clone(&meta));
+        self.note_object(&key, before.as_deref(), Some(&meta));
+    }
+
+    pub(super) fn drop_meta(&mut self, key: &ObjectKey) {
+        if let Some(meta) = self.unlink(key) {
+            self.note_object(&Arc::new(key.clone()), Some(&meta), None);
+        }
+    }
+
+    fn unlink(&mut self, key: &ObjectKey) -> Option<Arc<Meta>> {
+        let meta = self.metas.remove(key)?;
+        self.by_uid.remove(&meta.object.uid);
+        for owner in &meta.owners {
+            if let Some(keys) = self.dependents.get_mut(&owner.uid) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.dependents.remove(&owner.uid);
+                }
+            }
+        }
+        Some(meta)
+    }
+
+    /// Notes a change from `before` to `after`.
+    fn note_object(&mut self, key: &MetaKey, before: Option<&Meta>, after: Option<&Meta>) {
+        self.journal.note(Touched::Object(Arc::clone(key)));
+        let both = || before.into_iter().chain(after);
+        let mut owners: Vec<&str> = both()
+            .flat_map(|meta| &meta.owners)
+            .map(|owner| owner.uid.as_str())
+            .collect();
+        owners.sort_unstable();
+        owners.dedup();
+        let (mut young, mut known) = (owners_of(self, &owners), BTreeSet::new());
+        for _ in 0..GENERATIONS {
+            let mut old = Vec::new();
+            for meta in young {
+                let object = &meta.object;
+                let key = self.by_uid.get(&object.uid);
+                if let Some(key) = key.filter(|key| known.insert(Arc::clone(key))) {
+                    let key = Arc::clone(key);
+                    self.journal.note(Touched::Object(key));
+                    let uids: Vec<&str> = meta.owners.iter().map(|one| one.uid.as_str()).collect();
+                    old.extend(owners_of(self, &uids));
+                }
+            }
+            young = old;
+        }
+        let state = |meta: Option<&Meta>| meta.map(|meta| (meta.deleted, meta.finalizers.clone()));
+        let uid = |meta: Option<&Meta>| meta.map(|meta| meta.object.uid.clone());
+        if state(before) != state(after) || uid(before) != uid(after) {
+            for meta in both() {
+                let owned = self.dependents.get(&meta.object.uid).into_iter().flatten();
+                owned.for_each(|key| self.journal.note(Touched::Object(Arc::clone(key))));
+            }
+        }
+        if ADOPTABLE
+            .iter()
+            .any(|(version, kind)| key.is(version, kind))
+            && (both().any(|meta| !meta.owners.iter().any(|owner| owner.controller)))
+        {
+            let namespace = key.namespace.clone();
+            self.journal.note(Touched::Orphan(namespace));
+        }
+    }
+
+    /// Notes what a pod's change touches beside its owners: Services that select it, and whoever may adopt it.
+    pub(super) fn note_pod(&mut self, before: Option<&Pod>, after: Option<&Pod>) {
+        let both = || before.into_iter().chain(after);
+        let mut services = BTreeSet::new();
+        for pod in both() {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            let Some(groups) = self.selecting.get(namespace) else {
+                continue;
+            };
+            for (label, value) in pod.metadata.labels.iter().flatten() {
+                let group = groups.get(&(label.clone(), value.clone()));
+                let selecting = group.into_iter().flatten().filter(|(_, service)| {
+                    let wanted = service
+                        .spec
+                        .as_ref()
+                        .and_then(|spec| spec.selector.as_ref());
+                    let labels = pod.metadata.labels.as_ref();
+                    wanted.is_some_and(|wanted| selector::contains(labels, wanted))
+                });
+                services.extend(selecting.map(|(name, _)| (namespace.to_owned(), name.clone())));
+            }
+        }
+        for (namespace, name) in services {
+            self.note_service(&namespace, &name);
+        }
+        let is_orphan = |pod: &Pod| pod::controller(&pod.metadata).is_none();
+        let seen = |pod: Option<&Pod>| {
+            pod.map(|pod| {
+                (
+                    pod.metadata.labels.clone(),
+                    is_orphan(pod),
+                    pod::is_active(pod),
+                )
+            })
+        };
+        if both().any(is_orphan) && seen(before) != seen(after) {
+            let namespace = both().find_map(|pod| pod.metadata.namespace.clone());
+            self.journal
+                .note(Touched::Orphan(namespace.unwrap_or_default()));
+        }
+    }
+
+    /// Notes that a ReplicaSet came, changed or went which nobody controls.
+    pub(super) fn note_set(&mut self, set: &ReplicaSet) {
+        if pod::controller(&set.metadata).is_none() {
+            let namespace = set.metadata.namespace.clone().unwrap_or_default();
+            self.journal.note(Touched::Orphan(namespace));
+        }
+    }
+
+    pub(super) fn note_service(&mut self, namespace: &str, name: &str) {
+        let key = meta_key("v1", "Service", namespace, name);
+        self.journal.note(Touched::Object(Arc::new(key)));
+    }
+
+    pub(super) fn put_service(&mut self, meta: &Meta, service: Service) {
+        let (namespace, name) = (&meta.object.namespace, &meta.object.name);
+        self.drop_service(namespace, name);
+        let service = put(&mut self.services, meta, service);
+        if let Some(label) = first_label(&service) {
+            let groups = self.selecting.entry(namespace.clone()).or_default();
+            let group = groups.entry(label).or_default();
+            group.insert(name.clone(), service);
+        }
+    }
+
+    pub(super) fn drop_service(&mut self, namespace: &str, name: &str) {
+        let Some(service) = self.services.remove(namespace, name) else {
+            return;
+        };
+        let groups = self.selecting.get_mut(namespace);
+        if let (Some(label), Some(groups)) = (first_label(&service), groups) {
+            take(groups, &label, name);
+            if groups.is_empty() {
+                self.selecting.remove(namespace);
+            }
+        }
+    }
+
+    pub(super) fn put_node(&mut self, meta: &Meta, node: Node) {
+        let before = self.nodes.get("", &meta.object.name);
+        if before.is_none_or(|before| !is_same_to_pods(before, &node)) {
+            self.journal.note(Touched::Placement);
+        }
+        put(&mut self.nodes, meta, node);
+    }
+
+    pub(super) fn drop_node(&mut self, name: &str) {
+        if self.nodes.remove("", name).is_some() {
+            self.journal.note(Touched::Placement);
+        }
+    }
+}
+
+/// The objects with these uids, as far as they are there.
+fn owners_of(snapshot: &Snapshot, uids: &[&str]) -> Vec<Arc<Meta>> {
+    let found = uids.iter().filter_map(|uid| snapshot.meta(uid));
+    found.cloned().collect()
+}
+
+/// Under which label a Service is found by its pods.
+fn first_label(service: &Service) -> Option<(String, String)> {
+    let wanted = service.spec.as_ref()?.selector.as_ref()?;
+    let (label, value) = wanted.iter().next()?;
+    Some((label.clone(), value.clone()))
+}
+
+/// Whether a node's change is nothing but a sign of life.
+fn is_same_to_pods(before: &Node, after: &Node) -> bool {
+    let conditions = |node: &Node| -> Vec<(String, String)> {
+        let listed = node.status.iter().flat_map(|one| one.conditions.iter());
+        let state = |one: &NodeCondition| (one.type_.clone(), one.status.clone());
+        listed.flatten().map(state).collect()
+    };
+    let offers = |node: &Node| node.status.as_ref().map(|one| one.allocatable.clone());
+    before.metadata.labels == after.metadata.labels
+        && before.metadata.uid == after.metadata.uid
+        && before.metadata.deletion_timestamp == after.metadata.deletion_timestamp
+        && before.spec == after.spec
+        && offers(before) == offers(after)
+        && conditions(before) == conditions(after)
+}
