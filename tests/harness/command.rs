@@ -71,18 +71,26 @@ pub struct Background {
 }
 
 impl Background {
-    /// Starts it.
+    /// Starts it, with nothing to read.
     ///
     /// # Errors
     /// It can't be started.
     pub fn start(command: &mut Command) -> Result<Self> {
+        Self::fed(command, Stdio::null())
+    }
+
+    /// Starts it with an input.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn fed(command: &mut Command, input: impl Into<Stdio>) -> Result<Self> {
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let shown = words
             .map(|word| word.to_string_lossy().into_owned())
             .collect::<Vec<_>>()
             .join(" ");
         command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {shown}"))?;

@@ -1,15 +1,12 @@
 //! `kubectl run -i` and `kubectl attach`: to a container's own streams, to the end of its stdin, with its exit code.
 
-use std::fs::File;
-use std::process::{Command, Stdio};
-
 use anyhow::{Result, ensure};
 use harness::Cluster;
 
 use super::Kubectl;
 
-pub(crate) fn runs_and_attaches(cluster: &Cluster) -> Result<()> {
-    let kubectl = Kubectl::new(cluster, "WAGGLE_KUBECTL")?;
+pub(crate) fn runs_and_attaches(cluster: &Cluster, variable: &str) -> Result<()> {
+    let kubectl = Kubectl::new(cluster, variable)?;
     let folder = tempfile::tempdir()?;
     let input = folder.path().join("input");
     // More than a pipe holds; its end is what the program waits for.
@@ -27,20 +24,10 @@ pub(crate) fn runs_and_attaches(cluster: &Cluster) -> Result<()> {
         "-c",
         program,
     ];
-    let output = Command::new("timeout")
-        .arg("90")
-        .arg(&kubectl.binary)
-        .arg("--kubeconfig")
-        .arg(&kubectl.config)
-        .args(words)
-        .stdin(Stdio::from(File::open(&input)?))
-        .output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let output = kubectl.fed(&input, &words)?;
     ensure!(
-        output.status.code() == Some(5) && said.contains("170000"),
-        "{:?}: {said}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
+        output.code == 5 && output.stdout.contains("170000"),
+        "{output:?}"
     );
     let gone = kubectl.run(&["get", "pod", "counts"])?.fault()?;
     ensure!(gone.contains("not found"), "{gone}");
@@ -62,12 +49,7 @@ pub(crate) fn runs_and_attaches(cluster: &Cluster) -> Result<()> {
         "pod/ticks",
         "--timeout=60s",
     ])?;
-    let mut attach = Command::new(&kubectl.binary);
-    attach
-        .arg("--kubeconfig")
-        .arg(&kubectl.config)
-        .args(["attach", "ticks"]);
-    let attached = harness::Background::start(&mut attach)?;
+    let attached = harness::Background::start(&mut kubectl.command(&["attach", "ticks"]))?;
     std::thread::sleep(std::time::Duration::from_secs(1));
     kubectl.ok(&["exec", "ticks", "--", "touch", "/stop"])?;
     let output = attached.finish(std::time::Duration::from_secs(30))?.ok()?;

@@ -1,4 +1,4 @@
-//! Real kubectl, an old one and a current one, against a cluster of one node: what people type every day.
+//! Real kubectl, an old one, one of the middle and a current one, against a cluster of one node: what people type every day.
 #![forbid(unsafe_code)]
 
 mod admission;
@@ -9,14 +9,16 @@ mod debug;
 mod in_pod;
 mod resize;
 mod services;
+mod streams;
 mod writers;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Cluster, Output, Suite, run};
+use harness::{Background, Cluster, Output, Suite, run};
 
 const MANIFEST: &str = r#"
 apiVersion: apps/v1
@@ -51,11 +53,17 @@ fn main() -> ExitCode {
             .test("kubectl_1_20", |cluster| {
                 everyday(cluster, "WAGGLE_KUBECTL_OLD")
             })
+            .test("kubectl_1_28", |cluster| {
+                everyday(cluster, "WAGGLE_KUBECTL_MIDDLE")
+            })
             .test("kubectl_1_37", |cluster| {
                 everyday(cluster, "WAGGLE_KUBECTL")
             })
             .test("kubectl_1_20_creates_and_applies", |cluster| {
                 writers::creates(cluster, "WAGGLE_KUBECTL_OLD")
+            })
+            .test("kubectl_1_28_creates_and_applies", |cluster| {
+                writers::creates(cluster, "WAGGLE_KUBECTL_MIDDLE")
             })
             .test("kubectl_1_37_creates_and_applies", |cluster| {
                 writers::creates(cluster, "WAGGLE_KUBECTL")
@@ -84,8 +92,21 @@ fn main() -> ExitCode {
             )
             .test("kubectl_sees_other_versions", custom::other_versions)
             .test("kubectl_1_37_asks_and_drains", writers::asks_and_drains)
-            .test("kubectl_1_37_exec_logs_and_top", streams)
-            .test("kubectl_1_37_runs_and_attaches", attach::runs_and_attaches)
+            .test("kubectl_1_20_reaches_into_a_pod", |cluster| {
+                streams::into_a_pod(cluster, "WAGGLE_KUBECTL_OLD")
+            })
+            .test("kubectl_1_28_reaches_into_a_pod", |cluster| {
+                streams::into_a_pod(cluster, "WAGGLE_KUBECTL_MIDDLE")
+            })
+            .test("kubectl_1_37_reaches_into_a_pod", |cluster| {
+                streams::into_a_pod(cluster, "WAGGLE_KUBECTL")
+            })
+            .test("kubectl_1_20_runs_and_attaches", |cluster| {
+                attach::runs_and_attaches(cluster, "WAGGLE_KUBECTL_OLD")
+            })
+            .test("kubectl_1_37_runs_and_attaches", |cluster| {
+                attach::runs_and_attaches(cluster, "WAGGLE_KUBECTL")
+            })
             .test("kubectl_1_37_resizes", resize::resources_change_in_place)
             .test("kubectl_1_37_debugs", debug::containers_are_added)
             .test(
@@ -117,7 +138,7 @@ impl Kubectl {
             cache: tempfile::tempdir()?,
         })
     }
-    fn run(&self, arguments: &[&str]) -> Result<Output> {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command
             .arg("--kubeconfig")
@@ -125,7 +146,15 @@ impl Kubectl {
             .arg("--cache-dir")
             .arg(self.cache.path())
             .args(arguments);
-        run(&mut command, Duration::from_secs(90))
+        command
+    }
+    fn run(&self, arguments: &[&str]) -> Result<Output> {
+        run(&mut self.command(arguments), Duration::from_secs(90))
+    }
+    /// With a file as its standard input.
+    fn fed(&self, input: &Path, arguments: &[&str]) -> Result<Output> {
+        let fed = Background::fed(&mut self.command(arguments), File::open(input)?)?;
+        fed.finish(Duration::from_secs(90))
     }
     fn ok(&self, arguments: &[&str]) -> Result<String> {
         self.run(arguments)?.ok()
@@ -243,27 +272,5 @@ fn everyday(cluster: &Cluster, variable: &str) -> Result<()> {
         gone.is_ok() || kubectl.ok(&["get", "pods"])?.is_empty(),
         "pods stay: {gone:?}"
     );
-    Ok(())
-}
-
-fn streams(cluster: &Cluster) -> Result<()> {
-    let kubectl = Kubectl::new(cluster, "WAGGLE_KUBECTL")?;
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("pod.yaml");
-    std::fs::write(
-        &file,
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: one, namespace: default}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
-         containers: [{name: c, image: \"shop/client:1.0\", command: [sh, -c, \"echo hello; sleep 1000\"]}]\n",
-    )?;
-    kubectl.ok(&["apply", "-f", &file.to_string_lossy()])?;
-    kubectl.ok(&["wait", "--for=condition=Ready", "pod/one", "--timeout=60s"])?;
-    let logs = kubectl.ok(&["logs", "one"])?;
-    ensure!(logs == "hello\n", "{logs}");
-    let output = kubectl.run(&["exec", "one", "--", "sh", "-c", "echo out; exit 3"])?;
-    ensure!(output.stdout == "out\n" && output.code == 3, "{output:?}");
-    harness::eventually("usage", Duration::from_secs(60), || {
-        kubectl.ok(&["top", "nodes"])
-    })?;
-    kubectl.ok(&["delete", "pod", "one", "--timeout=30s"])?;
     Ok(())
 }

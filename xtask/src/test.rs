@@ -1,17 +1,17 @@
 //! All tests, from the quick ones to whole clusters. What the tests need from outside reaches them by environment
-//! variables: the binary, the images, the kubectls.
+//! variables: the binary, the images, the kubectls and other clients.
 
 use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::build::{self, Profile};
 use crate::run::{cargo, run};
-use crate::{images, kubectl, setup};
+use crate::{clients, images, kubectl, setup};
 
 /// Which tests.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only these: unit, bpf, cluster, kubectl. All when none is named. By their names alone: policy, which compares the
+    /// Only these: unit, bpf, cluster, kubectl, clients. All when none is named. By their names alone: policy, which compares the
     /// kernel's verdicts with a plain reference, and survival, a hundred agents killed under ten thousand connections.
     suites: Vec<Suite>,
     /// Random packets that `policy` compares.
@@ -28,6 +28,7 @@ enum Suite {
     Bpf,
     Cluster,
     Kubectl,
+    Clients,
     Policy,
     Survival,
 }
@@ -73,23 +74,42 @@ pub(crate) fn all(options: &Options) -> Result<()> {
             .env("WAGGLE_SURVIVAL", "full");
         run(&mut tests).context("survival")?;
     }
-    if !options.wants(Suite::Cluster) && !options.wants(Suite::Kubectl) {
+    on_clusters(options)
+}
+
+/// The suites that bring clusters up.
+fn on_clusters(options: &Options) -> Result<()> {
+    let suites = [
+        (Suite::Kubectl, "kubectl"),
+        (Suite::Clients, "clients"),
+        (Suite::Cluster, "cluster"),
+    ];
+    let wanted: Vec<_> = suites
+        .into_iter()
+        .filter(|(suite, _)| options.wants(*suite))
+        .collect();
+    if wanted.is_empty() {
         return Ok(());
     }
     let binary = build::waggle(Profile::Dev)?;
     let images = images::sample_application(Profile::Dev)?;
     let kubectls = kubectl::fetch()?;
-    for (suite, name) in [(Suite::Kubectl, "kubectl"), (Suite::Cluster, "cluster")] {
-        if options.wants(suite) {
-            let mut tests = rooted(name, options);
+    for (suite, name) in wanted {
+        let mut tests = rooted(name, options);
+        tests
+            .env("WAGGLE_BIN", &binary)
+            .env("WAGGLE_TEST_IMAGES", &images)
+            .env("WAGGLE_KUBECTL_OLD", &kubectls.old)
+            .env("WAGGLE_KUBECTL_MIDDLE", &kubectls.middle)
+            .env("WAGGLE_KUBECTL", &kubectls.current)
+            .env("WAGGLE_HELM", &kubectls.helm);
+        if suite == Suite::Clients {
+            let clients = clients::fetch()?;
             tests
-                .env("WAGGLE_BIN", &binary)
-                .env("WAGGLE_TEST_IMAGES", &images);
-            tests
-                .env("WAGGLE_KUBECTL_OLD", &kubectls.old)
-                .env("WAGGLE_KUBECTL", &kubectls.current);
-            run(&mut tests).with_context(|| format!("{name} tests"))?;
+                .env("WAGGLE_PYTHON", &clients.python)
+                .env("WAGGLE_CLIENT_NODE", &clients.client_node);
         }
+        run(&mut tests).with_context(|| format!("{name} tests"))?;
     }
     Ok(())
 }

@@ -49,18 +49,12 @@ pub(crate) use serve::serve;
 
 /// Everything that the API answers to.
 pub fn router(state: ServerState) -> Router {
-    let own = Router::new()
-        .route("/version", get(documents::version))
+    let own = discovery()
         .route("/livez", get(documents::alive))
         .route("/livez/{check}", get(documents::alive))
         .route("/healthz", get(documents::ready))
         .route("/readyz", get(documents::ready))
         .route("/readyz/{check}", get(documents::ready))
-        .route("/api", get(documents::core_versions))
-        .route("/apis", get(documents::groups))
-        .route("/api/v1", get(documents::core_resources))
-        .route("/apis/{group}", get(documents::group))
-        .route("/apis/{group}/{version}", get(documents::resources))
         .route("/backup", get(backup::backup))
         .route("/openapi/v2", get(documents::openapi_v2))
         .route("/openapi/v3", get(documents::openapi_v3))
@@ -111,6 +105,25 @@ pub fn router(state: ServerState) -> Router {
         .method_not_allowed_fallback(not_allowed);
     all.layer(middleware::from_fn_with_state(state, guard))
         .layer(middleware::from_fn(compress::compress))
+}
+
+/// What the server is and has. Libraries that were generated from Kubernetes' documents ask with a slash at the end.
+fn discovery() -> Router<ServerState> {
+    let paths = [
+        ("/version", get(documents::version)),
+        ("/api", get(documents::core_versions)),
+        ("/apis", get(documents::groups)),
+        ("/api/v1", get(documents::core_resources)),
+        ("/apis/{group}", get(documents::group)),
+        ("/apis/{group}/{version}", get(documents::resources)),
+    ];
+    paths
+        .into_iter()
+        .fold(Router::new(), |router, (path, serve)| {
+            router
+                .route(path, serve.clone())
+                .route(&format!("{path}/"), serve)
+        })
 }
 
 async fn not_allowed() -> Response {

@@ -630,11 +630,18 @@ async fn nobody_gets_in_without_a_name() {
 async fn documents_and_unknown_paths_are_answered() {
     let api = api().await;
     for path in [
+        "/version",
+        "/version/",
         "/api",
+        "/api/",
         "/apis",
+        "/apis/",
         "/api/v1",
+        "/api/v1/",
         "/apis/apps",
+        "/apis/apps/",
         "/apis/apps/v1",
+        "/apis/apps/v1/",
         "/openapi/v2",
         "/openapi/v3",
     ] {

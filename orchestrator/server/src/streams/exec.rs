@@ -1,16 +1,16 @@
-//! `pods/{name}/exec` and `attach`: a WebSocket on one side, the agent's stream on the other.
+//! `pods/{name}/exec` and `attach`: what is asked for, and by which transport it is served.
 
-use axum::extract::ws::{Message, WebSocket};
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use waggle_api::Status;
 use waggle_wire::v1;
 use waggle_wire::v1::open_stream::Request;
-use waggle_wire::v1::stream_frame::Frame;
 
-use super::channel::{self, STDERR, STDOUT, Said};
-use super::target::{Target, fault};
-use super::{Streams, Upgrade, over_web_socket};
+use super::channel::{V4, V5, serve_command};
+use super::spdy::{self, Wanted};
+use super::target::Target;
+use super::upgrade::Upgrade;
+use super::{Streams, refusal};
 use crate::sessions::StreamEnds;
 
 type Pairs = Query<Vec<(String, String)>>;
@@ -22,7 +22,7 @@ pub(super) async fn serve(
     upgrade: Upgrade,
 ) -> Response {
     let opened = open(&streams, &namespace, &name, &pairs);
-    over_web_socket("exec", upgrade, opened, bridge).await
+    serve_over(upgrade, wanted(&pairs), opened).await
 }
 
 pub(super) async fn attach(
@@ -32,7 +32,47 @@ pub(super) async fn attach(
     upgrade: Upgrade,
 ) -> Response {
     let opened = open_attached(&streams, &namespace, &name, &pairs);
-    over_web_socket("attach", upgrade, opened, bridge).await
+    serve_over(upgrade, wanted(&pairs), opened).await
+}
+
+/// Answers with the upgrade, once `opened` gives what is carried; a refusal is a plain answer.
+async fn serve_over(
+    upgrade: Upgrade,
+    wanted: Wanted,
+    opened: impl Future<Output = Result<StreamEnds, Status>>,
+) -> Response {
+    match upgrade {
+        Upgrade::WebSocket(upgrade) => match opened.await {
+            Ok(ends) => upgrade
+                .protocols([V5, V4])
+                .on_upgrade(|socket| serve_command(socket, ends)),
+            Err(status) => refusal(&status),
+        },
+        Upgrade::Spdy(upgrade) => {
+            let agreed = match upgrade.agree(spdy::COMMAND_PROTOCOLS) {
+                Ok(agreed) => agreed,
+                Err(answer) => return answer,
+            };
+            let protocol = agreed.protocol;
+            match opened.await {
+                Ok(ends) => agreed.answer(move |connection| {
+                    spdy::serve_command(connection, protocol, wanted, ends)
+                }),
+                Err(status) => refusal(&status),
+            }
+        }
+    }
+}
+
+fn wanted(pairs: &[(String, String)]) -> Wanted {
+    let [stdin, stdout, stderr, tty] =
+        ["stdin", "stdout", "stderr", "tty"].map(|key| is(pairs, key));
+    Wanted {
+        stdin,
+        stdout,
+        stderr,
+        tty,
+    }
 }
 
 /// A parameter of the query.
@@ -55,7 +95,12 @@ async fn open_attached(
     pairs: &[(String, String)],
 ) -> Result<StreamEnds, Status> {
     let target = Target::find(streams, namespace, name)?;
-    let (stdin, stdout, stderr) = (is(pairs, "stdin"), is(pairs, "stdout"), is(pairs, "stderr"));
+    let Wanted {
+        stdin,
+        stdout,
+        stderr,
+        ..
+    } = wanted(pairs);
     let request = v1::AttachRequest {
         container: target.container(one(pairs, "container").unwrap_or_default())?,
         pod: Some(target.pod.clone()),
@@ -84,8 +129,12 @@ async fn open(
             "you must specify at least 1 command for the exec",
         ));
     }
-    let [stdin, stdout, stderr, tty] =
-        ["stdin", "stdout", "stderr", "tty"].map(|key| is(pairs, key));
+    let Wanted {
+        stdin,
+        stdout,
+        stderr,
+        tty,
+    } = wanted(pairs);
     if !stdin && !stdout && !stderr {
         return Err(Status::bad_request(
             "you must specify at least 1 of stdin, stdout, stderr",
@@ -101,73 +150,4 @@ async fn open(
         tty,
     };
     target.open(streams, Request::Exec(request)).await
-}
-
-/// Carries frames both ways until the command or the client ends.
-async fn bridge(mut socket: WebSocket, mut ends: StreamEnds) {
-    let outcome = loop {
-        tokio::select! {
-            message = socket.recv() => {
-                let said = message.and_then(Result::ok).map_or(Said::Gone, channel::said);
-                if said == Said::Gone {
-                    // Dropping the stream tells the agent that nobody listens.
-                    return;
-                }
-                if let Some(frame) = frame(said)
-                    && ends.to_agent.send(Ok(frame)).await.is_err()
-                {
-                    tracing::debug!("an exec's input came after its end");
-                }
-            }
-            frame = ends.from_agent.message() => {
-                let message = match heard(frame) {
-                    Heard::Output(message) => message,
-                    Heard::Nothing => continue,
-                    Heard::End(outcome) => break outcome,
-                };
-                if socket.send(message).await.is_err() {
-                    return;
-                }
-            }
-        }
-    };
-    if socket.send(channel::ended(&outcome)).await.is_ok() {
-        let close = axum::extract::ws::CloseFrame {
-            code: 1000,
-            reason: "".into(),
-        };
-        drop(socket.send(Message::Close(Some(close))).await);
-    }
-}
-
-fn frame(said: Said) -> Option<v1::StreamFrame> {
-    let frame = match said {
-        Said::Stdin(bytes) => Frame::Stdin(bytes),
-        Said::Resize(size) => Frame::Resize(size),
-        Said::StdinClosed => Frame::StdinClosed(true),
-        Said::Gone | Said::Nothing => return None,
-    };
-    Some(v1::StreamFrame { frame: Some(frame) })
-}
-
-enum Heard {
-    Output(Message),
-    Nothing,
-    End(Result<i32, Status>),
-}
-
-fn heard(message: Result<Option<v1::StreamFrame>, tonic::Status>) -> Heard {
-    match message {
-        Ok(Some(v1::StreamFrame { frame: Some(frame) })) => match frame {
-            Frame::Stdout(bytes) => Heard::Output(channel::message(STDOUT, &bytes)),
-            Frame::Stderr(bytes) => Heard::Output(channel::message(STDERR, &bytes)),
-            Frame::End(end) => Heard::End(fault(&end).map_or(Ok(end.exit_code), Err)),
-            _ => Heard::Nothing,
-        },
-        Ok(Some(_)) => Heard::Nothing,
-        Ok(None) => Heard::End(Err(Status::internal(
-            "the node ended the command's stream early",
-        ))),
-        Err(status) => Heard::End(Err(Status::internal(status.message()))),
-    }
 }

@@ -1,5 +1,6 @@
-//! `pods/{name}/portforward` over WebSocket: for the port number i of the request, channel 2i carries data and channel
-//! 2i+1 an error. The first message of each channel from the server is its port, two bytes, low byte first.
+//! `pods/{name}/portforward`: over SPDY, also inside of a WebSocket, as many connections as the client opens; over a plain
+//! WebSocket one to each port of the request: for the port number i, channel 2i carries data and channel 2i+1 an error. The
+//! first message of each channel from the server is its port, two bytes, low byte first.
 
 use std::collections::HashMap;
 
@@ -7,19 +8,24 @@ use axum::extract::ws::{Message, WebSocket};
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use bytes::Bytes;
+use futures::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 use waggle_api::Status;
 use waggle_wire::v1;
 use waggle_wire::v1::open_stream::Request;
-use waggle_wire::v1::stream_frame::Frame;
 
-use super::channel;
-use super::target::{Target, fault};
-use super::{Streams, Upgrade, over_web_socket};
+use super::channel::{self, V4, V5};
+use super::conversation::{HungUp, Listen, Said, Speak, Told, bridge};
+use super::spdy;
+use super::target::Target;
+use super::upgrade::Upgrade;
+use super::{Streams, refusal};
 use crate::sessions::StreamEnds;
 
 /// Ports that one request may name.
 const MOST_PORTS: usize = 64;
+/// Messages on their way to a port or to the client.
+const QUEUE: usize = 32;
 
 type Pairs = Query<Vec<(String, String)>>;
 
@@ -29,17 +35,39 @@ pub(super) async fn serve(
     Query(pairs): Pairs,
     upgrade: Upgrade,
 ) -> Response {
-    let opened = open(&streams, &namespace, &name, &pairs);
-    over_web_socket("port-forward", upgrade, opened, bridge).await
+    let target = match Target::find(&streams, &namespace, &name) {
+        Ok(target) => target,
+        Err(status) => return refusal(&status),
+    };
+    let upgrade = match upgrade {
+        Upgrade::WebSocket(upgrade) => upgrade.protocols([spdy::TUNNEL, V5, V4]),
+        Upgrade::Spdy(upgrade) => {
+            return match upgrade.agree(&[spdy::FORWARD_PROTOCOL]) {
+                Ok(agreed) => agreed
+                    .answer(move |connection| spdy::serve_forward(connection, streams, target)),
+                Err(answer) => answer,
+            };
+        }
+    };
+    if upgrade
+        .selected_protocol()
+        .is_some_and(|one| one == spdy::TUNNEL)
+    {
+        return upgrade.on_upgrade(move |socket| {
+            spdy::serve_forward(channel::tunnel(socket), streams, target)
+        });
+    }
+    match open(&streams, &target, &pairs).await {
+        Ok(opened) => upgrade.on_upgrade(move |socket| carry(socket, opened)),
+        Err(status) => refusal(&status),
+    }
 }
 
 async fn open(
     streams: &Streams,
-    namespace: &str,
-    name: &str,
+    target: &Target,
     pairs: &[(String, String)],
 ) -> Result<Vec<(u16, StreamEnds)>, Status> {
-    let target = Target::find(streams, namespace, name)?;
     let mut opened = Vec::new();
     for port in ports(pairs)? {
         let request = v1::PortForwardRequest {
@@ -78,103 +106,91 @@ fn ports(pairs: &[(String, String)]) -> Result<Vec<u16>, Status> {
 }
 
 /// Carries data of every port both ways until all have ended or the client has.
-async fn bridge(mut socket: WebSocket, ports: Vec<(u16, StreamEnds)>) {
-    let (out, mut messages) = mpsc::channel::<Message>(32);
-    let mut inputs = HashMap::new();
-    for (index, (port, ends)) in ports.into_iter().enumerate() {
-        let Ok(index) = u8::try_from(index) else {
-            break;
-        };
-        let data = index * 2;
+async fn carry(socket: WebSocket, ports: Vec<(u16, StreamEnds)>) {
+    let (mut to_client, mut from_client) = socket.split();
+    let (out, mut messages) = mpsc::channel(QUEUE);
+    let mut inputs = Inputs::new();
+    for (data, (port, ends)) in (0..u8::MAX).step_by(2).zip(ports) {
         for channel in [data, data + 1] {
-            if socket
-                .send(channel::message(channel, &port.to_le_bytes()))
-                .await
-                .is_err()
-            {
+            let first = channel::message(channel, &port.to_le_bytes());
+            if to_client.send(first).await.is_err() {
                 return;
             }
         }
-        inputs.insert(data, ends.to_agent);
-        tokio::spawn(carry_out(data, ends.from_agent, out.clone()));
+        let (input, said) = mpsc::channel(QUEUE);
+        inputs.insert(data, input);
+        let mut channels = Channels {
+            data,
+            out: out.clone(),
+        };
+        tokio::spawn(async move { bridge(&mut Received(said), &mut channels, ends).await });
     }
     drop(out);
-    loop {
-        tokio::select! {
-            message = messages.recv() => match message {
-                Some(message) => {
-                    if socket.send(message).await.is_err() {
-                        return;
-                    }
-                }
-                None => break,
-            },
-            message = socket.recv() => match message {
-                Some(Ok(Message::Binary(bytes))) => carry_in(&mut inputs, bytes).await,
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
-                Some(Ok(_)) => {}
+    let inward = async {
+        while let Some(Ok(message)) = from_client.next().await {
+            match message {
+                Message::Binary(bytes) => pass_on(&inputs, bytes).await,
+                Message::Close(_) => return,
+                _ => {}
             }
         }
-    }
-    drop(socket.send(Message::Close(None)).await);
-}
-
-type Inputs = HashMap<u8, mpsc::Sender<Result<v1::StreamFrame, tonic::Status>>>;
-
-async fn carry_in(inputs: &mut Inputs, bytes: Bytes) {
-    let Some(&channel) = bytes.first() else {
-        return;
     };
-    if channel == 255 {
-        let closed = bytes.get(1).and_then(|closed| inputs.remove(closed));
-        if let Some(input) = closed {
-            let frame = v1::StreamFrame {
-                frame: Some(Frame::StdinClosed(true)),
-            };
-            drop(input.send(Ok(frame)).await);
+    let outward = async {
+        while let Some(message) = messages.recv().await {
+            if to_client.send(message).await.is_err() {
+                return;
+            }
         }
-    } else if let Some(input) = inputs.get(&channel) {
-        let frame = v1::StreamFrame {
-            frame: Some(Frame::Stdin(bytes.slice(1..))),
-        };
-        drop(input.send(Ok(frame)).await);
+        drop(
+            to_client
+                .send(Message::Close(Some(channel::normal())))
+                .await,
+        );
+    };
+    tokio::select! {
+        () = inward => {}
+        () = outward => {}
     }
 }
 
-async fn carry_out(
+/// Towards each port, by its data channel.
+type Inputs = HashMap<u8, mpsc::Sender<Said>>;
+
+async fn pass_on(inputs: &Inputs, bytes: Bytes) {
+    let (channel, said) = match *bytes {
+        [channel::CLOSE, closed, ..] => (closed, Said::StdinClosed),
+        [channel, ..] => (channel, Said::Stdin(bytes.slice(1..))),
+        [] => return,
+    };
+    if let Some(input) = inputs.get(&channel) {
+        // A port that has ended takes no more.
+        drop(input.send(said).await);
+    }
+}
+
+/// What a client says to one of several ports, as it was told apart.
+pub(super) struct Received(pub(super) mpsc::Receiver<Said>);
+
+impl Listen for Received {
+    async fn hear(&mut self) -> Option<Said> {
+        self.0.recv().await
+    }
+}
+
+/// A port's two channels.
+struct Channels {
     data: u8,
-    mut from_agent: tonic::Streaming<v1::StreamFrame>,
     out: mpsc::Sender<Message>,
-) {
-    loop {
-        let message = match from_agent.message().await {
-            Ok(Some(v1::StreamFrame {
-                frame: Some(Frame::Stdout(bytes)),
-            })) => channel::message(data, &bytes),
-            Ok(Some(v1::StreamFrame {
-                frame: Some(Frame::End(end)),
-            })) => {
-                if let Some(status) = fault(&end) {
-                    drop(
-                        out.send(channel::message(data + 1, status.message.as_bytes()))
-                            .await,
-                    );
-                }
-                return;
-            }
-            Ok(Some(_)) => continue,
-            Ok(None) => return,
-            Err(status) => {
-                drop(
-                    out.send(channel::message(data + 1, status.message().as_bytes()))
-                        .await,
-                );
-                return;
-            }
+}
+
+impl Speak for Channels {
+    async fn tell(&mut self, told: Told) -> Result<(), HungUp> {
+        let message = match told {
+            Told::Stdout(bytes) => channel::message(self.data, &bytes),
+            Told::End(Err(status)) => channel::message(self.data + 1, status.message.as_bytes()),
+            Told::Stderr(_) | Told::End(Ok(_)) => return Ok(()),
         };
-        if out.send(message).await.is_err() {
-            return;
-        }
+        self.out.send(message).await.map_err(|_| HungUp)
     }
 }
 

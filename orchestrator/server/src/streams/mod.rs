@@ -1,21 +1,22 @@
 //! What streams between a user and a node: logs, exec, port-forward, flows; and binding, the one other subresource of a
-//! pod that is not plain data. The node's agent does the work; here its frames become HTTP and WebSocket messages.
+//! pod that is not plain data. The node's agent does the work; here its frames become HTTP, WebSocket messages and SPDY frames.
 
 mod channel;
+mod conversation;
 mod exec;
 mod flows;
 mod forward;
 mod logs;
+mod spdy;
 mod target;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tunnel;
+mod upgrade;
 
 use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -47,12 +48,15 @@ pub fn router(streams: Streams) -> Router {
             get(flows::of_namespace),
         )
         .route(&format!("{POD}/log"), get(logs::serve))
-        .route(&format!("{POD}/exec"), get(exec::serve).post(spdy))
+        .route(&format!("{POD}/exec"), get(exec::serve).post(exec::serve))
         .route(
             &format!("{POD}/portforward"),
-            get(forward::serve).post(spdy),
+            get(forward::serve).post(forward::serve),
         )
-        .route(&format!("{POD}/attach"), get(exec::attach).post(spdy))
+        .route(
+            &format!("{POD}/attach"),
+            get(exec::attach).post(exec::attach),
+        )
         .route(&format!("{POD}/binding"), post(bind))
         .route(
             "/api/v1/namespaces/{namespace}/bindings",
@@ -70,42 +74,6 @@ pub(crate) fn refusal(status: &Status) -> Response {
         status.to_value().to_string(),
     )
         .into_response()
-}
-
-/// A request for a WebSocket, or why it is none.
-type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
-
-/// Answers a request for a WebSocket with what `opened` gives, carried by `bridge`; a refusal is a plain answer.
-async fn over_web_socket<T, F>(
-    what: &str,
-    upgrade: Upgrade,
-    opened: impl Future<Output = Result<T, Status>>,
-    bridge: fn(WebSocket, T) -> F,
-) -> Response
-where
-    T: Send + 'static,
-    F: Future<Output = ()> + Send + 'static,
-{
-    let upgrade = match upgrade {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => {
-            let message = format!("{what} needs a WebSocket upgrade: {rejection}");
-            return refusal(&Status::bad_request(message));
-        }
-    };
-    match opened.await {
-        Ok(opened) => upgrade
-            .protocols([channel::V5, channel::V4])
-            .on_upgrade(move |socket| bridge(socket, opened)),
-        Err(status) => refusal(&status),
-    }
-}
-
-/// Clients up to kubectl 1.29 ask for SPDY with a POST.
-async fn spdy() -> Response {
-    refusal(&Status::bad_request(
-        "streams are served over WebSocket (v5.channel.k8s.io), not over SPDY: use kubectl 1.30 or newer, or `waggle exec`",
-    ))
 }
 
 async fn bind(

@@ -25,7 +25,7 @@ use super::{Streams, router};
 use crate::sessions::fixture::{Agent, Cluster, soon};
 
 /// The routes of this room on a loopback port.
-async fn serve(cluster: &Cluster) -> SocketAddr {
+pub(super) async fn serve(cluster: &Cluster) -> SocketAddr {
     let streams = Streams {
         objects: cluster.objects.clone(),
         leading: crate::leading::Leading::alone(cluster.sessions.clone()),
@@ -65,7 +65,7 @@ pub(super) async fn ask(
     .unwrap()
 }
 
-async fn status(response: http::Response<hyper::body::Incoming>) -> (u16, String) {
+pub(super) async fn status(response: http::Response<hyper::body::Incoming>) -> (u16, String) {
     let code = response.status().as_u16();
     let body = soon("a body", response.into_body().collect())
         .await
@@ -140,7 +140,7 @@ impl Served {
     }
 }
 
-const POD: &str = "/api/v1/namespaces/shop/pods/web";
+pub(super) const POD: &str = "/api/v1/namespaces/shop/pods/web";
 
 #[tokio::test]
 async fn logs_are_passed_on_as_they_come() {
@@ -232,7 +232,7 @@ async fn what_cannot_be_streamed_is_said_clearly() {
     check(
         &format!("{POD}/exec?command=ls&stdout=true"),
         400,
-        "WebSocket",
+        "WebSocket or to SPDY/3.1",
     )
     .await;
     let mut agent = cluster.agent("node1").await;
@@ -259,9 +259,9 @@ async fn what_cannot_be_streamed_is_said_clearly() {
     drop(served);
 }
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-async fn dial(address: SocketAddr, path: &str, protocol: &str) -> (Socket, String) {
+pub(super) async fn dial(address: SocketAddr, path: &str, protocol: &str) -> (Socket, String) {
     let mut request = format!("ws://{address}{path}")
         .into_client_request()
         .unwrap();
