@@ -27,6 +27,7 @@ mod reclaim;
 mod refused;
 mod session;
 mod start;
+mod static_pods;
 mod streams;
 
 pub use eviction::{EvictionOptions, GracePeriods, Signal, Thresholds};

@@ -34,6 +34,8 @@ pub struct AgentOptions {
     pub xdp: XdpMode,
     /// Labels of the Node object beside the usual ones.
     pub labels: BTreeMap<String, String>,
+    /// Folder of manifests of pods that this node runs whatever the scheduler thinks.
+    pub static_pods: Option<PathBuf>,
     /// Registries (`host:port`) that are spoken to without TLS.
     pub insecure_registries: Vec<String>,
     /// Where the agent's pid and start time (clock ticks since boot) are kept, for whoever ends it.

@@ -26,7 +26,9 @@ use crate::persist::{Keeper, Known};
 use crate::pods::table::Table;
 use crate::pressure;
 use crate::session::{Session, decode, join};
-use crate::{AgentError, AgentOptions, admin, clock, flows, health_check, network, reclaim};
+use crate::{
+    AgentError, AgentOptions, admin, clock, flows, health_check, network, reclaim, static_pods,
+};
 
 /// Where the node's own name servers are.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -114,6 +116,10 @@ pub(crate) async fn run(
     tasks.spawn(forever(Arc::clone(&keeper).run()));
     tasks.spawn(forever(flows::read(Arc::clone(&node))));
     tasks.spawn(forever(reclaim::run(Arc::clone(&node))));
+    tasks.spawn(forever(static_pods::tell(
+        Arc::clone(&node),
+        options.static_pods.clone(),
+    )));
     let datapath = Arc::clone(&node.datapath);
     tasks.spawn(forever(async move {
         let ended = datapath.keep_routes().await;

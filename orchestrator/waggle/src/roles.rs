@@ -123,6 +123,7 @@ pub(crate) async fn agent(args: AgentArgs) -> Result<ExitCode> {
         tunnel: args.tunnel,
         xdp: args.xdp,
         labels: args.label.into_iter().collect(),
+        static_pods: args.static_pods,
         insecure_registries: args.insecure_registry,
         pid_file: args.pid_file,
         eviction: args.eviction.into(),

@@ -18,6 +18,7 @@ mod numbers;
 mod rendezvous;
 mod service;
 mod session;
+mod static_pods;
 #[cfg(test)]
 mod tests;
 mod upward;

@@ -17,7 +17,7 @@ use waggle_wire::v1::node_server::{Node, NodeServer};
 
 use super::enrol::{Desk, caller, issue};
 use super::rendezvous::{FRAMES, StreamEnds};
-use super::{Inner, SessionsError, account, session, volumes};
+use super::{Inner, SessionsError, account, session, static_pods, volumes};
 
 /// How long a peer may take to say who it is or which stream it opens.
 const FIRST_WORD: Duration = Duration::from_secs(10);
@@ -146,6 +146,15 @@ impl Node for Sill {
     ) -> Result<Response<v1::VolumesReply>, Status> {
         let node = caller(&request)?;
         let reply = volumes::orders(&self.0, &node, &request.into_inner().removed).await;
+        Ok(Response::new(reply))
+    }
+
+    async fn static_pods(
+        &self,
+        request: Request<v1::StaticPodsRequest>,
+    ) -> Result<Response<v1::StaticPodsReply>, Status> {
+        let node = caller(&request)?;
+        let reply = static_pods::settle(&self.0, &node, request.into_inner().pods).await;
         Ok(Response::new(reply))
     }
 

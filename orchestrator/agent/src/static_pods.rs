@@ -1,0 +1,110 @@
+//! Pods that a node runs because their manifests are in a folder of its own: the server is told what is there, shows a pod
+//! for each and has the node run it. What was running goes on without a server, as every pod does.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use waggle_wire::v1;
+use waggle_wire::v1::node_client::NodeClient;
+
+use crate::node::Node;
+
+/// Between two looks into the folder.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Looks after which the server is told although nothing changed: what it could not do before may work by now.
+const REPEAT: u32 = 5;
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Largest manifest, bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// Tells for as long as it runs. Without a folder the server is told once that there is nothing.
+pub(crate) async fn tell(node: Arc<Node>, folder: Option<PathBuf>) {
+    let (mut told, mut looks, mut faults) = (None, 0, Vec::new());
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let place = folder.clone();
+        let read = tokio::task::spawn_blocking(move || place.map_or(Ok(Vec::new()), |p| read(&p)));
+        let pods = match read.await {
+            Ok(Ok(pods)) => pods,
+            Ok(Err(error)) => {
+                tracing::warn!(folder = ?folder, %error, "static pods stay as they are: their folder can't be read");
+                continue;
+            }
+            Err(error) => {
+                tracing::error!(%error, "reading the static pods broke off");
+                continue;
+            }
+        };
+        looks += 1;
+        let again = folder.is_some() && looks >= REPEAT;
+        if told.as_ref() == Some(&pods) && !again {
+            continue;
+        }
+        let Some(channel) = node.server.borrow().clone() else {
+            continue;
+        };
+        let request = v1::StaticPodsRequest { pods: pods.clone() };
+        let mut client = NodeClient::new(channel);
+        let answer = tokio::time::timeout(PATIENCE, client.static_pods(request)).await;
+        let Ok(Ok(reply)) = answer else { continue };
+        let reply = reply.into_inner().faults;
+        if reply != faults {
+            for fault in &reply {
+                tracing::warn!(file = fault.file, "a static pod: {}", fault.message);
+            }
+            faults = reply;
+        }
+        (told, looks) = (Some(pods), 0);
+    }
+}
+
+/// The manifests in a folder, by their files' names. Hidden files are somebody's half-written ones.
+fn read(folder: &Path) -> std::io::Result<Vec<v1::StaticPod>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let about = std::fs::metadata(entry.path())?;
+        if file.starts_with('.') || !about.is_file() {
+            continue;
+        }
+        let manifest = if about.len() > LARGEST {
+            tracing::warn!(
+                file,
+                "a static pod's manifest is larger than {LARGEST} bytes"
+            );
+            continue;
+        } else {
+            std::fs::read(entry.path())?
+        };
+        found.push(v1::StaticPod {
+            file,
+            manifest: manifest.into(),
+        });
+    }
+    found.sort_by(|one, other| one.file.cmp(&other.file));
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_in_order_and_hidden_ones_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("b.yaml", "b"), ("a.json", "a"), (".a.json.swp", "x")] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        std::fs::create_dir(folder.path().join("more")).unwrap();
+        let long = vec![b' '; usize::try_from(LARGEST).unwrap() + 1];
+        std::fs::write(folder.path().join("long.yaml"), long).unwrap();
+        let found = read(folder.path()).unwrap();
+        let names: Vec<&str> = found.iter().map(|one| one.file.as_str()).collect();
+        assert_eq!(names, ["a.json", "b.yaml"]);
+        assert_eq!(found[0].manifest.as_ref(), b"a");
+        assert!(read(&folder.path().join("none")).is_err());
+    }
+}
