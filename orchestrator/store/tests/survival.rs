@@ -1,6 +1,7 @@
 //! What the embedded store survives, tried on real processes and a real full disk: kill -9 in the middle of commits,
 //! and a file system with no space left. Each test starts this test program again as its victim.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -37,79 +38,180 @@ fn role() -> Option<(String, PathBuf)> {
     ))
 }
 
-/// Writes pairs of keys for ever; prints each number once it is acknowledged.
-async fn write_for_ever(file: &Path) {
-    let store = EmbeddedStore::open(file).unwrap();
-    let start = store.revision().await.unwrap().0;
-    for number in start + 1.. {
-        let value = vec![u8::try_from(number % 251).unwrap(); 2000];
-        let pair = ["a", "b"].map(|side| {
-            put(
-                format!("/{side}/{number:08}"),
-                Expect::Absent,
-                value.clone(),
-            )
-        });
-        let revision = store.commit(pair.into()).await.unwrap();
-        assert_eq!(revision, Revision(number));
-        println!("acknowledged {number}");
+/// How many writers there are at once, each with keys of its own.
+const WRITERS: u64 = 4;
+/// Keys of a writer.
+const KEYS: u64 = 24;
+/// Kills of a usual run; `cargo xtask test crashes` asks for thousands.
+const KILLS: u64 = 12;
+
+/// A number that looks like any other, always the same for the same two.
+fn mixed(a: u64, b: u64) -> u64 {
+    let mut mixed = (a << 32 | b).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed ^ mixed >> 32
+}
+
+/// What a writer's transaction of this number does: the key, and the length of its value unless it is deleted.
+fn step(writer: u64, number: u64) -> (String, Option<usize>) {
+    let random = mixed(writer, number);
+    let length = if random.is_multiple_of(97) {
+        300_000
+    } else {
+        (random >> 8) % 3000
+    };
+    let key = format!("/{writer}/{:02}", (random >> 20) % KEYS);
+    let kept = !(random >> 40).is_multiple_of(4);
+    (key, kept.then_some(usize::try_from(length).unwrap()))
+}
+
+/// Bytes that say of which transaction they are.
+fn content(number: u64, length: usize) -> Vec<u8> {
+    number
+        .to_le_bytes()
+        .into_iter()
+        .cycle()
+        .take(length)
+        .collect()
+}
+
+/// One writer's transactions, one after the other: each notes its number and changes one key.
+async fn write_for_ever(store: &EmbeddedStore, writer: u64) {
+    let note = format!("/notes/{writer}");
+    let noted = store.get(&note).await.unwrap();
+    let last = noted.map_or(0, |entry| {
+        u64::from_le_bytes(entry.value[..].try_into().unwrap())
+    });
+    for number in last + 1.. {
+        let (key, length) = step(writer, number);
+        let there = store.get(&key).await.unwrap();
+        let mut writes = vec![put(
+            note.clone(),
+            if number == 1 {
+                Expect::Absent
+            } else {
+                Expect::Present
+            },
+            number.to_le_bytes().to_vec(),
+        )];
+        let expect = there
+            .as_ref()
+            .map_or(Expect::Absent, |entry| Expect::Modified(entry.modified));
+        match length {
+            Some(length) => writes.push(put(key, expect, content(number, length))),
+            None if there.is_some() => writes.push(Write {
+                key,
+                expect,
+                value: None,
+            }),
+            None => {}
+        }
+        let revision = store.commit(writes).await.unwrap();
+        println!("acknowledged {writer} {number}");
+        if number.is_multiple_of(40) {
+            store
+                .compact(Revision(revision.0.saturating_sub(20)))
+                .await
+                .unwrap();
+        }
     }
 }
 
-/// Kills the victim after `some` acknowledgements; the last number that it acknowledged.
-fn kill_after(mut child: Child, some: usize) -> u64 {
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut numbers = lines.map_while(Result::ok).filter_map(|line| {
-        line.split("acknowledged ")
-            .nth(1)
-            .and_then(|number| number.trim().parse::<u64>().ok())
-    });
-    let mut last = 0;
-    for number in numbers.by_ref().take(some) {
-        last = number;
+/// Lets the victim work for a while after its first word, which it says before it makes or opens its store, and kills it:
+/// what it acknowledged last, by writer.
+fn killed_after(mut child: Child, work: Duration) -> BTreeMap<u64, u64> {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut said = BTreeMap::new();
+    let mut hear = |line: String| {
+        let mut words = line.split("acknowledged ").nth(1)?.split(' ');
+        let mut number = || words.next()?.trim().parse::<u64>().ok();
+        said.insert(number()?, number()?)
+    };
+    let mut killer = None;
+    while let Some(Ok(line)) = lines.next() {
+        hear(line);
+        killer.get_or_insert_with(|| {
+            std::thread::spawn(move || {
+                std::thread::sleep(work);
+                nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)
+            })
+        });
     }
-    child.kill().unwrap();
+    killer
+        .expect("the victim wrote nothing")
+        .join()
+        .unwrap()
+        .unwrap();
     child.wait().unwrap();
-    // What it still said before it died counts as well.
-    numbers.last().unwrap_or(last)
+    said
+}
+
+/// The model of one writer's keys after this many transactions.
+fn modelled(writer: u64, last: u64) -> BTreeMap<String, (u64, usize)> {
+    let mut model = BTreeMap::new();
+    for number in 1..=last {
+        match step(writer, number) {
+            (key, Some(length)) => drop(model.insert(key, (number, length))),
+            (key, None) => drop(model.remove(&key)),
+        }
+    }
+    model
 }
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_to_kill_9() {
     if let Some((_, file)) = role() {
-        return write_for_ever(&file).await;
+        let store = EmbeddedStore::open(&file).unwrap();
+        let writers = (0..WRITERS).map(|writer| write_for_ever(&store, writer));
+        futures::future::join_all(writers).await;
+        return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("store.redb");
+    let kills = std::env::var("WAGGLE_STORE_KILLS");
+    let kills = kills.map_or(KILLS, |kills| kills.parse().unwrap());
+    let mut folder = tempfile::tempdir().unwrap();
     let test = "nothing_acknowledged_is_lost_to_kill_9";
-    for round in 1..=4usize {
+    for kill in 0..kills {
+        // A new one every now and then, so that the making of a store is killed as well.
+        if kill.is_multiple_of(6) {
+            folder = tempfile::tempdir().unwrap();
+        }
+        let file = folder.path().join("store.redb");
         let child = victim("writer", test, &file)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let acknowledged = kill_after(child, 10 * round);
-        assert!(acknowledged > 0, "the victim wrote nothing");
+        let work = Duration::from_micros(mixed(kill, 7) % 40_000);
+        let acknowledged = killed_after(child, work);
         let store = EmbeddedStore::open(&file).unwrap();
-        let revision = store.revision().await.unwrap().0;
-        // One more may have been durable without having been said.
-        assert!(
-            revision == acknowledged || revision == acknowledged + 1,
-            "{revision} after {acknowledged}"
-        );
-        for side in ["/a/", "/b/"] {
-            let page = store.range(side, None, 0, None).await.unwrap();
-            assert_eq!(
-                page.entries.len() as u64,
-                revision,
-                "half a transaction, or a lost one"
-            );
-            for (entry, number) in page.entries.iter().zip(1u64..) {
-                assert_eq!(entry.modified, Revision(number));
+        for writer in 0..WRITERS {
+            let noted = store.get(&format!("/notes/{writer}")).await.unwrap();
+            let last = noted.map_or(0, |entry| {
+                u64::from_le_bytes(entry.value[..].try_into().unwrap())
+            });
+            // One more may have been durable without having been said. Who said nothing this time may have said so before.
+            if let Some(&said) = acknowledged.get(&writer) {
                 assert!(
-                    entry
-                        .value
-                        .iter()
-                        .all(|&byte| u64::from(byte) == number % 251)
+                    last == said || last == said + 1,
+                    "kill {kill}: {last} after {said}"
+                );
+            }
+            let page = store
+                .range(&format!("/{writer}/"), None, 0, None)
+                .await
+                .unwrap();
+            let model = modelled(writer, last);
+            let keys: Vec<&String> = page.entries.iter().map(|entry| &entry.key).collect();
+            assert_eq!(
+                keys,
+                model.keys().collect::<Vec<_>>(),
+                "kill {kill}: half a transaction, or a lost one"
+            );
+            for (entry, (number, length)) in page.entries.iter().zip(model.values()) {
+                assert!(
+                    entry.value == content(*number, *length),
+                    "kill {kill}: {} is another's",
+                    entry.key
                 );
             }
         }

@@ -70,6 +70,9 @@ impl File {
             return Err(self.medium("open", CLOSED));
         }
         *slot = Slot::Broken;
+        if !self.path.exists() {
+            self.make()?;
+        }
         let opened = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create(&self.path);
@@ -77,6 +80,41 @@ impl File {
         let revision = prepare(&database).map_err(|error| self.error("open", error))?;
         *slot = Slot::Open(database);
         Ok(revision)
+    }
+
+    /// Makes an empty store under another name, and gives it its own when it is whole: one that was killed half-way would
+    /// be no store, and could never be opened.
+    fn make(&self) -> Result<(), Error> {
+        let mut unfinished = self.path.clone().into_os_string();
+        unfinished.push(".unfinished");
+        let unfinished = PathBuf::from(unfinished);
+        let io = |error: std::io::Error| self.error("make", error.into());
+        match std::fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        let made = Database::create(&unfinished);
+        let database = made.map_err(|error| self.error("make", error.into()))?;
+        prepare(&database).map_err(|error| self.error("make", error))?;
+        drop(database);
+        // Not over one that somebody else has made meanwhile.
+        match std::fs::hard_link(&unfinished, &self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(io(error));
+            }
+            _ => {}
+        }
+        std::fs::remove_file(&unfinished).map_err(io)?;
+        // So that its name outlives a power cut as well.
+        let folder = std::fs::File::open(self.folder()).map_err(io)?;
+        folder.sync_all().map_err(io)
+    }
+
+    fn folder(&self) -> &Path {
+        let folder = self.path.parent();
+        folder
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."))
     }
 
     /// Gives the file back, once nobody reads or writes.
@@ -123,12 +161,7 @@ impl File {
 
     /// Whether the file system has room for `bytes` more.
     pub(super) fn check_room(&self, bytes: u64) -> Result<(), Error> {
-        let folder = self
-            .path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        match nix::sys::statvfs::statvfs(folder) {
+        match nix::sys::statvfs::statvfs(self.folder()) {
             Ok(stat) if stat.blocks_available() * stat.fragment_size() < bytes + HEADROOM => {
                 Err(self.full())
             }
