@@ -169,13 +169,14 @@ fn stored(state: &ServerState) -> Family {
 
 fn pending(state: &ServerState) -> Family {
     let waits = |pod: &&Arc<Object>| {
-        let value = &pod.value;
-        value["spec"]["nodeName"].as_str().is_none_or(str::is_empty)
-            && value["metadata"]["deletionTimestamp"].is_null()
-            && !matches!(
-                value["status"]["phase"].as_str(),
-                Some("Succeeded" | "Failed")
-            )
+        pod.value.glance(|value| {
+            value["spec"]["nodeName"].as_str().is_none_or(str::is_empty)
+                && value["metadata"]["deletionTimestamp"].is_null()
+                && !matches!(
+                    value["status"]["phase"].as_str(),
+                    Some("Succeeded" | "Failed")
+                )
+        })
     };
     let pods = kind("v1", "Pod").map(|pods| state.objects.list(pods, None));
     let count = pods.map_or(0, |pods| pods.objects.iter().filter(waits).count());

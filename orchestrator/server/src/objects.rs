@@ -8,12 +8,14 @@ mod bootstrap;
 mod cache;
 mod caller;
 mod commit;
+mod decoded;
 mod delete;
 mod hooks;
 mod node_port;
 mod plan;
 mod priority;
 mod registry;
+mod ring;
 mod service_address;
 mod store_status;
 #[cfg(test)]
@@ -29,6 +31,7 @@ use futures::stream::BoxStream;
 use serde_json::Value;
 use tokio::io::AsyncWrite;
 use tokio::sync::{mpsc, watch};
+use waggle_api::selector::FieldSelector;
 use waggle_api::{Cause, Details, Kinds, Resource, Status};
 use waggle_model::network::{Cidr, PerFamily, PortRange};
 use waggle_store::backup::{self, BackupError, Summary};
@@ -40,6 +43,7 @@ use service_address::ServiceAllocator;
 use store_status::refused;
 
 pub use caller::Caller;
+pub use decoded::Decoded;
 pub use hooks::WebhookCall;
 pub use waggle_api::{DeleteOptions, Part};
 
@@ -59,7 +63,11 @@ pub struct Object {
     /// JSON, apiVersion, kind and resourceVersion included.
     pub bytes: Bytes,
     /// The same, decoded.
-    pub value: Value,
+    pub value: Decoded,
+    /// `metadata.labels`, for selectors.
+    labels: Box<[(Box<str>, Box<str>)]>,
+    /// What field selectors may ask for, as `resource` lists it.
+    fields: Box<[Box<str>]>,
 }
 
 /// One change as watchers see it.
@@ -193,6 +201,7 @@ pub struct Objects {
     reserved: admit::Reserved,
     webhooks: OnceLock<mpsc::Sender<WebhookCall>>,
     pump: tokio::task::JoinHandle<()>,
+    cooler: tokio::task::JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Objects {
@@ -206,6 +215,7 @@ impl std::fmt::Debug for Objects {
 impl Drop for Objects {
     fn drop(&mut self) {
         self.pump.abort();
+        self.cooler.abort();
     }
 }
 
@@ -231,6 +241,7 @@ impl Objects {
         let node_ports = NodePortAllocator::new(network.node_ports, &cache);
         let addresses = ServiceAllocator::new(network, &cache);
         let pump = tokio::spawn(cache::follow(Arc::clone(&store), Arc::clone(&cache)));
+        let cooler = tokio::spawn(cache::keep_cool(Arc::clone(&cache)));
         Ok(Arc::new(Self {
             store,
             cache,
@@ -240,6 +251,7 @@ impl Objects {
             reserved: admit::Reserved::default(),
             webhooks: OnceLock::new(),
             pump,
+            cooler,
         }))
     }
 
@@ -273,7 +285,22 @@ impl Objects {
         resource: &'static Resource,
         after_revision: u64,
     ) -> Result<Events, Status> {
-        cache::watch(&self.cache, resource.stored(), after_revision)
+        ring::watch(&self.cache, resource.stored(), None, after_revision)
+    }
+
+    /// The same of one object only, without a look at the others' events. `namespace` is empty for a cluster-scoped kind.
+    ///
+    /// # Errors
+    /// As [`Objects::watch`].
+    pub fn watch_one(
+        &self,
+        resource: &'static Resource,
+        namespace: &str,
+        name: &str,
+        after_revision: u64,
+    ) -> Result<Events, Status> {
+        let only = Some((namespace, name));
+        ring::watch(&self.cache, resource.stored(), only, after_revision)
     }
 
     /// Latest revision in the cache; changes with every write.
@@ -430,6 +457,11 @@ impl Object {
     /// From a decoded object and the revision of its last change.
     pub(crate) fn new(resource: &'static Resource, mut value: Value, revision: u64) -> Self {
         value["metadata"]["resourceVersion"] = revision.to_string().into();
+        Self::of(resource, value, revision)
+    }
+
+    /// Of this text and no other.
+    fn of(resource: &'static Resource, value: Value, revision: u64) -> Self {
         let text = |field: &str| {
             value["metadata"][field]
                 .as_str()
@@ -437,6 +469,15 @@ impl Object {
                 .to_owned()
         };
         let (namespace, name, uid) = (text("namespace"), text("name"), text("uid"));
+        let labels = value["metadata"]["labels"]
+            .as_object()
+            .into_iter()
+            .flatten();
+        let labels = labels.map(|(key, value)| {
+            let value = value.as_str().unwrap_or_default();
+            (key.as_str().into(), value.into())
+        });
+        let (labels, fields) = (labels.collect(), FieldSelector::values(resource, &value));
         // A Value always serializes. What the encoder reserved and did not need is given back: the object stays.
         let bytes = serde_json::to_vec(&value).unwrap_or_default();
         let bytes = Bytes::from(bytes.into_boxed_slice());
@@ -446,9 +487,37 @@ impl Object {
             name,
             uid,
             revision,
+            value: Decoded::new(value, bytes.clone()),
             bytes,
-            value,
+            labels,
+            fields,
         }
+    }
+
+    /// The same object without its decoded form, until somebody looks at that again.
+    fn cooled(&self) -> Self {
+        Self {
+            resource: self.resource,
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            revision: self.revision,
+            bytes: self.bytes.clone(),
+            value: Decoded::later(self.bytes.clone()),
+            labels: self.labels.clone(),
+            fields: self.fields.clone(),
+        }
+    }
+
+    /// A label's value.
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        let found = self.labels.iter().find(|(name, _)| **name == *key);
+        found.map(|(_, value)| &**value)
+    }
+
+    /// What [`FieldSelector::values`] of its kind are.
+    pub(crate) fn fields(&self) -> &[Box<str>] {
+        &self.fields
     }
 
     /// The object in the form of another version in which its kind is served.

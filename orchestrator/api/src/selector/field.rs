@@ -62,6 +62,34 @@ impl FieldSelector {
             .all(|term| (read(object, &term.path) == term.value) == term.equal)
     }
 
+    /// What objects of a kind can be selected by beside their names, of one object.
+    pub fn values(resource: &Resource, object: &Value) -> Box<[Box<str>]> {
+        let fields = resource.selectable.iter();
+        fields.map(|path| read(object, path).into()).collect()
+    }
+
+    /// The same as [`FieldSelector::matches`], by names and [`FieldSelector::values`].
+    pub fn matches_values(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        values: &[Box<str>],
+    ) -> bool {
+        let found = |path: &str| match path {
+            "metadata.name" => name,
+            "metadata.namespace" => namespace,
+            _ => {
+                let index = resource.selectable.iter().position(|one| *one == path);
+                index
+                    .and_then(|index| values.get(index))
+                    .map_or("", |value| value)
+            }
+        };
+        let mut terms = self.terms.iter();
+        terms.all(|term| (found(&term.path) == term.value) == term.equal)
+    }
+
     /// The name that every match must have, if it asks for one: such a list is a lookup.
     pub fn name(&self) -> Option<&str> {
         let term = self
@@ -157,6 +185,7 @@ mod tests {
             ("metadata.name=a", true),
             ("metadata.name==a,metadata.namespace=b", true),
             ("spec.nodeName!=n1", false),
+            ("spec.nodeName=n1,status.phase!=Failed", true),
             ("spec.nodeName=", false),
             ("status.phase!=Succeeded,status.phase!=Failed", true),
             ("spec.hostNetwork=false", true),

@@ -110,6 +110,12 @@ impl LabelSelector {
             .all(|one| one.matches(labels[one.key.as_str()].as_str()))
     }
 
+    /// Whether labels, which `find` finds by their keys, satisfy it.
+    pub fn matches_by<'a>(&self, find: impl Fn(&str) -> Option<&'a str>) -> bool {
+        let mut requirements = self.requirements.iter();
+        requirements.all(|one| one.matches(find(&one.key)))
+    }
+
     /// Whether the object's labels satisfy it.
     pub fn matches_object(&self, object: &Value) -> bool {
         self.is_empty() || self.matches(&object["metadata"]["labels"])

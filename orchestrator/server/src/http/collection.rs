@@ -47,8 +47,26 @@ impl Selection {
             .as_ref()
             .is_none_or(|namespace| *namespace == object.namespace)
             && self.name.as_ref().is_none_or(|name| *name == object.name)
-            && self.labels.matches_object(&object.value)
-            && (self.fields.is_empty() || self.fields.matches(&self.resource.show(&object.value)))
+            && self.labels.matches_by(|key| object.label(key))
+            && (self.fields.is_empty() || self.has_fields(object))
+    }
+
+    fn has_fields(&self, object: &Object) -> bool {
+        if std::ptr::eq(self.resource, object.resource) {
+            let (namespace, name) = (&object.namespace, &object.name);
+            let found = object.fields();
+            return (self.fields).matches_values(self.resource, namespace, name, found);
+        }
+        let shown = |value: &Value| self.fields.matches(&self.resource.show(value));
+        object.value.glance(shown)
+    }
+
+    /// Namespace and name of the only object that can be meant, when there is only one.
+    pub(super) fn only(&self) -> Option<(&str, &str)> {
+        let name = self.name.as_deref().or(self.fields.name())?;
+        let namespace = self.namespace.as_deref();
+        let namespace = namespace.or((!self.resource.namespaced).then_some(""))?;
+        Some((namespace, name))
     }
 
     fn is_everything(&self) -> bool {
@@ -109,7 +127,7 @@ pub(super) async fn list(
     let shown = objects.iter().map(|object| object.shown(target.resource));
     let objects: Vec<Arc<Object>> = shown.collect();
     let now = state.objects.now().as_second();
-    let values = || objects.iter().map(|object| &object.value);
+    let values = || objects.iter().map(|object| &*object.value);
     Ok(match form {
         Form::Plain => answer::body(
             StatusCode::OK,

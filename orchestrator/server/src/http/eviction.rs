@@ -115,7 +115,7 @@ async fn once(
 }
 
 fn typed<T: DeserializeOwned>(object: &Object) -> Result<T, Status> {
-    T::deserialize(&object.value).map_err(Status::internal)
+    T::deserialize(&*object.value).map_err(Status::internal)
 }
 
 fn refused(name: &str, why: String, seconds: u64) -> Status {

@@ -138,7 +138,14 @@ async fn start(
             listing.revision
         }
     };
-    match state.objects.watch(target.resource, after) {
+    let events = match selection.only() {
+        Some((namespace, name)) => {
+            let objects = &state.objects;
+            objects.watch_one(target.resource, namespace, name, after)
+        }
+        None => state.objects.watch(target.resource, after),
+    };
+    match events {
         Ok(events) => Ok(Some(events)),
         // As an event, not as an answer: that is how clients expect to be told.
         Err(status) => {

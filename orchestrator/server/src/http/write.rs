@@ -90,7 +90,7 @@ pub(super) async fn update(
         .objects
         .get(target.resource, &target.namespace, &target.name)
         .map(|old| old.shown(target.resource));
-    let old = old.as_ref().map(|old| &old.value);
+    let old = old.as_ref().map(|old| &*old.value);
     if let Some(old) = old {
         let part = target.subresource.as_str();
         admit_part(&state.objects, user, target.resource, part, old)?;

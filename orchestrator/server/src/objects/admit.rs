@@ -51,7 +51,7 @@ impl Objects {
             return;
         }
         let ranges = self.of_namespace("limitranges", namespace);
-        let ranges: Vec<&Value> = ranges.iter().map(|one| &one.value).collect();
+        let ranges: Vec<&Value> = ranges.iter().map(|one| &*one.value).collect();
         limit_range::fill_in(&ranges, value);
     }
 
@@ -66,7 +66,7 @@ impl Objects {
         }
         let (namespace, name) = (text(value, "namespace"), text(value, "name"));
         let ranges = self.of_namespace("limitranges", namespace);
-        let ranges: Vec<&Value> = ranges.iter().map(|one| &one.value).collect();
+        let ranges: Vec<&Value> = ranges.iter().map(|one| &*one.value).collect();
         let broken = limit_range::faults(&ranges, resource.kind, value);
         match broken.as_slice() {
             [] => {}
@@ -149,7 +149,7 @@ impl Objects {
         for one in &quotas {
             let all = there
                 .iter()
-                .map(|object| &object.value)
+                .map(|object| &*object.value)
                 .chain(coming.iter().copied());
             let used = quota::used(&one.value, all.map(|value| (resource, value)));
             if let Some(why) = quota::refusal(&one.value, &used, resource, value) {
@@ -177,6 +177,6 @@ impl Objects {
         let objects: Vec<Arc<Object>> = kinds
             .flat_map(|kind| self.list(kind, Some(namespace)).objects)
             .collect();
-        quota::used(quota, objects.iter().map(|one| (one.resource, &one.value)))
+        quota::used(quota, objects.iter().map(|one| (one.resource, &*one.value)))
     }
 }

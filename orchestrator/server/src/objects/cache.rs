@@ -1,10 +1,9 @@
-//! The watch cache: every object of every kind in memory, and for each kind a ring of its last events. One pump follows
-//! the store; everybody else reads. A watcher is a position in a ring, so a slow one costs nothing and is told 410 when
-//! the ring has moved past it.
+//! The watch cache: every object of every kind in memory, and for each kind a ring of its last events (`ring`). One pump
+//! follows the store; everybody else reads. What nobody looks at is kept as text alone.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -13,19 +12,20 @@ use tokio::sync::watch;
 use waggle_api::{Kinds, Resource, Status};
 use waggle_store::{Batch, Change, Entry, Error, Revision, Store};
 
+use super::ring::Ring;
 use super::store_status::refused;
-use super::{EventKind, Events, Listing, Object, ObjectEvent, registry};
+use super::{EventKind, Listing, Object, ObjectEvent, registry};
 
 /// Prefix of every object's key in the store.
 const ROOT: &str = "/registry/";
-/// Events kept of each kind.
-pub(super) const RING: usize = 8192;
-/// Events that a watcher takes from the ring at once.
-const TAKE: usize = 128;
 /// How long a writer waits to see its own write here before it gives up.
 const OWN_WRITE: Duration = Duration::from_secs(30);
 /// Rest before the store is followed again after a fault.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long an object stays decoded, at least, after it was looked at.
+const COOLS: Duration = Duration::from_secs(1);
+/// Objects, or events, that are gone through in one hold of the lock.
+const COOLED_AT_ONCE: usize = 256;
 
 /// Objects by key below their kind: `name` or `namespace/name`, which sorts as the store's keys do.
 type Shelf = BTreeMap<String, Arc<Object>>;
@@ -41,57 +41,53 @@ pub(super) struct Cache {
 #[derive(Debug)]
 struct Kind {
     objects: Shelf,
-    ring: VecDeque<ObjectEvent>,
-    /// How many events have left the ring.
-    dropped: u64,
-    /// Revision of the last event that left it, or of the load: watches from before can't be served.
-    forgotten: u64,
-    /// How many events there were in all.
-    count: watch::Sender<u64>,
+    ring: Ring,
+    /// Events of the objects that somebody watches by name, by their keys.
+    named: HashMap<String, Ring>,
 }
 
 impl Kind {
     fn new(revision: u64) -> Self {
-        let count = watch::Sender::new(0);
         Self {
             objects: Shelf::new(),
-            ring: VecDeque::new(),
-            dropped: 0,
-            forgotten: revision,
-            count,
+            ring: Ring::new(revision),
+            named: HashMap::new(),
         }
     }
 
-    fn push(&mut self, event: ObjectEvent) {
-        if self.ring.len() == RING
-            && let Some(old) = self.ring.pop_front()
-        {
-            self.dropped += 1;
-            self.forgotten = old.object.revision;
+    fn push(&mut self, key: &str, event: ObjectEvent) {
+        let oldest = self.ring.forgotten();
+        if let Some(named) = self.named.get_mut(key) {
+            // Never more than the kind's own ring has.
+            named.forget(oldest);
+            named.push(event.clone());
         }
-        self.ring.push_back(event);
+        self.ring.push(event);
     }
 
-    fn total(&self) -> u64 {
-        self.dropped + self.ring.len() as u64
+    /// Wakes whoever watches the kind, or this object of it.
+    fn tell(&self, key: &str) {
+        self.ring.tell();
+        if let Some(named) = self.named.get(key) {
+            named.tell();
+        }
     }
 
     /// Takes in what there is at `revision`, after a gap: every watcher is told 410.
     fn restart(&mut self, objects: Shelf, revision: u64) {
         self.objects = objects;
-        self.dropped = self.total() + 1;
-        self.ring.clear();
-        self.forgotten = revision;
-        self.count.send_replace(self.total());
+        self.ring.restart(revision);
+        let named = self.named.values_mut();
+        named.for_each(|ring| ring.restart(revision));
     }
 }
 
 /// What tells kinds apart; a kind has one version in the registry.
-fn slot(resource: &Resource) -> Slot {
+pub(super) fn slot(resource: &Resource) -> Slot {
     (resource.group, resource.plural)
 }
 
-type Slot = (&'static str, &'static str);
+pub(super) type Slot = (&'static str, &'static str);
 
 impl Cache {
     /// Reads the whole store.
@@ -112,7 +108,7 @@ impl Cache {
     /// Reads the whole store again, after changes that can't be had one by one any more.
     pub(super) async fn reload(&self, store: &dyn Store) -> Result<(), Status> {
         let (shelves, kinds, revision) = read_all(store).await?;
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.write();
         self.publish(kinds);
         for (slot, objects) in shelves {
             state
@@ -181,11 +177,7 @@ impl Cache {
         let Some(kind) = state.get(&slot(resource)) else {
             return true;
         };
-        let last = kind
-            .ring
-            .back()
-            .map_or(kind.forgotten, |event| event.object.revision);
-        last <= revision
+        kind.ring.last() <= revision
     }
 
     /// The state of `object`'s key right after `revision`, if that is still known.
@@ -229,6 +221,111 @@ impl Cache {
         }
     }
 
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Slot, Kind>> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows the ring of a kind, or of one object in it, to somebody who may begin to watch it.
+    pub(super) fn with_ring<T>(
+        &self,
+        resource: &Resource,
+        only: Option<&(String, String)>,
+        begin: impl FnOnce(&Ring) -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        let mut state = self.write();
+        let kind = state
+            .get_mut(&slot(resource))
+            .ok_or_else(Status::unknown_path)?;
+        let Some((namespace, name)) = only else {
+            return begin(&kind.ring);
+        };
+        let key = key(namespace, name);
+        if !kind.named.contains_key(&key) {
+            let one = kind.ring.of_one(namespace, name);
+            kind.named.insert(key.clone(), one);
+        }
+        let ring = &mut kind.named.get_mut(&key).ok_or_else(Status::unknown_path)?;
+        ring.forget(kind.ring.forgotten());
+        let begun = begin(ring);
+        if !ring.has_watchers() {
+            kind.named.remove(&key);
+        }
+        begun
+    }
+
+    /// Shows the same to somebody who watches it.
+    pub(super) fn look_at_ring<T>(
+        &self,
+        resource: &Resource,
+        only: Option<&(String, String)>,
+        look: impl FnOnce(&Ring) -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        let state = self.read();
+        let kind = state
+            .get(&slot(resource))
+            .ok_or_else(Status::unknown_path)?;
+        let named = only.map(|(namespace, name)| kind.named.get(&key(namespace, name)));
+        look(match named {
+            None => &kind.ring,
+            Some(named) => named.ok_or_else(Status::unknown_path)?,
+        })
+    }
+
+    /// How many objects of a kind are watched by their names.
+    #[cfg(test)]
+    pub(super) fn watched_by_name(&self, resource: &Resource) -> usize {
+        self.read()
+            .get(&slot(resource))
+            .map_or(0, |kind| kind.named.len())
+    }
+
+    /// A watcher of one object has gone.
+    pub(super) fn leave(&self, slot: Slot, key: &str) {
+        let mut state = self.write();
+        if let Some(kind) = state.get_mut(&slot)
+            && kind.named.get(key).is_some_and(|ring| !ring.has_watchers())
+        {
+            kind.named.remove(key);
+        }
+    }
+
+    /// Gives up the decoded form of every object that nobody has looked at since the last time. Others have their turn
+    /// between any two `pause`s.
+    pub(super) async fn cool(&self, pause: Duration) {
+        let slots: Vec<Slot> = self.read().keys().copied().collect();
+        for slot in slots {
+            let mut after = Bound::Unbounded;
+            while let Some(next) = self.cool_some(slot, &after) {
+                after = Bound::Excluded(next);
+                tokio::time::sleep(pause).await;
+            }
+            let length = self.read().get(&slot).map_or(0, |kind| kind.ring.len());
+            for start in (0..length).step_by(COOLED_AT_ONCE) {
+                let mut given_up = Vec::new();
+                if let Some(kind) = self.write().get_mut(&slot) {
+                    let objects = kind.ring.objects_mut(start, COOLED_AT_ONCE);
+                    objects.for_each(|object| cool_one(object, &mut given_up));
+                }
+            }
+        }
+    }
+
+    /// Some of a kind's objects; the key of the last, when there may be more.
+    fn cool_some(&self, slot: Slot, after: &Bound<String>) -> Option<String> {
+        // Dropped when the lock is free again.
+        let mut given_up = Vec::new();
+        let mut state = self.write();
+        let range = (after.clone(), Bound::Unbounded);
+        let mut last = None;
+        let objects = state.get_mut(&slot)?.objects.range_mut(range);
+        for (count, (key, object)) in (1..=COOLED_AT_ONCE).zip(objects) {
+            cool_one(object, &mut given_up);
+            last = (count == COOLED_AT_ONCE).then(|| key.clone());
+        }
+        drop(state);
+        last
+    }
+
     fn apply(&self, batch: &Batch) -> Result<(), Status> {
         let changes = &batch.changes;
         let mut kinds = self.kinds();
@@ -249,7 +346,7 @@ impl Cache {
             decoded.push((resource, key, object));
         }
         let revision = batch.revision.0;
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.write();
         if let Some(redefined) = redefined {
             reshelve(&mut state, &redefined, revision);
             self.publish(redefined);
@@ -259,20 +356,36 @@ impl Cache {
             let kind = state
                 .entry(slot(resource))
                 .or_insert_with(|| Kind::new(revision));
-            if let Some(event) = event(kind, key, object, revision) {
-                kind.push(event);
+            if let Some(event) = event(kind, &key, object, revision) {
+                kind.push(&key, event);
             }
         }
         // First each kind's count, then the revision: whoever hears of a revision finds its events.
         for change in changes {
-            if let Some(kind) = registry::of_key(&kinds, &change.key)
-                .and_then(|(resource, _)| state.get(&slot(resource)))
+            if let Some((resource, key)) = registry::of_key(&kinds, &change.key)
+                && let Some(kind) = state.get(&slot(resource))
             {
-                kind.count.send_replace(kind.total());
+                kind.tell(key);
             }
         }
         self.changed.send_replace(revision.max(self.revision()));
         Ok(())
+    }
+}
+
+/// Puts the same object in its text alone where one is that nobody looks at; that one goes to `given_up`.
+fn cool_one(object: &mut Arc<Object>, given_up: &mut Vec<Arc<Object>>) {
+    if object.value.is_idle() {
+        let cooled = Arc::new(object.cooled());
+        given_up.push(std::mem::replace(object, cooled));
+    }
+}
+
+/// Gives up what nobody looks at, for as long as it is polled.
+pub(super) async fn keep_cool(cache: Arc<Cache>) {
+    loop {
+        tokio::time::sleep(COOLS).await;
+        cache.cool(Duration::from_millis(1)).await;
     }
 }
 
@@ -294,13 +407,13 @@ fn reshelve(state: &mut HashMap<Slot, Kind>, kinds: &Kinds, revision: u64) {
 
 fn event(
     kind: &mut Kind,
-    key: String,
+    key: &str,
     object: Option<Arc<Object>>,
     revision: u64,
 ) -> Option<ObjectEvent> {
     match object {
         Some(object) => {
-            let previous = kind.objects.insert(key, Arc::clone(&object));
+            let previous = kind.objects.insert(key.to_owned(), Arc::clone(&object));
             let kind = if previous.is_some() {
                 EventKind::Modified
             } else {
@@ -313,7 +426,7 @@ fn event(
             })
         }
         None => {
-            let last = kind.objects.remove(&key)?;
+            let last = kind.objects.remove(key)?;
             let object = Arc::new(last.at_revision(revision));
             Some(ObjectEvent {
                 kind: EventKind::Deleted,
@@ -420,92 +533,4 @@ async fn read_all(store: &dyn Store) -> Result<(HashMap<Slot, Shelf>, Kinds, u64
             .insert(key.to_owned(), object);
     }
     Ok((shelves, kinds, page.revision.0))
-}
-
-/// Events of a kind after `after`.
-pub(super) fn watch(
-    cache: &Arc<Cache>,
-    resource: &'static Resource,
-    after: u64,
-) -> Result<Events, Status> {
-    let state = cache.read();
-    let kind = state
-        .get(&slot(resource))
-        .ok_or_else(Status::unknown_path)?;
-    if after < kind.forgotten {
-        return Err(Status::too_old(after, kind.forgotten));
-    }
-    let seen = kind
-        .ring
-        .partition_point(|event| event.object.revision <= after) as u64;
-    let position = kind.dropped + seen;
-    let count = kind.count.subscribe();
-    let reader = Reader {
-        cache: Arc::clone(cache),
-        resource,
-        position,
-        after,
-        count,
-        ready: VecDeque::new(),
-        ended: false,
-    };
-    let stream = futures::stream::unfold(reader, |mut reader| async {
-        let item = reader.next().await?;
-        Some((item, reader))
-    });
-    Ok(stream.boxed())
-}
-
-struct Reader {
-    cache: Arc<Cache>,
-    resource: &'static Resource,
-    /// How many events of the kind were before the next one.
-    position: u64,
-    /// Events up to here are not wanted.
-    after: u64,
-    count: watch::Receiver<u64>,
-    ready: VecDeque<ObjectEvent>,
-    ended: bool,
-}
-
-impl Reader {
-    async fn next(&mut self) -> Option<Result<ObjectEvent, Status>> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some(Ok(event));
-            }
-            if self.ended {
-                return None;
-            }
-            self.count.borrow_and_update();
-            match self.take() {
-                Err(status) => {
-                    self.ended = true;
-                    return Some(Err(status));
-                }
-                Ok(true) => {}
-                Ok(false) => self.count.changed().await.ok()?,
-            }
-        }
-    }
-
-    /// Moves what the ring has into `ready`; false when there is nothing.
-    fn take(&mut self) -> Result<bool, Status> {
-        let state = self.cache.read();
-        let kind = state
-            .get(&slot(self.resource))
-            .ok_or_else(Status::unknown_path)?;
-        if self.position < kind.dropped {
-            return Err(Status::too_old(self.after, kind.forgotten));
-        }
-        let start = usize::try_from(self.position - kind.dropped).unwrap_or(usize::MAX);
-        let end = kind.ring.len().min(start.saturating_add(TAKE));
-        let fresh = kind
-            .ring
-            .range(start.min(end)..end)
-            .filter(|event| event.object.revision > self.after);
-        self.ready.extend(fresh.cloned());
-        self.position += (end - start.min(end)) as u64;
-        Ok(end > start)
-    }
 }

@@ -381,20 +381,19 @@ pub(super) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 
 /// An object that is not in the store: no resourceVersion.
 fn unstored(resource: &'static Resource, value: Value) -> Object {
-    let mut object = Object::new(resource, value, 0);
-    if let Some(metadata) = object.value["metadata"].as_object_mut() {
+    Object::of(resource, without_revision(value), 0)
+}
+
+fn without_revision(mut value: Value) -> Value {
+    if let Some(metadata) = value["metadata"].as_object_mut() {
         metadata.remove("resourceVersion");
     }
-    object.bytes = encoded(&object.value);
-    object
+    value
 }
 
 /// As it is stored: without resourceVersion, which is the store's to know.
 pub(super) fn encoded(value: &Value) -> Bytes {
-    let mut value = value.clone();
-    if let Some(metadata) = value["metadata"].as_object_mut() {
-        metadata.remove("resourceVersion");
-    }
+    let value = without_revision(value.clone());
     // A Value always serializes.
     Bytes::from(serde_json::to_vec(&value).unwrap_or_default())
 }

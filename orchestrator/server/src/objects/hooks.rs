@@ -236,7 +236,7 @@ impl Objects {
         passage: &Passage<'_>,
         new: Option<&Value>,
     ) -> Result<Option<(&'static Resource, Answer)>, Status> {
-        let old = passage.old.map(|old| &old.value);
+        let old = passage.old.map(|old| &*old.value);
         let Some(object) = new.or(old) else {
             return Ok(None);
         };

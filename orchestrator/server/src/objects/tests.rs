@@ -12,6 +12,7 @@ use waggle_store::EmbeddedStore;
 use super::*;
 
 mod node_ports;
+mod watching;
 
 const STORED: WriteOptions = WriteOptions::STORED;
 const DRY: WriteOptions = WriteOptions {
@@ -255,7 +256,7 @@ async fn a_watcher_that_falls_behind_the_ring_is_told_so() {
     };
     let revision = objects
         .store
-        .commit((0..cache::RING + 10).map(write).collect())
+        .commit((0..ring::RING + 10).map(write).collect())
         .await
         .unwrap();
     objects.reached(revision.0).await.unwrap();

@@ -27,7 +27,7 @@ impl Target {
             .objects
             .get(pods, namespace, name)
             .ok_or_else(|| Status::not_found(pods, name))?;
-        let typed = Pod::deserialize(&object.value).map_err(Status::internal)?;
+        let typed = Pod::deserialize(&*object.value).map_err(Status::internal)?;
         let node = waggle_plan::pod::node_name(&typed).map(str::to_owned);
         let node = node.ok_or_else(|| {
             Status::bad_request(format!("pod {name} does not have a host assigned"))
