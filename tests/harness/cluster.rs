@@ -37,6 +37,14 @@ impl Cluster {
     /// # Errors
     /// An environment variable is missing, or the cluster does not come up.
     pub fn up(name: &str, nodes: u32) -> Result<Self> {
+        Self::up_with(name, nodes, &[])
+    }
+
+    /// The same, with further arguments of `waggle dev up`.
+    ///
+    /// # Errors
+    /// As [`Cluster::up`].
+    pub fn up_with(name: &str, nodes: u32, arguments: &[&str]) -> Result<Self> {
         let setting = |name: &str| {
             std::env::var_os(name)
                 .with_context(|| format!("{name} is not set; run these tests by: cargo xtask test"))
@@ -54,7 +62,7 @@ impl Cluster {
             api_port,
         };
         cluster.down()?;
-        cluster.start()?;
+        cluster.start_with(arguments)?;
         run(cluster.command(&["image", "import"]).arg(images), MINUTE)?.ok()?;
         Ok(cluster)
     }
@@ -64,7 +72,15 @@ impl Cluster {
     /// # Errors
     /// It does not come up.
     pub fn start(&self) -> Result<String> {
-        self.start_by(&self.binary)
+        self.start_with(&[])
+    }
+
+    /// The same, with further arguments.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_with(&self, arguments: &[&str]) -> Result<String> {
+        self.run_up(&self.binary, arguments)
     }
 
     /// `waggle dev up` of another program: upgrades it in place.
@@ -72,9 +88,14 @@ impl Cluster {
     /// # Errors
     /// It does not come up.
     pub fn start_by(&self, program: &Path) -> Result<String> {
+        self.run_up(program, &[])
+    }
+
+    fn run_up(&self, program: &Path, arguments: &[&str]) -> Result<String> {
         let (nodes, port) = (self.nodes.to_string(), self.api_port.to_string());
         let mut command = self.command_of(program);
         command.args(["dev", "up", "--nodes", &nodes, "--api-port", &port]);
+        command.args(arguments);
         // `WAGGLE_TEST_DEV_UP=--routed` has everything tested through tunnels.
         let more = std::env::var("WAGGLE_TEST_DEV_UP").unwrap_or_default();
         command.args(more.split_whitespace());

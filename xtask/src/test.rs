@@ -11,12 +11,16 @@ use crate::{clients, images, kubectl, setup};
 /// Which tests.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only these: unit, bpf, cluster, kubectl, clients. All when none is named. By their names alone: policy, which compares the
-    /// kernel's verdicts with a plain reference, and survival, a hundred agents killed under ten thousand connections.
+    /// Only these: unit, bpf, kubectl, clients, servers, cluster. All when none is named. By their names alone: policy, which
+    /// compares the kernel's verdicts with a plain reference, survival, a hundred agents killed under ten thousand
+    /// connections, and crashes, thousands of writers of the store killed.
     suites: Vec<Suite>,
     /// Random packets that `policy` compares.
     #[arg(long, default_value_t = 1_000_000)]
     cases: u64,
+    /// Writers that `crashes` kills.
+    #[arg(long, default_value_t = 3_000)]
+    kills: u64,
     /// Only tests whose name contains this.
     #[arg(long)]
     filter: Option<String>,
@@ -31,11 +35,14 @@ enum Suite {
     Clients,
     Policy,
     Survival,
+    Servers,
+    Crashes,
 }
 
 impl Options {
     fn wants(&self, suite: Suite) -> bool {
-        let usual = self.suites.is_empty() && !matches!(suite, Suite::Policy | Suite::Survival);
+        let asked = matches!(suite, Suite::Policy | Suite::Survival | Suite::Crashes);
+        let usual = self.suites.is_empty() && !asked;
         usual || self.suites.contains(&suite)
     }
 }
@@ -74,6 +81,14 @@ pub(crate) fn all(options: &Options) -> Result<()> {
             .env("WAGGLE_SURVIVAL", "full");
         run(&mut tests).context("survival")?;
     }
+    if options.wants(Suite::Crashes) {
+        let mut tests = cargo();
+        tests
+            .args(["test", "--locked", "--release", "--package", "waggle-store"])
+            .args(["--test", "survival", "nothing_acknowledged"])
+            .env("WAGGLE_STORE_KILLS", options.kills.to_string());
+        run(&mut tests).context("crashes of the store")?;
+    }
     on_clusters(options)
 }
 
@@ -82,6 +97,7 @@ fn on_clusters(options: &Options) -> Result<()> {
     let suites = [
         (Suite::Kubectl, "kubectl"),
         (Suite::Clients, "clients"),
+        (Suite::Servers, "servers"),
         (Suite::Cluster, "cluster"),
     ];
     let wanted: Vec<_> = suites

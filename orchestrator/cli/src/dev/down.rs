@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::layout::{Layout, netns_path, node_name};
+use super::layout::{Layout, MAX_SERVERS, netns_path, node_name, server_name};
 use super::process::Process;
 use super::progress::Progress;
 use super::{cgroups, lock, mounts, netns};
@@ -76,7 +76,13 @@ fn end_processes(layout: &Layout) -> Vec<anyhow::Error> {
         .filter_map(|name| name.strip_suffix(".pid").map(str::to_owned))
         .collect();
     // Nodes first, the server last: it notes what the agents say at their end.
-    parts.sort_by_key(|part| (!part.starts_with("door"), part == "server", part.clone()));
+    parts.sort_by_key(|part| {
+        (
+            !part.starts_with("door"),
+            part.starts_with("server"),
+            part.clone(),
+        )
+    });
     let running: Vec<Process> = parts
         .iter()
         .filter_map(|part| Process::from_file(&layout.pid_file(part)))
@@ -111,6 +117,8 @@ pub(crate) fn remove_state(dir: &Path) -> Result<()> {
 /// Names of the parts of a cluster that have a process of ours: server, nodes, doors.
 pub(crate) fn parts(layout: &Layout) -> Vec<String> {
     let mut parts = vec!["server".to_owned()];
+    let more = (2..=MAX_SERVERS).map(server_name);
+    parts.extend(more.filter(|name| layout.pid_file(name).exists()));
     parts.extend(layout.nodes().into_iter().map(node_name));
     let mut doors: Vec<String> = std::fs::read_dir(&layout.dir)
         .map(|entries| {

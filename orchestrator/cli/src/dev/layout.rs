@@ -34,6 +34,8 @@ pub(crate) const UPLINK: &str = "eth0";
 /// Addresses of the fabric's network that load balancers get: after those of nodes.
 pub(crate) const LOAD_BALANCER_POOL: &str =
     "172.30.0.220-172.30.0.250,fd00:172:30::220-fd00:172:30::250";
+/// Most servers.
+pub(crate) const MAX_SERVERS: u16 = 9;
 /// Most nodes that the fabric's network has addresses for.
 pub(crate) const MAX_NODES: u16 = 200;
 
@@ -103,9 +105,9 @@ impl Layout {
         self.node_dir(node).join("bpf")
     }
 
-    /// State of the server.
+    /// State of the first server.
     pub(crate) fn server_dir(&self) -> PathBuf {
-        self.dir.join("server")
+        self.dir.join(server_name(1))
     }
 
     /// Kubeconfig of the cluster's administrator.
@@ -171,6 +173,19 @@ impl Layout {
         numbers.dedup();
         numbers
     }
+}
+
+/// `server` for the first, `server2` for the second.
+pub(crate) fn server_name(server: u16) -> String {
+    match server {
+        1 => "server".to_owned(),
+        more => format!("server{more}"),
+    }
+}
+
+/// A server's port in the fabric, after the first server's.
+pub(crate) fn fabric_port(first: u16, server: u16) -> u16 {
+    first + (server - 1) * 10
 }
 
 /// `node1`.

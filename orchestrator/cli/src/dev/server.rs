@@ -3,29 +3,129 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::layout::{
-    API_PORT, FABRIC_ADDRESS, LOAD_BALANCER_POOL, Layout, NODE_PORT, POD_CIDR, SERVICE_CIDR,
-    netns_path,
+    API_PORT, FABRIC_ADDRESS, LOAD_BALANCER_POOL, Layout, MAX_SERVERS, NODE_PORT, POD_CIDR,
+    SERVICE_CIDR, fabric_port, netns_path, server_name,
 };
 use super::process::Started;
 use crate::connect::Api;
 
-/// Arguments of `waggle` that run this cluster's server.
-pub(crate) fn arguments(layout: &Layout, api_port: u16) -> Vec<OsString> {
+/// What is kept of [`StoreArgs`] in the cluster's folder.
+const FILE: &str = "servers.json";
+
+/// Where servers keep the cluster's objects; what `waggle server` is told of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub(crate) struct StoreArgs {
+    /// How many servers; more than one need --store
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_SERVERS)), requires = "store")]
+    servers: Option<u16>,
+    /// Where the servers keep the cluster's objects, etcd=URL,...; an etcd is yours to run
+    #[arg(long, value_name = "STORE")]
+    store: Option<String>,
+    /// As of `waggle server`
+    #[arg(long, value_name = "FILE", requires = "store")]
+    etcd_ca: Option<PathBuf>,
+    /// As of `waggle server`
+    #[arg(long, value_name = "FILE", requires = "store")]
+    etcd_cert: Option<PathBuf>,
+    /// As of `waggle server`
+    #[arg(long, value_name = "FILE", requires = "store")]
+    etcd_key: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    /// How many servers there are to be.
+    pub(crate) fn servers(&self) -> u16 {
+        self.servers.unwrap_or(1)
+    }
+
+    /// These, kept for later runs; without any, those of an earlier run.
+    pub(crate) fn or_known(self, layout: &Layout) -> Result<Self> {
+        let known = Self::known(layout)?;
+        let (had, name) = (known.servers(), &layout.name);
+        if self.store.is_none() {
+            return Ok(known);
+        }
+        if self.servers() < had {
+            bail!(
+                "the cluster {name} has {had} servers: --servers can add to them; to have fewer, run `waggle dev down` first"
+            );
+        }
+        self.keep(layout)
+    }
+
+    /// Those of an earlier run.
+    fn known(layout: &Layout) -> Result<Self> {
+        let path = layout.dir.join(FILE);
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            return Ok(Self::default());
+        };
+        let known: Value = serde_json::from_str(&text)
+            .with_context(|| format!("{} is not complete", path.display()))?;
+        let word = |field: &str| known[field].as_str().map(str::to_owned);
+        Ok(Self {
+            servers: known["servers"]
+                .as_u64()
+                .and_then(|many| many.try_into().ok()),
+            store: word("store"),
+            etcd_ca: word("ca").map(PathBuf::from),
+            etcd_cert: word("cert").map(PathBuf::from),
+            etcd_key: word("key").map(PathBuf::from),
+        })
+    }
+
+    fn keep(self, layout: &Layout) -> Result<Self> {
+        let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
+        let args = Self {
+            etcd_ca: absolute(self.etcd_ca)?,
+            etcd_cert: absolute(self.etcd_cert)?,
+            etcd_key: absolute(self.etcd_key)?,
+            ..self
+        };
+        let known = json!({"servers": args.servers, "store": args.store, "ca": args.etcd_ca,
+            "cert": args.etcd_cert, "key": args.etcd_key});
+        std::fs::create_dir_all(&layout.dir)
+            .with_context(|| format!("cannot make {}", layout.dir.display()))?;
+        write_private(&layout.dir.join(FILE), &known.to_string())?;
+        Ok(args)
+    }
+}
+
+/// Port of a server's API on loopback, when the first has `api_port`.
+pub(crate) fn loopback_port(api_port: u16, server: u16) -> u16 {
+    api_port.saturating_add(server - 1)
+}
+
+/// Arguments of `waggle` that run one of this cluster's servers.
+pub(crate) fn arguments(
+    layout: &Layout,
+    api_port: u16,
+    server: u16,
+    store: &StoreArgs,
+) -> Vec<OsString> {
     let netns = netns_path(&layout.fabric());
-    let inside = |port: u16| format!("{FABRIC_ADDRESS}:{port}@{}", netns.display()).into();
-    vec![
+    let inside = |first: u16| {
+        let port = fabric_port(first, server);
+        format!("{FABRIC_ADDRESS}:{port}@{}", netns.display()).into()
+    };
+    let loopback: OsString = format!(
+        "{}:{}",
+        Ipv4Addr::LOCALHOST,
+        loopback_port(api_port, server)
+    )
+    .into();
+    let mut arguments: Vec<OsString> = vec![
         "server".into(),
         "--data".into(),
-        layout.server_dir().into(),
+        layout.dir.join(server_name(server)).into(),
         "--listen".into(),
-        format!("{}:{api_port}", Ipv4Addr::LOCALHOST).into(),
+        loopback.clone(),
         "--listen".into(),
         inside(API_PORT),
         "--node-listen".into(),
@@ -36,7 +136,21 @@ pub(crate) fn arguments(layout: &Layout, api_port: u16) -> Vec<OsString> {
         SERVICE_CIDR.into(),
         "--load-balancer-pool".into(),
         LOAD_BALANCER_POOL.into(),
-    ]
+    ];
+    if let Some(etcd) = &store.store {
+        arguments.extend(["--store".into(), etcd.into(), "--peer".into(), loopback]);
+    }
+    let files = [
+        ("--etcd-ca", &store.etcd_ca),
+        ("--etcd-cert", &store.etcd_cert),
+        ("--etcd-key", &store.etcd_key),
+    ];
+    for (option, file) in files {
+        if let Some(file) = file {
+            arguments.extend([option.into(), file.into()]);
+        }
+    }
+    arguments
 }
 
 /// Refuses a port that somebody else listens on; `mend` says how to choose another.
@@ -139,6 +253,41 @@ pub(crate) fn join_token(layout: &Layout) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_store_is_remembered() {
+        let home = tempfile::tempdir().unwrap();
+        let layout = Layout::new(home.path(), "wgt-cli-store".try_into().unwrap()).unwrap();
+        let none = StoreArgs::default();
+        assert_eq!(none.clone().or_known(&layout).unwrap(), none);
+        let given = StoreArgs {
+            servers: Some(2),
+            store: Some("etcd=https://a".into()),
+            etcd_ca: Some("/ca".into()),
+            ..StoreArgs::default()
+        };
+        assert_eq!(given.clone().or_known(&layout).unwrap(), given);
+        assert_eq!(none.or_known(&layout).unwrap(), given);
+        let fewer = StoreArgs {
+            servers: Some(1),
+            ..given.clone()
+        };
+        let fault = fewer.or_known(&layout).unwrap_err().to_string();
+        assert!(
+            fault.contains("has 2 servers") && fault.contains("dev down"),
+            "{fault}"
+        );
+        let second = arguments(&layout, 7443, 2, &given);
+        for word in [
+            "--store",
+            "etcd=https://a",
+            "--peer",
+            "127.0.0.1:7444",
+            "/ca",
+        ] {
+            assert!(second.contains(&OsString::from(word)), "{second:?}");
+        }
+    }
 
     #[test]
     fn the_kubeconfig_points_at_loopback_and_is_private() {

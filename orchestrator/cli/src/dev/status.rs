@@ -80,6 +80,7 @@ fn describe(part: &str, nodes: &Result<(String, Value)>) -> (String, String) {
         (Some(number), Err(_)) => (node_address(number).to_string(), "Unknown".to_owned()),
         (None, Ok((server, _))) if part == "server" => (server.clone(), "Ready".to_owned()),
         (None, Err(_)) if part == "server" => ("-".to_owned(), "NotReady".to_owned()),
+        (None, _) if part.starts_with("server") => ("-".to_owned(), "Running".to_owned()),
         (None, _) => (
             part.trim_start_matches("door-").to_owned(),
             "Running".to_owned(),

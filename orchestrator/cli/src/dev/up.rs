@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::door::{self, Publish};
 use super::layout::{
-    FABRIC_ADDRESS, Layout, MAX_NODES, NODE_PORT, UPLINK, netns_path, node_address,
-    node_address_v6, node_name,
+    FABRIC_ADDRESS, Layout, MAX_NODES, NODE_PORT, UPLINK, fabric_port, netns_path, node_address,
+    node_address_v6, node_name, server_name,
 };
 use super::process::{Launch, Process, Started};
 use super::progress::Progress;
@@ -33,6 +33,8 @@ pub(crate) struct UpArgs {
     /// Port of the API on 127.0.0.1; else the one it has, else 6443
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     api_port: Option<u16>,
+    #[command(flatten)]
+    store: server::StoreArgs,
     /// Make a Service reachable from this machine: [ADDRESS:]PORT=NAMESPACE/SERVICE:PORT
     #[arg(long, value_name = "WHERE=WHAT")]
     publish: Vec<Publish>,
@@ -89,6 +91,7 @@ struct Up {
     binary: PathBuf,
     nodes: u16,
     api_port: u16,
+    store: server::StoreArgs,
     insecure_registries: Vec<String>,
     timeout: Duration,
     progress: Progress,
@@ -118,6 +121,7 @@ pub(crate) fn run(args: UpArgs) -> Result<ExitCode> {
         binary: std::env::current_exe().context("cannot find this program's file")?,
         nodes,
         api_port,
+        store: args.store.or_known(&layout)?,
         insecure_registries: std::iter::once(FABRIC_REGISTRY.to_owned())
             .chain(args.insecure_registry)
             .collect(),
@@ -145,7 +149,9 @@ pub(crate) fn run(args: UpArgs) -> Result<ExitCode> {
     for one in &publish {
         up.door(one)?;
     }
-    still_runs(&up.layout, "server")?;
+    for server in 1..=up.store.servers() {
+        still_runs(&up.layout, &server_name(server))?;
+    }
     for node in 1..=nodes {
         still_runs(&up.layout, &node_name(node))?;
     }
@@ -170,6 +176,7 @@ pub(crate) fn publish(layout: &Layout, publish: &[Publish]) -> Result<ExitCode> 
         binary: std::env::current_exe().context("cannot find this program's file")?,
         nodes: 0,
         api_port: 0,
+        store: server::StoreArgs::default(),
         insecure_registries: Vec::new(),
         timeout: Duration::ZERO,
         progress: Progress::start(false),
@@ -226,14 +233,18 @@ fn known_api_port(layout: &Layout) -> Option<u16> {
 impl Up {
     /// Before anything is made: the ports must be free, or be ours already.
     fn check_ports(&self, publish: &[Publish]) -> Result<()> {
-        let ours = Process::from_file(&self.layout.pid_file("server")).is_some_and(|server| {
-            server.arguments().get(1..) == Some(&server::arguments(&self.layout, self.api_port)[..])
-        });
-        if !ours && cgroups::processes(&self.layout.cgroup_of("server")).is_empty() {
-            server::check_port(
-                SocketAddr::from((Ipv4Addr::LOCALHOST, self.api_port)),
-                "choose another with --api-port",
-            )?;
+        for number in 1..=self.store.servers() {
+            let name = server_name(number);
+            let wanted = server::arguments(&self.layout, self.api_port, number, &self.store);
+            let ours = Process::from_file(&self.layout.pid_file(&name))
+                .is_some_and(|server| server.arguments().get(1..) == Some(&wanted[..]));
+            if !ours && cgroups::processes(&self.layout.cgroup_of(&name)).is_empty() {
+                let port = server::loopback_port(self.api_port, number);
+                server::check_port(
+                    SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+                    "choose another with --api-port",
+                )?;
+            }
         }
         publish.iter().try_for_each(|one| self.check_door_port(one))
     }
@@ -277,14 +288,15 @@ impl Up {
     }
 
     fn server(&mut self, runtime: &tokio::runtime::Runtime) -> Result<Api> {
-        let arguments = server::arguments(&self.layout, self.api_port);
-        let mut brought = self.bring(
-            "server",
-            None,
-            &self.layout.cgroup_of("server"),
-            &arguments,
-            &[],
-        )?;
+        let bring = |number: u16| {
+            let arguments = server::arguments(&self.layout, self.api_port, number, &self.store);
+            let name = server_name(number);
+            self.bring(&name, None, &self.layout.cgroup_of(&name), &arguments, &[])
+        };
+        let mut brought = bring(1)?;
+        let others = (2..=self.store.servers())
+            .map(|number| Ok((number, bring(number)?.words())))
+            .collect::<Result<Vec<_>>>()?;
         let ready = server::wait_ready(
             &self.layout,
             self.api_port,
@@ -294,6 +306,11 @@ impl Up {
         let api = runtime.block_on(ready)?;
         self.progress
             .done("server", &format!("{} ({})", api.server(), brought.words()));
+        for (number, words) in others {
+            let port = server::loopback_port(self.api_port, number);
+            let address = format!("https://{}:{port} ({words})", Ipv4Addr::LOCALHOST);
+            self.progress.done(&server_name(number), &address);
+        }
         Ok(api)
     }
 
@@ -376,10 +393,13 @@ impl Up {
         let cgroup = self.layout.cgroup_of(&name);
         let mut arguments: Vec<OsString> = vec!["agent".into()];
         let mut option = |name: &str, value: OsString| arguments.extend([name.into(), value]);
-        option(
-            "--server",
-            format!("https://{FABRIC_ADDRESS}:{NODE_PORT}").into(),
-        );
+        for server in 1..=self.store.servers() {
+            let port = fabric_port(NODE_PORT, server);
+            option(
+                "--server",
+                format!("https://{FABRIC_ADDRESS}:{port}").into(),
+            );
+        }
         option("--node", name.clone().into());
         option("--data", self.layout.node_dir(node).into());
         option("--pid-file", self.layout.pid_file(&name).into());
