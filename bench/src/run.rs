@@ -137,7 +137,12 @@ impl Cluster {
     /// pods were bound.
     async fn round(&mut self, case: &Case, own: bool) -> Result<usize> {
         let began = Instant::now();
-        let plan = scheduler::plan(&self.snapshot, self.now);
+        let plan = scheduler::plan(
+            &self.snapshot,
+            &Default::default(),
+            &mut Default::default(),
+            self.now,
+        );
         self.planning += began.elapsed();
         let bound = self.bind(&plan).await?;
         self.displace(&plan).await?;

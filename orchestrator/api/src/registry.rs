@@ -270,6 +270,7 @@ pub static RESOURCES: &[Resource] = &[
     },
     workload::POD_DISRUPTION_BUDGET,
     workload::PRIORITY_CLASS,
+    workload::POD_GROUP,
     stored::ENDPOINTS,
     stored::LIMIT_RANGE,
     stored::PERSISTENT_VOLUME,

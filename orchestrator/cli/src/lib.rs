@@ -23,6 +23,7 @@ mod policy;
 mod portforward;
 mod rollout;
 mod scale;
+mod schedule;
 mod tab;
 mod table;
 mod top;
@@ -57,6 +58,8 @@ pub enum Verb {
     Scale(scale::ScaleArgs),
     /// Follow, restart or undo a rollout
     Rollout(rollout::RolloutArgs),
+    /// Say why a pod is on its node, or on none
+    Schedule(schedule::ScheduleArgs),
     /// Show what pods or nodes use
     Top(top::TopArgs),
     /// Say which rule lets something reach something else, or keeps it away
@@ -102,6 +105,7 @@ pub async fn run(
         Verb::Exec(args) => exec::run(args, &globals).await,
         Verb::Scale(args) => scale::run(args, &globals).await,
         Verb::Rollout(args) => rollout::run(args, &globals).await,
+        Verb::Schedule(args) => schedule::run(args, &globals).await,
         Verb::Top(args) => top::run(args, &globals).await,
         Verb::Policy(args) => policy::run(args, &globals).await,
         Verb::PortForward(args) => portforward::run(args, &globals).await,

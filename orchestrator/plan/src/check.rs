@@ -24,6 +24,16 @@ pub enum Violation {
         /// Which.
         object: String,
     },
+    /// Some pods of a gang are bound without the others.
+    #[error("pod group {group} would have {bound} pods bound, fewer than {least}")]
+    Torn {
+        /// `namespace/name`.
+        group: String,
+        /// Bound then.
+        bound: usize,
+        /// That are to run together.
+        least: usize,
+    },
     /// More is asked of a node than it gives.
     #[error("node {node} would lack {shortage}")]
     Overfull {
@@ -73,7 +83,7 @@ pub fn scheduling(snapshot: &Snapshot, plan: &Plan) -> Vec<Violation> {
     let mut faults = written_twice(plan);
     let mut bound = BTreeSet::new();
     let mut added: BTreeMap<&str, Vec<Amounts>> = BTreeMap::new();
-    for write in &plan.writes {
+    for write in plan.writes.iter().flat_map(Write::parts) {
         let Write::Bind {
             namespace,
             name,
@@ -123,6 +133,50 @@ pub fn scheduling(snapshot: &Snapshot, plan: &Plan) -> Vec<Violation> {
                 shortage,
             }));
             used.add(&requests);
+        }
+    }
+    faults
+}
+
+/// Faults of a scheduler's plan: no pod of a gang is bound when too few of the gang are.
+pub fn gangs(snapshot: &Snapshot, plan: &Plan) -> Vec<Violation> {
+    let mut faults = Vec::new();
+    for write in &plan.writes {
+        let mut added: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for one in write.parts() {
+            let Write::Bind {
+                namespace, name, ..
+            } = one
+            else {
+                continue;
+            };
+            let pod = snapshot.pods.get(namespace, name);
+            let group = pod.and_then(|pod| pod.spec.as_ref()?.scheduling_group.as_ref());
+            if let Some(group) = group.and_then(|group| group.pod_group_name.as_deref()) {
+                *added.entry((namespace, group)).or_default() += 1;
+            }
+        }
+        for ((namespace, group), added) in added {
+            let gang = snapshot.pod_groups.get(namespace, group);
+            let gang = gang.and_then(|gang| gang.spec.scheduling_policy.gang.as_ref());
+            let least = gang.map_or(0, |gang| usize::try_from(gang.min_count).unwrap_or(0));
+            let is_in = |pod: &k8s_openapi::api::core::v1::Pod| {
+                let own = pod
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.scheduling_group.as_ref());
+                own.is_some_and(|own| own.pod_group_name.as_deref() == Some(group))
+            };
+            let pods = snapshot.pods.in_namespace(namespace);
+            let there = pods.filter(|pod| pod::is_active(pod) && pod::node_name(pod).is_some());
+            let bound = added + there.filter(|pod| is_in(pod)).count();
+            if bound < least {
+                faults.push(Violation::Torn {
+                    group: format!("{namespace}/{group}"),
+                    bound,
+                    least,
+                });
+            }
         }
     }
     faults

@@ -36,7 +36,7 @@ const PLANNERS: [(&str, Planner); 14] = [
     }),
     ("storage", |view, _, now, _| crate::storage::plan(view, now)),
     ("scheduler", |view, _, now, _| {
-        crate::scheduler::plan(view, now)
+        crate::scheduler::plan(view, &Default::default(), &mut Default::default(), now)
     }),
     ("disruption", |view, scope, now, _| {
         crate::disruption::plan(view, scope, now)

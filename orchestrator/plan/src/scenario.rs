@@ -152,7 +152,12 @@ impl Cluster {
                 plan
             },
             |world| {
-                let plan = crate::scheduler::plan(&world.snapshot, world.now);
+                let plan = crate::scheduler::plan(
+                    &world.snapshot,
+                    &Default::default(),
+                    &mut Default::default(),
+                    world.now,
+                );
                 assert_eq!(check::scheduling(&world.snapshot, &plan), []);
                 plan
             },

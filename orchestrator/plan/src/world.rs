@@ -293,6 +293,13 @@ impl World {
                 pod["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "True"}]);
                 self.put(pod);
             }
+            Write::Gang(binds) => {
+                if binds.iter().all(|bind| self.is_unbound(bind)) {
+                    binds.iter().for_each(|bind| self.write(bind));
+                } else {
+                    self.refused += 1;
+                }
+            }
             Write::Delete {
                 api_version,
                 kind,
@@ -344,6 +351,21 @@ impl World {
             }
             _ => self.refused += 1,
         }
+    }
+
+    /// Whether a binding's condition holds.
+    fn is_unbound(&self, bind: &Write) -> bool {
+        let Write::Bind {
+            namespace,
+            name,
+            uid,
+            ..
+        } = bind
+        else {
+            return false;
+        };
+        self.get("Pod", namespace, name)
+            .is_some_and(|pod| pod["metadata"]["uid"] == **uid && pod["spec"]["nodeName"].is_null())
     }
 
     fn replace(&mut self, value: &Value, spec: bool) {

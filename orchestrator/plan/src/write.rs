@@ -51,6 +51,9 @@ pub enum Write {
         /// Node.
         node: String,
     },
+    /// Bindings ([`Write::Bind`]) of pods that run together: all of them, or none when one can't be. More of them than
+    /// the store takes in one transaction go in by parts.
+    Gang(Vec<Write>),
     /// Deletes the object if it still has this uid, as a client's DELETE would: finalizers are honoured.
     Delete {
         /// `v1`, `apps/v1`.
@@ -83,6 +86,16 @@ pub enum Write {
         /// `uid` of the owner.
         owner_uid: String,
     },
+}
+
+impl Write {
+    /// The bindings of a gang; of any other write itself.
+    pub fn parts(&self) -> &[Self] {
+        match self {
+            Self::Gang(binds) => binds,
+            one => std::slice::from_ref(one),
+        }
+    }
 }
 
 /// An Event to be recorded; the server names, counts and dates it.

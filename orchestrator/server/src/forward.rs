@@ -69,7 +69,7 @@ pub(crate) fn is_leaders(request: &Request) -> bool {
     !reads || request.headers().contains_key(UPGRADE) || needs_nodes(path)
 }
 
-/// Logs, flows, proxies and usage come from nodes, and nodes speak with the leader.
+/// Logs, flows, proxies and usage come from nodes, and nodes speak with the leader; and the scheduler is the leader's.
 fn needs_nodes(path: &str) -> bool {
     if path.starts_with("/apis/metrics.k8s.io/") {
         return true;
@@ -77,7 +77,18 @@ fn needs_nodes(path: &str) -> bool {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let below = match parts.as_slice() {
         ["apis", "waggle.dev", "v1", "flows"]
-        | ["apis", "waggle.dev", "v1", "namespaces", _, "flows"] => return true,
+        | ["apis", "waggle.dev", "v1", "namespaces", _, "flows"]
+        | [
+            "apis",
+            "waggle.dev",
+            "v1",
+            "namespaces",
+            _,
+            "schedulingexplanations",
+            _,
+        ] => {
+            return true;
+        }
         ["api", "v1", "nodes", _, below, ..] => below,
         [
             "api",
@@ -356,6 +367,8 @@ mod tests {
         check("POST", "/api/v1/namespaces/shop/pods", true);
         check("DELETE", "/api/v1/namespaces/shop/pods/web", true);
         check("GET", "/apis/waggle.dev/v1/flows?watch=true", true);
+        let explanation = "/apis/waggle.dev/v1/namespaces/shop/schedulingexplanations/web-1";
+        check("GET", explanation, true);
         check("GET", "/apis/waggle.dev/v1/namespaces/shop/flows", true);
         check("GET", "/apis/waggle.dev/v1/tenants", false);
         check("GET", "/api/v1/nodes/node1/proxy/metrics", true);

@@ -11,6 +11,7 @@ mod delete;
 mod document;
 mod documents;
 mod eviction;
+mod explanation;
 pub(crate) mod input;
 mod query;
 mod read;
@@ -86,6 +87,10 @@ pub fn router(state: ServerState) -> Router {
         .route(
             "/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token",
             post(reviews::account_token),
+        )
+        .route(
+            "/apis/waggle.dev/v1/namespaces/{namespace}/schedulingexplanations/{name}",
+            get(explanation::get),
         )
         .route(
             "/api/v1/namespaces/{namespace}/pods/{name}/eviction",

@@ -1,7 +1,8 @@
 //! What a server is told at its start.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use waggle_model::network::{AddressPool, Cidr, PerFamily, PortRange};
 pub use waggle_plan::node_lifecycle::Settings as NodeLifecycle;
@@ -56,6 +57,8 @@ pub struct ServerOptions {
     pub cluster_name: String,
     /// Which requests are noted where; none are when absent.
     pub audit: Option<AuditOptions>,
+    /// How pods are placed.
+    pub scheduler: Arc<waggle_plan::scheduler::Settings>,
     /// How patient the cluster is with silent nodes.
     pub node_lifecycle: NodeLifecycle,
 }
@@ -84,6 +87,7 @@ impl ServerOptions {
             extra_names: Vec::new(),
             cluster_name: "waggle".into(),
             audit: None,
+            scheduler: Arc::default(),
             node_lifecycle: NodeLifecycle::default(),
         }
     }
@@ -148,6 +152,26 @@ impl ServerOptions {
             }
         }
         self.load_balancer_pool = Some(pool);
+        Ok(())
+    }
+
+    /// Takes how pods are placed from a KubeSchedulerConfiguration, YAML or JSON.
+    ///
+    /// # Errors
+    /// [`ServerError::Scheduler`] when it can't be read or means nothing here.
+    pub fn use_scheduler_config(&mut self, path: &Path) -> Result<(), ServerError> {
+        let wrong = |cause: String| ServerError::Scheduler {
+            path: path.to_owned(),
+            cause,
+        };
+        let text = std::fs::read_to_string(path).map_err(|cause| wrong(cause.to_string()))?;
+        let value = serde_yaml_ng::from_str(&text).map_err(|cause| wrong(cause.to_string()))?;
+        let read = waggle_plan::scheduler::Settings::read(value);
+        let (settings, unused) = read.map_err(|cause| wrong(cause.to_string()))?;
+        if !unused.is_empty() {
+            tracing::warn!(path = %path.display(), fields = unused.join(", "), "nothing here depends on these fields");
+        }
+        self.scheduler = Arc::new(settings);
         Ok(())
     }
 

@@ -44,6 +44,14 @@ pub enum ServerError {
         /// Which option, and what is wrong with it.
         cause: String,
     },
+    /// How pods are to be placed.
+    #[error("--scheduler-config {}: {cause}", path.display())]
+    Scheduler {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// Keys and certificates.
     #[error(transparent)]
     Pki(#[from] PkiError),
@@ -114,6 +122,8 @@ pub struct ServerState {
     pub audit: Option<Arc<AuditLog>>,
     /// Who leads, and what the leader alone has.
     pub leading: Leading,
+    /// How pods are placed.
+    pub scheduler: Arc<waggle_plan::scheduler::Settings>,
     /// Keys and certificates.
     pub pki: Arc<Pki>,
     /// Where pods reach the API.
@@ -179,6 +189,7 @@ async fn once(options: &ServerOptions, stop: &CancellationToken) -> Result<(), S
             usage: Arc::new(UsageRegistry::default()),
             audit,
             leading: Leading::elected(forwarder),
+            scheduler: Arc::clone(&options.scheduler),
             pki: Arc::new(pki),
             advertise,
             stop: stop.child_token(),
@@ -272,6 +283,7 @@ impl Server {
             pki: Arc::clone(&state.pki),
             authority: state.pki.ca_pem().to_owned(),
             pool: options.load_balancer_pool.clone(),
+            scheduler: Arc::clone(&state.scheduler),
             node_lifecycle: options.node_lifecycle,
         };
         let end = state.stop.clone();

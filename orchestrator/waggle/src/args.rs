@@ -95,6 +95,9 @@ pub(crate) struct ServerArgs {
     /// Services wait
     #[arg(long, value_name = "CIDR[,CIDR]|FIRST-LAST")]
     pub(crate) load_balancer_pool: Option<AddressPool>,
+    /// Profiles of the scheduler: a KubeSchedulerConfiguration, YAML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scheduler_config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) eviction: EvictionRates,
 }

@@ -36,6 +36,9 @@ pub(crate) async fn server(args: ServerArgs) -> Result<ExitCode> {
     if let Some(pool) = args.load_balancer_pool {
         options.use_pool(pool)?;
     }
+    if let Some(path) = &args.scheduler_config {
+        options.use_scheduler_config(path)?;
+    }
     options.node_lifecycle = NodeLifecycle {
         node_eviction_rate: args.eviction.node_eviction_rate,
         secondary_node_eviction_rate: args.eviction.secondary_node_eviction_rate,

@@ -167,6 +167,26 @@ pub(super) const POD_DISRUPTION_BUDGET: Resource = Resource {
     source: Source::Registry,
 };
 
+pub(super) const POD_GROUP: Resource = Resource {
+    group: "scheduling.k8s.io",
+    version: "v1beta1",
+    kind: "PodGroup",
+    plural: "podgroups",
+    singular: "podgroup",
+    short_names: &["pg"],
+    categories: &[],
+    namespaced: true,
+    subresources: &["status"],
+    defaults: defaults::nothing,
+    decode: decode::<scheduling::v1beta1::PodGroup>,
+    validate: validate::pod_group,
+    columns: table::limits::POD_GROUP,
+    cells: table::limits::pod_group,
+    selectable: &[],
+    schema: schema::<scheduling::v1beta1::PodGroup>,
+    source: Source::Registry,
+};
+
 pub(super) const PRIORITY_CLASS: Resource = Resource {
     group: "scheduling.k8s.io",
     version: "v1",

@@ -117,6 +117,33 @@ pub fn pod_disruption_budget(object: &Value, now: i64) -> Vec<Cell> {
     ]
 }
 
+/// Columns of a PodGroup.
+pub const POD_GROUP: &[Column] = &[
+    Column::NAME,
+    Column::text("Policy", "Whether its pods are placed together."),
+    Column::text("Min-Count", "So many of them run together, or none."),
+    Column::text("Scheduled", "Whether that many were placed once."),
+    Column::AGE,
+];
+
+/// Cells of a PodGroup.
+pub fn pod_group(object: &Value, now: i64) -> Vec<Cell> {
+    let gang = at(object, &["spec", "schedulingPolicy", "gang"]);
+    let least = number(gang, &["minCount"]).map_or_else(|| "<none>".to_owned(), |n| n.to_string());
+    let rows = at(object, &["status", "conditions"]).as_array();
+    let scheduled = rows
+        .into_iter()
+        .flatten()
+        .any(|row| row["type"] == "PodGroupInitiallyScheduled" && row["status"] == "True");
+    vec![
+        name(object),
+        if gang.is_object() { "Gang" } else { "Basic" }.into(),
+        least.into(),
+        if scheduled { "True" } else { "False" }.into(),
+        age(object, now),
+    ]
+}
+
 /// Columns of a PriorityClass.
 pub const PRIORITY_CLASS: &[Column] = &[
     Column::NAME,

@@ -49,6 +49,23 @@ pub(crate) fn pod_disruption_budget(value: &Value, old: Option<&Value>) -> Vec<F
     out
 }
 
+/// Faults of a PodGroup.
+pub(crate) fn pod_group(value: &Value, old: Option<&Value>) -> Vec<Fault> {
+    let mut out = Vec::new();
+    meta::check("PodGroup", value, old, &mut out);
+    let policy = at(value, &["spec", "schedulingPolicy"]);
+    let place = "spec.schedulingPolicy";
+    if has(policy, &["basic"]) == has(policy, &["gang"]) {
+        let detail = "must have exactly one of `basic` and `gang`";
+        out.push(Fault::invalid(place, policy.clone(), detail));
+    } else if has(policy, &["gang"]) && number(policy, &["gang", "minCount"]).unwrap_or(0) < 1 {
+        let given = at(policy, &["gang", "minCount"]).clone();
+        let place = format!("{place}.gang.minCount");
+        out.push(Fault::invalid(place, given, "must be greater than 0"));
+    }
+    out
+}
+
 /// Faults of a PriorityClass.
 pub(crate) fn priority_class(value: &Value, old: Option<&Value>) -> Vec<Fault> {
     let mut out = Vec::new();
@@ -293,6 +310,22 @@ mod tests {
         );
         let both = json!({"metadata": {"name": "b", "namespace": "n"}, "spec": {"minAvailable": 1, "maxUnavailable": 1}});
         assert_eq!(faults("pdb", both).len(), 1);
+    }
+
+    #[test]
+    fn pod_groups_have_one_policy() {
+        let group = |policy: serde_json::Value| json!({"metadata": {"name": "g", "namespace": "n"}, "spec": {"schedulingPolicy": policy}});
+        check(
+            "pg",
+            &group(json!({"gang": {"minCount": 2}})),
+            "/spec/schedulingPolicy/gang/minCount",
+            json!(0),
+            &["spec.schedulingPolicy.gang.minCount: Invalid value: 0: must be greater than 0"],
+        );
+        assert_eq!(faults("pg", group(json!({"basic": {}}))).len(), 0);
+        assert_eq!(faults("pg", group(json!({}))).len(), 1);
+        let both = json!({"basic": {}, "gang": {"minCount": 2}});
+        assert_eq!(faults("pg", group(both)).len(), 1);
     }
 
     #[test]

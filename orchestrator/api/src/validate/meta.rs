@@ -6,6 +6,8 @@ use super::names;
 use crate::Fault;
 use crate::walk::{has, list, members, text};
 
+/// How the pods of a workload are placed.
+const PLACEMENT: &str = "waggle.dev/placement";
 /// All annotations together.
 const ANNOTATION_BYTES: usize = 256 * 1024;
 /// Finalizers that need no domain.
@@ -55,6 +57,10 @@ pub(super) fn labels_and_annotations(value: &Value, path: &str, out: &mut Vec<Fa
     for (key, content) in members(value, &["metadata", "annotations"]) {
         if let Some(rule) = names::qualified_name(&key.to_lowercase()) {
             out.push(Fault::invalid(path.clone(), key.as_str(), rule));
+        }
+        if key == PLACEMENT {
+            let place = format!("{path}[{PLACEMENT}]");
+            super::one_of(content, &["pack", "spread"], &place, out);
         }
         bytes += key.len() + content.as_str().map_or(0, str::len);
     }

@@ -36,7 +36,9 @@ pub(crate) use config::{config_map, secret, service_account};
 pub(crate) use ephemeral::ephemeral_containers;
 pub(crate) use extension::{custom_resource_definition, signing_request, webhooks};
 pub(crate) use ingress::{endpoints, ingress, ingress_class};
-pub(crate) use limits::{horizontal_pod_autoscaler, pod_disruption_budget, priority_class};
+pub(crate) use limits::{
+    horizontal_pod_autoscaler, pod_disruption_budget, pod_group, priority_class,
+};
 pub(crate) use names::{label_value, qualified_name};
 pub(crate) use network::endpoint_slice;
 pub(crate) use network_policy::network_policy;

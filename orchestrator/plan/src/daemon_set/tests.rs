@@ -37,7 +37,12 @@ fn step(world: &mut World) -> Vec<String> {
         &mut world.ids,
     );
     world.apply(&plan);
-    let bind = crate::scheduler::plan(&world.snapshot, world.now);
+    let bind = crate::scheduler::plan(
+        &world.snapshot,
+        &Default::default(),
+        &mut Default::default(),
+        world.now,
+    );
     world.apply(&bind);
     pods(world)
 }

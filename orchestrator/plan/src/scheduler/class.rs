@@ -5,10 +5,13 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{NodeAffinity, Pod, PodSpec, Taint};
 
 use super::cluster::{Cluster, HostPort, NodeState, are_free, host_ports, repels, uses};
+use super::config::{Fit, PLACEMENT, Profile};
+use super::plugin::Plugin;
 use super::preempt;
+use super::queue::Hints;
 use super::reason::Reason;
 use super::score;
-use super::topology::{Spread, Terms};
+use super::topology::{Spread, Terms, attracts};
 use crate::resources::{self, Amounts};
 use crate::selector::matches_node;
 use crate::storage::{ClaimFault, PodClaims, claims_of};
@@ -39,6 +42,11 @@ impl ClassKey {
 pub(super) struct Class<'a> {
     /// One of them.
     pub(super) pod: &'a Arc<Pod>,
+    pub(super) profile: &'a Profile,
+    /// How full nodes are compared.
+    pub(super) fit: Fit,
+    /// Pods of its owner are kept apart.
+    pub(super) spreads_siblings: bool,
     pub(super) requests: Amounts,
     pub(super) usual: (i64, i64),
     pub(super) ports: Vec<HostPort>,
@@ -60,20 +68,20 @@ pub(super) struct Class<'a> {
     pub(super) siblings: usize,
     /// Pods elsewhere matter to it.
     pub(super) watches: bool,
-    /// It has required anti-affinity, which matters to pods elsewhere.
-    pub(super) repels: bool,
+    /// It has affinity or anti-affinity, which matters to pods elsewhere.
+    pub(super) matters: bool,
     /// Nodes that this batch has put its pods on.
     pub(super) placed: Vec<usize>,
     /// One of its pods found no node; nor will the others, for the cluster only gets fuller.
     pub(super) refused: bool,
     /// What to tell its pods about that, once the batch is over.
-    pub(super) message: Option<String>,
+    pub(super) message: Option<(String, Hints)>,
     /// Why nobody makes room for its pods of this priority.
     pub(super) hopeless: Option<(i32, String)>,
 }
 
 impl<'a> Class<'a> {
-    pub(super) fn new(pod: &'a Arc<Pod>, cluster: &mut Cluster<'a>) -> Self {
+    pub(super) fn new(pod: &'a Arc<Pod>, profile: &'a Profile, cluster: &mut Cluster<'a>) -> Self {
         let mut reasons = Vec::new();
         let claims = PodClaims::of(cluster.snapshot, pod);
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -85,7 +93,10 @@ impl<'a> Class<'a> {
             .nodes
             .iter()
             .map(|node| {
-                let why = fixed(pod, node).or_else(|| claimed(&claims, node, cluster));
+                let why = fixed(pod, profile, node).or_else(|| {
+                    let asked = |why: &Reason| profile.filters_by(why.plugin());
+                    claimed(&claims, node, cluster).filter(asked)
+                });
                 verdict(&mut reasons, why)
             })
             .collect();
@@ -99,10 +110,14 @@ impl<'a> Class<'a> {
             .iter()
             .map(|node| is_welcome(pod, node))
             .collect();
-        let spreads = Spread::of(pod, cluster, &eligible, &welcome);
-        let terms = Terms::of(pod, cluster);
+        let spreads = Spread::of(pod, profile, cluster, &eligible, &welcome);
+        let terms = Terms::of(pod, profile, cluster);
+        let (fit, spreads_siblings) = profile.for_pod(pod);
         Self {
             pod,
+            profile,
+            fit,
+            spreads_siblings: spreads_siblings && spreads.is_empty(),
             requests: resources::requests(pod),
             usual: resources::usual_requests(pod),
             ports: host_ports(pod),
@@ -115,7 +130,7 @@ impl<'a> Class<'a> {
             images: score::images(pod, cluster),
             siblings: cluster.sibling_group(pod),
             watches: !spreads.is_empty() || !terms.is_empty(),
-            repels: repels(pod),
+            matters: repels(pod) || attracts(pod),
             spreads,
             terms,
             placed: Vec::new(),
@@ -130,7 +145,13 @@ impl<'a> Class<'a> {
         let (Some(own), Some(other)) = (&self.pod.spec, &whole.spec) else {
             return false;
         };
+        let placement = |pod: &Pod| {
+            let annotations = pod.metadata.annotations.as_ref();
+            annotations.and_then(|all| all.get(PLACEMENT)).cloned()
+        };
         own.node_selector == other.node_selector
+            && own.scheduler_name == other.scheduler_name
+            && placement(self.pod) == placement(whole)
             && own.affinity == other.affinity
             && own.tolerations == other.tolerations
             && own.topology_spread_constraints == other.topology_spread_constraints
@@ -151,20 +172,29 @@ impl<'a> Class<'a> {
         if let Some(index) = self.verdicts[node].checked_sub(1) {
             return Some(self.reasons[usize::from(index)].clone());
         }
-        if self.exclusive.iter().any(|key| cluster.exclusive[key] > 0) {
+        let asked = |plugin| self.profile.filters_by(plugin);
+        if !self.exclusive.is_empty()
+            && asked(Plugin::VolumeRestrictions)
+            && self.exclusive.iter().any(|key| cluster.exclusive[key] > 0)
+        {
             return Some(Reason::ClaimInUse);
         }
         let state = &cluster.nodes[node];
-        if !self.ports.is_empty() && !state.has_free(&self.ports) {
+        if !self.ports.is_empty() && asked(Plugin::NodePorts) && !state.has_free(&self.ports) {
             return Some(Reason::Ports);
         }
-        if !state.used.leaves_room_for(&self.requests, &state.whole) {
+        if asked(Plugin::NodeResourcesFit)
+            && !state.used.leaves_room_for(&self.requests, &state.whole)
+        {
             return Some(Reason::Resources);
         }
-        self.spreads
-            .iter()
-            .find_map(|spread| spread.judge(node))
-            .or_else(|| self.terms.judge(node))
+        let mut spreads = self.spreads.iter();
+        let crowded = || spreads.find_map(|spread| spread.judge(node));
+        let spread = asked(Plugin::PodTopologySpread).then(crowded).flatten();
+        spread.or_else(|| {
+            let near = asked(Plugin::InterPodAffinity);
+            near.then(|| self.terms.judge(node)).flatten()
+        })
     }
 
     /// Whether what runs on the node is all that may keep this class away.
@@ -226,13 +256,13 @@ impl<'a> Class<'a> {
         used.shortages(&self.requests, &state.whole)
     }
 
-    /// Takes note of a pod that this batch put on a node.
-    pub(super) fn notice(&mut self, other: &Pod, node: usize, cluster: &Cluster<'_>) {
+    /// Takes note of a pod that this batch put on a node (`change` 1) or took from it again (-1).
+    pub(super) fn notice(&mut self, other: &Pod, node: usize, change: i64, cluster: &Cluster<'_>) {
         let own = self.pod.metadata.namespace.as_deref().unwrap_or_default();
         self.spreads
             .iter_mut()
-            .for_each(|spread| spread.notice(own, other, node));
-        self.terms.notice(self.pod, other, node, cluster);
+            .for_each(|spread| spread.notice(own, other, node, change));
+        self.terms.notice(self.pod, other, node, change, cluster);
     }
 }
 
@@ -265,18 +295,19 @@ fn verdict(reasons: &mut Vec<Reason>, reason: Option<Reason>) -> u16 {
 }
 
 /// Why a pod can't be on a node whatever else is there.
-fn fixed(pod: &Pod, node: &NodeState<'_>) -> Option<Reason> {
+fn fixed(pod: &Pod, profile: &Profile, node: &NodeState<'_>) -> Option<Reason> {
     let tolerations = taint::tolerations(pod);
     let cordon = taint::taint(taint::UNSCHEDULABLE, "NoSchedule");
-    if node.unschedulable && !taint::tolerated(&cordon, tolerations) {
+    if profile.filters_by(Plugin::NodeUnschedulable)
+        && node.unschedulable
+        && !taint::tolerated(&cordon, tolerations)
+    {
         return Some(Reason::Unschedulable);
     }
     let hard = |one: &&Taint| matches!(one.effect.as_str(), "NoSchedule" | "NoExecute");
-    if let Some(one) = node
-        .taints
-        .iter()
-        .filter(hard)
-        .find(|one| !taint::tolerated(one, tolerations))
+    let mut hard = node.taints.iter().filter(hard);
+    if profile.filters_by(Plugin::TaintToleration)
+        && let Some(one) = hard.find(|one| !taint::tolerated(one, tolerations))
     {
         return Some(Reason::Taint(format!(
             "{}: {}",
@@ -284,7 +315,8 @@ fn fixed(pod: &Pod, node: &NodeState<'_>) -> Option<Reason> {
             one.value.as_deref().unwrap_or_default()
         )));
     }
-    (!matches_affinity(pod, node)).then_some(Reason::NodeAffinity)
+    let near = !profile.filters_by(Plugin::NodeAffinity) || matches_affinity(pod, node);
+    (!near).then_some(Reason::NodeAffinity)
 }
 
 /// Why a pod can't be on a node for its volumes.

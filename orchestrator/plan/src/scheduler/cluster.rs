@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 
+use super::topology::attracts;
 use crate::resources::{self, Amounts};
 use crate::selector::Labels;
 use crate::storage::claims_of;
@@ -21,6 +22,7 @@ pub(crate) struct Demand {
     usual: (i64, i64),
     ports: Vec<HostPort>,
     repels: bool,
+    attracts: bool,
 }
 
 impl Demand {
@@ -30,6 +32,7 @@ impl Demand {
             usual: resources::usual_requests(pod),
             ports: host_ports(pod),
             repels: repels(pod),
+            attracts: attracts(pod),
         }
     }
 }
@@ -98,6 +101,14 @@ impl<'a> NodeState<'a> {
         );
     }
 
+    /// Takes back what [`NodeState::take`] counted, ports and all.
+    pub(super) fn untake(&mut self, requests: &Amounts, usual: (i64, i64), ports: &[HostPort]) {
+        self.give_back(requests, usual);
+        for port in ports {
+            self.ports.remove(port);
+        }
+    }
+
     /// Whether none of these ports is taken; `0.0.0.0` is every address.
     pub(super) fn has_free(&self, ports: &[HostPort]) -> bool {
         are_free(&self.ports, ports)
@@ -126,7 +137,8 @@ fn images(node: &Node) -> HashMap<&str, i64> {
     .collect()
 }
 
-fn is_ready(node: &Node) -> bool {
+/// Whether the node says that it is ready.
+pub(crate) fn is_ready(node: &Node) -> bool {
     let conditions = node
         .status
         .iter()
@@ -151,6 +163,8 @@ pub(super) struct Cluster<'a> {
     topologies: HashMap<String, Rc<Topology>>,
     /// Pods that are there and keep others away.
     pub(super) repelling: Vec<(&'a Arc<Pod>, usize)>,
+    /// Pods that are there and care for who comes near.
+    pub(super) attracting: Vec<(&'a Arc<Pod>, usize)>,
     /// Pods of one owner on each node, by group.
     pub(super) siblings: Vec<Vec<u32>>,
     sibling_groups: HashMap<String, usize>,
@@ -172,6 +186,7 @@ impl<'a> Cluster<'a> {
             by_name: HashMap::new(),
             topologies: HashMap::new(),
             repelling: Vec::new(),
+            attracting: Vec::new(),
             siblings: Vec::new(),
             sibling_groups: HashMap::new(),
             volumes_taken: BTreeSet::new(),
@@ -187,6 +202,9 @@ impl<'a> Cluster<'a> {
                 cluster.nodes[index].take(&demand.requests, demand.usual, &demand.ports);
                 if demand.repels {
                     cluster.repelling.push((pod, index));
+                }
+                if demand.attracts {
+                    cluster.attracting.push((pod, index));
                 }
             }
         }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::plugin::Plugin;
+
 /// Why not here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reason {
@@ -63,6 +65,26 @@ impl fmt::Display for Reason {
                 "node(s) didn't satisfy existing pods anti-affinity rules"
             }
         })
+    }
+}
+
+impl Reason {
+    /// The filter that says so.
+    pub(super) fn plugin(&self) -> Plugin {
+        match self {
+            Self::Unschedulable => Plugin::NodeUnschedulable,
+            Self::Taint(_) => Plugin::TaintToleration,
+            Self::NodeAffinity => Plugin::NodeAffinity,
+            Self::Claims(_) | Self::VolumeElsewhere | Self::NoVolume => Plugin::VolumeBinding,
+            Self::VolumeZone => Plugin::VolumeZone,
+            Self::ClaimInUse => Plugin::VolumeRestrictions,
+            Self::Ports => Plugin::NodePorts,
+            Self::Resources => Plugin::NodeResourcesFit,
+            Self::Spread | Self::SpreadLabel => Plugin::PodTopologySpread,
+            Self::PodAffinity | Self::PodAntiAffinity | Self::ExistingAntiAffinity => {
+                Plugin::InterPodAffinity
+            }
+        }
     }
 }
 

@@ -3,15 +3,28 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+mod profiles;
+mod waiting;
+
 use super::*;
 use crate::world::{World, node, pod};
 
 fn run(world: &mut World) -> Plan {
-    let plan = plan(&world.snapshot, world.now);
+    let plan = plan(
+        &world.snapshot,
+        &Settings::default(),
+        &mut Queue::default(),
+        world.now,
+    );
     assert_eq!(crate::check::scheduling(&world.snapshot, &plan), []);
     world.apply(&plan);
     assert_eq!(world.refused, 0);
-    let again = super::plan(&world.snapshot, world.now);
+    let again = super::plan(
+        &world.snapshot,
+        &Settings::default(),
+        &mut Queue::default(),
+        world.now,
+    );
     assert_eq!(again.writes, [], "replanning");
     plan
 }

@@ -1,6 +1,7 @@
 //! Where pods that matter to a pod already are: topology spread constraints, pod affinity and anti-affinity. Counted
 //! once a class from the snapshot, then kept up with each pod that the batch places.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use k8s_openapi::api::core::v1::{Affinity, Pod, PodAffinityTerm, TopologySpreadC
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::cluster::{Cluster, NOWHERE, Topology};
+use super::config::Profile;
 use super::reason::Reason;
 use crate::selector::{self, Labels};
 use crate::{Snapshot, pod};
@@ -34,6 +36,7 @@ impl Spread {
     /// `near` says which nodes the class's node affinity admits, `welcome` on which it tolerates every taint.
     pub(super) fn of(
         pod: &Pod,
+        profile: &Profile,
         cluster: &mut Cluster<'_>,
         near: &[bool],
         welcome: &[bool],
@@ -42,7 +45,15 @@ impl Spread {
             .spec
             .iter()
             .flat_map(|spec| spec.topology_spread_constraints.iter().flatten());
-        let constraints: Vec<&TopologySpreadConstraint> = constraints.collect();
+        let mut constraints: Vec<TopologySpreadConstraint> = constraints.cloned().collect();
+        if constraints.is_empty() && !profile.constraints.is_empty() {
+            let selector = siblings(pod, cluster.snapshot);
+            let usual = profile.constraints.iter().filter(|_| selector.is_some());
+            constraints.extend(usual.map(|one| TopologySpreadConstraint {
+                label_selector: selector.clone(),
+                ..one.clone()
+            }));
+        }
         let mut labelled = vec![true; cluster.nodes.len()];
         for one in constraints
             .iter()
@@ -55,7 +66,7 @@ impl Spread {
                 .for_each(|(node, &domain)| *node &= domain != NOWHERE);
         }
         constraints
-            .into_iter()
+            .iter()
             .map(|one| {
                 let affinity = one.node_affinity_policy.as_deref() != Some("Ignore");
                 let taints = one.node_taints_policy.as_deref() == Some("Honor");
@@ -107,7 +118,7 @@ impl Spread {
             .pods_labelled(namespace, spread.selector.match_labels.as_ref())
         {
             if let Some(node) = cluster.index_of(other) {
-                spread.notice(namespace, other, node);
+                spread.notice(namespace, other, node, 1);
             }
         }
         spread
@@ -176,16 +187,44 @@ impl Spread {
         }
     }
 
-    pub(super) fn notice(&mut self, namespace: &str, other: &Pod, node: usize) {
+    pub(super) fn notice(&mut self, namespace: &str, other: &Pod, node: usize, change: i64) {
         let domain = self.topology.domain[node];
         let here = domain != NOWHERE && self.eligible[node] && pod::is_active(other);
         if here
             && other.metadata.namespace.as_deref() == Some(namespace)
             && selector::matches(&self.selector, other.metadata.labels.as_ref())
         {
-            self.counts[domain as usize] += 1;
+            self.counts[domain as usize] += change;
         }
     }
+}
+
+/// Who belongs together with a pod that says nothing of it: the pods of its owner, or else of a Service.
+fn siblings(pod: &Pod, snapshot: &Snapshot) -> Option<LabelSelector> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let owner = pod::controller(&pod.metadata);
+    let owned = owner.and_then(|owner| match owner.kind.as_str() {
+        "ReplicaSet" => {
+            let set = snapshot.replica_sets.get(namespace, &owner.name)?;
+            Some(set.spec.selector.clone())
+        }
+        "StatefulSet" => {
+            let set = snapshot.stateful_sets.get(namespace, &owner.name)?;
+            Some(set.spec.selector.clone())
+        }
+        _ => None,
+    });
+    let labels = pod.metadata.labels.as_ref();
+    owned.or_else(|| {
+        let mut services = snapshot.services.in_namespace(namespace);
+        services.find_map(|service| {
+            let wanted = service.spec.as_ref()?.selector.as_ref()?;
+            selector::contains(labels, wanted).then(|| LabelSelector {
+                match_labels: Some(wanted.clone()),
+                match_expressions: None,
+            })
+        })
+    })
 }
 
 /// A term with the pods that match it counted by domain.
@@ -264,17 +303,17 @@ impl Term {
                 .index_of(other)
                 .filter(|_| !pod::is_terminated(other))
             {
-                term.notice(other, node);
+                term.notice(other, node, 1);
             }
         }
         term
     }
 
-    fn notice(&mut self, other: &Pod, node: usize) {
+    fn notice(&mut self, other: &Pod, node: usize, change: i64) {
         let domain = self.topology.domain[node];
         if domain != NOWHERE && self.wanted.means(other) {
-            self.counts[domain as usize] += 1;
-            self.total += 1;
+            self.counts[domain as usize] += change;
+            self.total += change;
         }
     }
 
@@ -293,13 +332,17 @@ pub(super) struct Terms {
     /// Weighted; negative for anti-affinity.
     liked: Vec<(i64, Term)>,
     /// Nodes where a pod is, in the same domain, that keeps this class away: how many such.
-    repelled: Vec<u32>,
+    repelled: Vec<i64>,
+    /// By topology, how much pods of each domain like this class to be there.
+    attracted: BTreeMap<String, (Rc<Topology>, Vec<i64>)>,
+    /// What required affinity of those pods counts for, and whether their preferences do not.
+    attraction: (i64, bool),
     /// Own pods match all required affinity terms: the first may go anywhere.
     may_begin: bool,
 }
 
 impl Terms {
-    pub(super) fn of(pod: &Pod, cluster: &mut Cluster<'_>) -> Self {
+    pub(super) fn of(pod: &Pod, profile: &Profile, cluster: &mut Cluster<'_>) -> Self {
         let mut make = |list: &[PodAffinityTerm]| -> Vec<Term> {
             list.iter()
                 .map(|term| Term::new(term, pod, cluster))
@@ -315,6 +358,8 @@ impl Terms {
             apart,
             liked,
             repelled: Vec::new(),
+            attracted: BTreeMap::new(),
+            attraction: (profile.hard_affinity, profile.ignores_existing),
             may_begin,
         };
         for index in 0..cluster.repelling.len() {
@@ -322,11 +367,42 @@ impl Terms {
             for term in anti_affinity(other) {
                 let topology = cluster.topology(&term.topology_key);
                 if Wanted::new(term, other, cluster.snapshot).means(pod) {
-                    terms.repel(&topology, node);
+                    terms.repel(&topology, node, 1);
                 }
             }
         }
+        for index in 0..cluster.attracting.len() {
+            let (other, node) = cluster.attracting[index];
+            for (_, term) in attractions(other, (1, false)) {
+                cluster.topology(&term.topology_key);
+            }
+            terms.attract(pod, other, node, 1, cluster);
+        }
         terms
+    }
+
+    /// Whether pods make one node dearer to the class than another.
+    pub(super) fn has_likings(&self) -> bool {
+        !self.liked.is_empty() || !self.attracted.is_empty()
+    }
+
+    /// Takes note of what a pod's own affinity says of this class.
+    fn attract(&mut self, own: &Pod, other: &Pod, node: usize, change: i64, cluster: &Cluster<'_>) {
+        for (weight, term) in attractions(other, self.attraction) {
+            // Known since `other` was looked at first.
+            let Some(topology) = cluster.known_topology(&term.topology_key) else {
+                continue;
+            };
+            let domain = topology.domain[node];
+            if domain != NOWHERE && Wanted::new(term, other, cluster.snapshot).means(own) {
+                let rows = self.attracted.entry(term.topology_key.clone());
+                let (_, sums) = rows.or_insert_with(|| {
+                    let domains = topology.domains;
+                    (topology, vec![0; domains])
+                });
+                sums[domain as usize] += weight * change;
+            }
+        }
     }
 
     /// Has nothing to keep up with but others' anti-affinity.
@@ -368,7 +444,7 @@ impl Terms {
             })
         });
         let left = self.repelled.get(node).copied().unwrap_or(0);
-        if usize::try_from(left).unwrap_or(usize::MAX) > repelling.count() {
+        if usize::try_from(left).unwrap_or(0) > repelling.count() {
             return Some(Reason::ExistingAntiAffinity);
         }
         if self.apart.iter().any(|term| fewer(term) > 0) {
@@ -382,29 +458,40 @@ impl Terms {
 
     /// How much the class likes the pods near this node.
     pub(super) fn liking(&self, node: usize) -> i64 {
-        self.liked
-            .iter()
-            .map(|(weight, term)| weight * term.near(node))
-            .sum()
+        let own = self.liked.iter();
+        let own: i64 = own.map(|(weight, term)| weight * term.near(node)).sum();
+        let of_domain = |(topology, sums): &(Rc<Topology>, Vec<i64>)| {
+            let domain = topology.domain[node];
+            sums.get(domain as usize).copied().unwrap_or(0)
+        };
+        own + self.attracted.values().map(of_domain).sum::<i64>()
     }
 
-    pub(super) fn notice(&mut self, own: &Pod, other: &Pod, node: usize, cluster: &Cluster<'_>) {
+    pub(super) fn notice(
+        &mut self,
+        own: &Pod,
+        other: &Pod,
+        node: usize,
+        change: i64,
+        cluster: &Cluster<'_>,
+    ) {
         let terms = self.together.iter_mut().chain(&mut self.apart);
         terms
             .chain(self.liked.iter_mut().map(|(_, term)| term))
-            .for_each(|term| term.notice(other, node));
+            .for_each(|term| term.notice(other, node, change));
+        self.attract(own, other, node, change, cluster);
         for term in anti_affinity(other) {
             // Known since the class of `other` was made.
             if let Some(topology) = cluster.known_topology(&term.topology_key)
                 && Wanted::new(term, other, cluster.snapshot).means(own)
             {
-                self.repel(&topology, node);
+                self.repel(&topology, node, change);
             }
         }
     }
 
-    /// Takes note that a pod on `node` keeps this class out of its domain.
-    fn repel(&mut self, topology: &Topology, node: usize) {
+    /// Takes note that a pod on `node` keeps this class out of its domain, or no longer does.
+    fn repel(&mut self, topology: &Topology, node: usize, change: i64) {
         let domain = topology.domain[node];
         if domain != NOWHERE {
             self.repelled.resize(topology.domain.len(), 0);
@@ -413,7 +500,7 @@ impl Terms {
                 .iter()
                 .zip(&mut self.repelled)
                 .filter(|(one, _)| **one == domain);
-            there.for_each(|(_, count)| *count += 1);
+            there.for_each(|(_, count)| *count += change);
         }
     }
 }
@@ -441,6 +528,21 @@ pub(super) fn anti_affinity(pod: &Pod) -> &[PodAffinityTerm] {
                 .as_deref()
         })
         .unwrap_or_default()
+}
+
+/// Whether a pod has affinity that pods to come matter to.
+pub(super) fn attracts(pod: &Pod) -> bool {
+    !affinity(pod).is_empty() || preferred(pod).next().is_some()
+}
+
+/// What the pod's own affinity says of others, with what it counts for: required by `hard`, preferred unless ignored.
+fn attractions(
+    pod: &Pod,
+    (hard, ignored): (i64, bool),
+) -> impl Iterator<Item = (i64, &PodAffinityTerm)> {
+    let required = affinity(pod).iter().filter(move |_| hard > 0);
+    let preferred = preferred(pod).filter(move |_| !ignored);
+    required.map(move |term| (hard, term)).chain(preferred)
 }
 
 fn preferred(pod: &Pod) -> impl Iterator<Item = (i64, &PodAffinityTerm)> {

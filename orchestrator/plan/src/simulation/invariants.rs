@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::node::{Machine, Phase};
 use super::server::{PLANNERS, Server};
-use super::workload::{COMPLETIONS, MEMBERS, NAMESPACE, NODES};
+use super::workload::{COMPLETIONS, GANG_SIZE, GANGS, MEMBERS, NAMESPACE, NODES};
 use crate::resources::{Amounts, allocatable, requests};
 use crate::world::{Change, Key, World};
 use crate::{Plan, Snapshot, Write, check, deployment, pod};
@@ -24,7 +24,11 @@ pub(super) fn of_plan(planner: usize, view: &Snapshot, plan: &Plan) -> Vec<check
             parts.flat_map(|part| check::rollout(view, &part)).collect()
         }
         "replica-set" => check::deletions(view, plan, "Pod", "ReplicaSet"),
-        "scheduler" => check::scheduling(view, plan),
+        "scheduler" => {
+            let mut faults = check::scheduling(view, plan);
+            faults.extend(check::gangs(view, plan));
+            faults
+        }
         _ => Vec::new(),
     }
 }
@@ -229,6 +233,13 @@ pub(super) fn at_rest(world: &World, machines: &[Machine], witness: &Witness) {
         assert_eq!(status.updated_replicas.unwrap_or(0), wanted, "{name}");
         assert_eq!(status.available_replicas.unwrap_or(0), wanted, "{name}");
     }
+    let mut whole = 0;
+    for name in GANGS {
+        let running = ready(name);
+        assert!(running == 0 || running == GANG_SIZE, "{running} of {name}");
+        whole += u64::from(running == GANG_SIZE);
+    }
+    assert_eq!(whole, 1, "gangs that run; there is room for one");
     let daemons = u64::try_from(NODES.len()).unwrap_or(0);
     assert_eq!(
         (ready("db"), ready("log"), ready("sum")),

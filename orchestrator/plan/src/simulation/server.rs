@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::node::{Assigned, Told};
 use crate::ownership::json;
 use crate::pod_addresses::{Pool, addresses};
+use crate::scheduler::Queue;
 use crate::snapshot::Meta;
 use crate::world::{Change, World};
 use crate::{Attention, Ids, Plan, Scope, Snapshot, Write, node_lifecycle, pod};
@@ -39,7 +40,7 @@ pub(super) const PLANNERS: [(&str, Planner); 12] = [
         crate::storage::plan(&one.view, now)
     }),
     ("scheduler", |one, _, now, _| {
-        crate::scheduler::plan(&one.view, now)
+        crate::scheduler::plan(&one.view, &Default::default(), &mut one.queue, now)
     }),
     ("disruption", |one, scope, now, _| {
         crate::disruption::plan(&one.view, scope, now)
@@ -65,6 +66,8 @@ pub(super) struct Server {
     pub(super) must_see: usize,
     ids: Ids,
     attention: [Attention; PLANNERS.len()],
+    /// Pods that its scheduler found no node for.
+    queue: Queue,
     pool: Pool,
     /// Writes on their way to the store, in order.
     pub(super) flight: VecDeque<Write>,
@@ -88,6 +91,7 @@ impl Server {
             must_see: 0,
             ids: Ids::new(seed),
             attention: Default::default(),
+            queue: Queue::default(),
             pool: Pool::default(),
             flight: VecDeque::new(),
             term: None,
@@ -245,6 +249,10 @@ pub(super) fn shown(write: &Write) -> String {
         Write::Create(value) => format!("create {}", named(value)),
         Write::Update(value) => format!("update {} {}", named(value), value["spec"]["replicas"]),
         Write::UpdateStatus(value) => format!("status of {}", named(value)),
+        Write::Gang(binds) => {
+            let binds: Vec<String> = binds.iter().map(shown).collect();
+            format!("together: {}", binds.join(", "))
+        }
         Write::Bind { name, node, .. } => format!("bind {name} to {node}"),
         Write::Delete {
             kind,

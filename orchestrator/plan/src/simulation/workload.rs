@@ -11,6 +11,10 @@ pub(super) const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
 pub(super) const COMPLETIONS: u64 = 4;
 /// Size of the StatefulSet in the end.
 pub(super) const MEMBERS: u64 = 3;
+/// Gangs, of which one has room at a time.
+pub(super) const GANGS: [&str; 2] = ["blue", "red"];
+/// Pods of a gang that run together.
+pub(super) const GANG_SIZE: u64 = 3;
 
 /// Something that a client wants.
 #[derive(Debug, Clone)]
@@ -28,7 +32,7 @@ pub(super) enum Order {
 impl Order {
     pub(super) fn any(chance: &mut Ids) -> Self {
         let mut pick = |count: u64| usize::try_from(chance.number() % count).unwrap_or(0);
-        match pick(12) {
+        match pick(13) {
             0..=2 => Self::Size("Deployment", "web", "replicas", pick(7)),
             3 => Self::Size("Deployment", "api", "replicas", pick(5)),
             4 => Self::Size("StatefulSet", "db", "replicas", pick(4)),
@@ -37,6 +41,7 @@ impl Order {
             8 => Self::Image(["StatefulSet", "DaemonSet"][pick(2)], "", pick(3)),
             9 => Self::ComeOrGo("api"),
             10 => Self::Cordon(NODES[pick(4)], pick(2) == 0),
+            11 => Self::Size("ReplicaSet", GANGS[pick(2)], "replicas", 3 * pick(2)),
             _ => Self::Estrange(pick(20)),
         }
     }
@@ -113,6 +118,20 @@ pub(super) fn put(world: &mut World) {
         world.put(value);
     }
     world.put(job());
+    for name in GANGS {
+        world.put(
+            json!({"apiVersion": "scheduling.k8s.io/v1beta1", "kind": "PodGroup",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"schedulingPolicy": {"gang": {"minCount": GANG_SIZE}}}}),
+        );
+        let mut template = template(name);
+        // One to a node, beside everything else.
+        template["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("4200m");
+        template["spec"]["schedulingGroup"] = json!({"podGroupName": name});
+        world.put(json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"replicas": GANG_SIZE, "selector": {"matchLabels": {"app": name}}, "template": template}}));
+    }
     world.put(
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": NAMESPACE},
         "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.20", "ports": [{"port": 80}]}}),
@@ -152,6 +171,11 @@ pub(super) fn last_orders(world: &mut World) {
     world.edit("Job", NAMESPACE, "sum", |one| {
         one["spec"]["parallelism"] = json!(2)
     });
+    for name in GANGS {
+        world.edit("ReplicaSet", NAMESPACE, name, |one| {
+            one["spec"]["replicas"] = json!(GANG_SIZE)
+        });
+    }
     for name in NODES {
         world.edit("Node", "", name, |one| {
             one["spec"]["unschedulable"] = json!(false)

@@ -4,6 +4,7 @@
 mod journal;
 mod meta;
 mod scope;
+mod stirs;
 mod table;
 mod touch;
 
@@ -24,6 +25,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::scheduling::v1beta1::PodGroup as SchedulingGroup;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::de::DeserializeOwned;
@@ -34,6 +36,8 @@ pub use journal::{ObjectKey, Touched};
 pub use meta::{Meta, Owner};
 pub use scope::Scope;
 pub(crate) use scope::{Adopts, Kind};
+use stirs::Before;
+pub use stirs::Stirs;
 pub use table::Table;
 
 use crate::pod;
@@ -112,6 +116,8 @@ pub struct Snapshot {
     pub horizontal_pod_autoscalers: Table<HorizontalPodAutoscaler>,
     /// policy/v1.
     pub pod_disruption_budgets: Table<PodDisruptionBudget>,
+    /// scheduling.k8s.io/v1beta1.
+    pub pod_groups: Table<SchedulingGroup>,
     /// coordination.k8s.io/v1.
     pub leases: Table<Lease>,
     /// networking.k8s.io/v1.
@@ -135,6 +141,7 @@ pub struct Snapshot {
     pods_by_label: HashMap<String, LabelGroups>,
     selecting: HashMap<String, Selecting>,
     journal: Journal,
+    stirs: Stirs,
 }
 
 /// Pods of one namespace by (label, value), then by name.
@@ -187,6 +194,10 @@ impl Snapshot {
     /// [`SnapshotError`] when a kind that planners read does not decode; the snapshot then keeps the version it had.
     pub fn upsert(&mut self, value: &Value) -> Result<(), SnapshotError> {
         let meta = Meta::of(value);
+        let object = &meta.object;
+        let of =
+            |snapshot: &Self| Before::of(snapshot, &object.kind, &object.namespace, &object.name);
+        let before = of(self);
         match (meta.object.api_version.as_str(), meta.object.kind.as_str()) {
             ("v1", "Pod") => self.put_pod(&meta, decode(value, &meta)?),
             ("v1", "Node") => self.put_node(&meta, decode(value, &meta)?),
@@ -243,6 +254,9 @@ impl Snapshot {
                 &meta,
                 decode(value, &meta)?,
             )),
+            ("scheduling.k8s.io/v1beta1", "PodGroup") => {
+                drop(put(&mut self.pod_groups, &meta, decode(value, &meta)?))
+            }
             ("coordination.k8s.io/v1", "Lease") => {
                 drop(put(&mut self.leases, &meta, decode(value, &meta)?))
             }
@@ -264,12 +278,15 @@ impl Snapshot {
             }
             _ => {}
         }
+        let after = of(self);
+        self.stirs.count(before, &meta.object.kind, after);
         self.put_meta(meta);
         Ok(())
     }
 
     /// Forgets an object.
     pub fn remove(&mut self, api_version: &str, kind: &str, namespace: &str, name: &str) {
+        let before = Before::of(self, kind, namespace, name);
         match (api_version, kind) {
             ("v1", "Pod") => self.drop_pod(namespace, name),
             ("v1", "Node") => self.drop_node(name),
@@ -302,6 +319,9 @@ impl Snapshot {
             ("policy/v1", "PodDisruptionBudget") => {
                 drop(self.pod_disruption_budgets.remove(namespace, name))
             }
+            ("scheduling.k8s.io/v1beta1", "PodGroup") => {
+                drop(self.pod_groups.remove(namespace, name))
+            }
             ("coordination.k8s.io/v1", "Lease") => drop(self.leases.remove(namespace, name)),
             ("networking.k8s.io/v1", "NetworkPolicy") => {
                 drop(self.network_policies.remove(namespace, name))
@@ -315,7 +335,14 @@ impl Snapshot {
             ("waggle.dev/v1", "Tenant") => drop(self.tenants.remove(namespace, name)),
             _ => {}
         }
+        let after = Before::of(self, kind, namespace, name);
+        self.stirs.count(before, kind, after);
         self.drop_meta(&meta_key(api_version, kind, namespace, name));
+    }
+
+    /// What happened that may help pods that wait.
+    pub fn stirs(&self) -> Stirs {
+        self.stirs
     }
 
     /// Pods whose controller has this uid.

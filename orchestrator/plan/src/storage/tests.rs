@@ -51,7 +51,14 @@ fn user(name: &str, claim: &str) -> Value {
 fn settle(world: &mut World) {
     let settled = |world: &mut World| {
         world.settle(|world| plan(&world.snapshot, world.now))
-            + world.settle(|world| scheduler::plan(&world.snapshot, world.now))
+            + world.settle(|world| {
+                scheduler::plan(
+                    &world.snapshot,
+                    &Default::default(),
+                    &mut Default::default(),
+                    world.now,
+                )
+            })
     };
     for _ in 0..10 {
         if settled(world) == 0 {

@@ -63,6 +63,8 @@ pub struct Controllers {
     pub authority: String,
     /// Addresses of load balancers, if the cluster has any.
     pub pool: Option<AddressPool>,
+    /// How pods are placed.
+    pub scheduler: Arc<waggle_plan::scheduler::Settings>,
     /// How patient they are with silent nodes.
     pub node_lifecycle: waggle_plan::node_lifecycle::Settings,
 }
@@ -112,8 +114,9 @@ const PLANNERS: [(&str, Planner); 22] = [
     ("storage", |_, snapshot, _, now| {
         waggle_plan::storage::plan(snapshot, now)
     }),
-    ("scheduler", |_, snapshot, _, now| {
-        waggle_plan::scheduler::plan(snapshot, now)
+    ("scheduler", |runner, snapshot, _, now| {
+        let settings = &runner.parts.scheduler;
+        waggle_plan::scheduler::plan(snapshot, settings, &mut runner.queue, now)
     }),
     ("disruption", |_, snapshot, scope, now| {
         waggle_plan::disruption::plan(snapshot, scope, now)
@@ -153,6 +156,7 @@ impl Controllers {
             attention: BTreeMap::new(),
             began: Instant::now(),
             patience: Patience::new(Instant::now()),
+            queue: Default::default(),
             memories: BTreeMap::new(),
         };
         tokio::select! {
@@ -170,6 +174,8 @@ struct Runner {
     /// From when their times are counted.
     began: Instant,
     patience: Patience,
+    /// Pods that the scheduler found no node for.
+    queue: waggle_plan::scheduler::Queue,
     /// What autoscalers proposed and did lately.
     memories: waggle_plan::autoscaler::Memories,
 }
@@ -259,12 +265,18 @@ impl Runner {
         let purposes: Vec<Purpose> = plan.writes.iter().map(Purpose::of).collect();
         let wanted = purposes.len();
         let mut failed = 0;
-        let binds = |write: &Write| matches!(write, Write::Bind { .. });
-        let binds: Vec<bool> = plan.writes.iter().map(binds).collect();
+        let binds = |write: &Write| {
+            let parts = write.parts().iter();
+            parts
+                .filter(|one| matches!(one, Write::Bind { .. }))
+                .count()
+        };
+        let binds: Vec<usize> = plan.writes.iter().map(binds).collect();
         let outcomes = self.parts.objects.apply_plan(plan.writes).await;
         let bound = outcomes.iter().zip(binds);
-        let bound = bound.filter(|(outcome, binds)| *binds && outcome.is_ok());
-        self.parts.metrics.bound(bound.count() as u64);
+        let bound = bound.filter(|(outcome, _)| outcome.is_ok());
+        let bound: usize = bound.map(|(_, binds)| binds).sum();
+        self.parts.metrics.bound(bound as u64);
         for (outcome, purpose) in outcomes.into_iter().zip(purposes) {
             let Err(status) = outcome else { continue };
             failed += 1;

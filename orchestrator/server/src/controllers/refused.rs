@@ -33,6 +33,13 @@ impl Purpose {
                 reason: "FailedBinding",
                 what: format!("it can't be bound to node {node}"),
             },
+            Write::Gang(binds) => binds.first().map_or_else(
+                || Self::of_new(&Value::Null),
+                |first| Self {
+                    what: "its gang can't be bound".to_owned(),
+                    ..Self::of(first)
+                },
+            ),
             Write::Delete {
                 api_version,
                 kind,

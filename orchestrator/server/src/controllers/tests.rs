@@ -24,6 +24,7 @@ fn run(cluster: &Cluster) -> CancellationToken {
         pki: cluster.pki.clone(),
         authority: "PEM".to_owned(),
         pool: None,
+        scheduler: Default::default(),
         node_lifecycle: Default::default(),
     };
     let stop = CancellationToken::new();

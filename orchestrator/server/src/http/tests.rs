@@ -28,6 +28,7 @@ mod admission;
 mod audit;
 mod custom;
 mod eviction;
+mod explanation;
 mod signing;
 mod watching;
 mod webhooks;
@@ -79,6 +80,7 @@ async fn api_with(folder: tempfile::TempDir, audit: Option<AuditLog>) -> Api {
         usage,
         audit: audit.map(Arc::new),
         leading: crate::leading::Leading::alone(sessions),
+        scheduler: Arc::default(),
         pki,
         advertise,
         stop,

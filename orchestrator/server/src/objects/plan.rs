@@ -43,6 +43,11 @@ impl Objects {
                     }
                 }
                 // Polled in order, so queued in order, and committed together.
+                Write::Gang(_) => {
+                    for gang in now {
+                        answers.push(self.bind_gang(gang.parts()).await);
+                    }
+                }
                 _ => answers.extend(join_all(now.iter().map(|write| self.apply(write))).await),
             }
             rest = later;
@@ -83,6 +88,7 @@ impl Objects {
                 uid,
                 node,
             } => self.bind(namespace, name, uid, node).await,
+            Write::Gang(binds) => self.bind_gang(binds).await,
             Write::Delete {
                 api_version,
                 kind,
@@ -177,6 +183,19 @@ impl Objects {
                     .collect()
             }
         }
+    }
+
+    /// All bindings, or none when one of the pods can't be bound. More than the store takes at once go in by parts.
+    async fn bind_gang(&self, binds: &[Write]) -> Result<(), Status> {
+        let prepared: Result<Vec<Binding>, Status> =
+            binds.iter().map(|write| self.binding(write)).collect();
+        let prepared = prepared?;
+        for part in prepared.chunks(self.store.largest_transaction().max(1)) {
+            let transaction = part.iter().map(Binding::write).collect();
+            let revision = self.store.commit(transaction).await.map_err(refused)?;
+            self.reached(revision.0).await?;
+        }
+        Ok(())
     }
 
     fn binding(&self, write: &Write) -> Result<Binding, Status> {

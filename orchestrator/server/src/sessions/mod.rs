@@ -129,6 +129,11 @@ pub(crate) struct Inner {
 }
 
 impl Sessions {
+    /// The cluster as planners see it.
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.inner.view)
+    }
+
     /// How far the nodes are with each tenant's policies.
     pub fn enforcement(&self) -> Enforcement {
         self.inner.enforcement.clone()
