@@ -142,9 +142,11 @@ impl Server {
         let clock = Duration::from_secs(elapsed.unsigned_abs());
         let mut attention = std::mem::take(&mut self.attention[planner]);
         let scope = attention.turn(&self.view, clock, now);
-        let ids = self.ids.clone();
+        // Both are told the same, and remember the same.
+        let (ids, queue) = (self.ids.clone(), self.queue.clone());
         let plan = PLANNERS[planner].1(self, scope, now, elapsed);
         let after = std::mem::replace(&mut self.ids, ids);
+        self.queue = queue;
         let whole = PLANNERS[planner].1(self, Scope::EVERYTHING, now, elapsed);
         assert_eq!(
             plan.writes, whole.writes,
