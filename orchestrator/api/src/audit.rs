@@ -352,6 +352,7 @@ mod tests {
                 namespace: "shop".into(),
                 name: "web".into(),
                 path: path.into(),
+                ..Action::default()
             };
             let level = policy().decide(&action, Some(user)).level;
             assert_eq!(

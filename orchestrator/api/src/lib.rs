@@ -17,7 +17,10 @@ mod decode;
 mod defaults;
 pub mod discovery;
 mod fault;
+pub mod flow;
 pub mod life;
+#[cfg(test)]
+mod mutations;
 pub mod openapi;
 pub mod ownership;
 pub mod patch;

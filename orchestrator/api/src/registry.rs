@@ -281,6 +281,8 @@ pub static RESOURCES: &[Resource] = &[
     stored::VALIDATING_WEBHOOKS,
     stored::CUSTOM_RESOURCE_DEFINITION,
     stored::SIGNING_REQUEST,
+    stored::FLOW_SCHEMA,
+    stored::PRIORITY_LEVEL,
     stored::INGRESS_CLASS,
     stored::INGRESS,
     stored::NETWORK_POLICY,

@@ -1,9 +1,10 @@
 //! Who asks, and whether they may. A client is known by its certificate, by a ServiceAccount's token or by the
-//! administrator's; the join token is no API token. What somebody may do, their roles say (`waggle_api::access`); nodes
-//! may beside that look at everything that is no secret.
+//! administrator's; the join token is no API token. What somebody may do, their roles say (`waggle_api::access`); a node
+//! may beside that read what its pods need (`nodes`).
 
 mod action;
 mod admission;
+mod nodes;
 mod signing;
 mod tokens;
 
@@ -148,18 +149,10 @@ pub(crate) fn decide(objects: &Objects, user: &User, action: &Action) -> Option<
     if user.belongs_to(ADMINISTRATORS) {
         return Some("member of system:masters".to_owned());
     }
-    if user.belongs_to(NODES) && node_may(action) {
+    if user.belongs_to(NODES) && nodes::may(objects, user, action) {
         return Some("node".to_owned());
     }
     access::allowed(user, action, &Stored(objects))
-}
-
-/// Nodes get what they need through their session; beside that they may look, but not at secrets, nor at
-/// other nodes' flows.
-fn node_may(action: &Action) -> bool {
-    matches!(action.verb.as_str(), "get" | "list" | "watch")
-        && !matches!(action.resource.as_str(), "" | "secrets" | "flows")
-        && action.subresource.is_empty()
 }
 
 /// The roles and bindings of this cluster.

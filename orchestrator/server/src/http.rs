@@ -7,6 +7,7 @@ mod apply;
 mod backup;
 mod collection;
 mod compress;
+mod connect;
 mod delete;
 mod document;
 mod documents;
@@ -36,6 +37,7 @@ use waggle_api::Status;
 use waggle_api::access::Action;
 
 use crate::auth::{self, PeerCertificate};
+use crate::flow;
 use crate::forward::{self, Forwarder};
 use crate::metrics::Call;
 use crate::objects::Caller;
@@ -110,6 +112,9 @@ pub fn router(state: ServerState) -> Router {
         .method_not_allowed_fallback(not_allowed);
     all.layer(middleware::from_fn_with_state(state, guard))
         .layer(middleware::from_fn(compress::compress))
+        .layer(middleware::map_response(async |response| {
+            flow::release(response)
+        }))
 }
 
 /// What the server is and has. Libraries that were generated from Kubernetes' documents ask with a slash at the end.
@@ -158,7 +163,7 @@ async fn answered(state: &ServerState, mut request: Request, watch: bool, next: 
     let (caller, admitted) = admit(state, &mut request, &action);
     let Some(log) = &state.audit else {
         return match admitted {
-            Ok(()) => next.run(request).await,
+            Ok(()) => in_turn(state, &caller, &action, watch, request, next).await,
             Err(status) => refusal(&status),
         };
     };
@@ -170,7 +175,7 @@ async fn answered(state: &ServerState, mut request: Request, watch: bool, next: 
         Err(status) => return refusal(&status),
     };
     let response = match admitted {
-        Ok(()) => next.run(request).await,
+        Ok(()) => in_turn(state, &caller, &action, watch, request, next).await,
         Err(status) => refusal(&status),
     };
     match record {
@@ -182,10 +187,69 @@ async fn answered(state: &ServerState, mut request: Request, watch: bool, next: 
     }
 }
 
+/// Answers a request when it is its turn. What goes on until somebody ends it waits for nobody and holds up nobody; a
+/// watch does until it has begun.
+async fn in_turn(
+    state: &ServerState,
+    caller: &Arc<Caller>,
+    action: &Action,
+    watch: bool,
+    request: Request,
+    next: Next,
+) -> Response {
+    let flow = state.flow.flow(&state.objects, caller.user(), action);
+    if is_stream(action) {
+        let admitted = connect::admit(state, caller, action, request.uri()).await;
+        let mut response = match admitted {
+            Ok(()) => next.run(request).await,
+            Err(status) => refusal(&status),
+        };
+        flow::tell(&mut response, &flow);
+        return response;
+    }
+    let width = width(state, action, request.uri());
+    let mut response = match state.flow.enter(&flow, width).await {
+        Ok(seat) => {
+            let mut response = next.run(request).await;
+            if !watch {
+                flow::keep(&mut response, seat);
+            }
+            response
+        }
+        Err(status) => refusal(&status),
+    };
+    flow::tell(&mut response, &flow);
+    response
+}
+
+/// Seats that a request takes: more for one that reads many objects.
+fn width(state: &ServerState, action: &Action, uri: &http::Uri) -> u32 {
+    if !matches!(action.verb.as_str(), "list" | "watch" | "deletecollection") {
+        return 1;
+    }
+    let kinds = state.objects.kinds();
+    let (Some(target), Ok(query)) = (Target::parse(&kinds, uri.path()), Query::parse(uri)) else {
+        return 1;
+    };
+    if query.watch && !query.begins_with_all() {
+        return 1;
+    }
+    let most = waggle_api::flow::WIDEST as usize * waggle_api::flow::OBJECTS_A_SEAT;
+    let stored = state
+        .objects
+        .count(target.resource, target.in_namespace(), most);
+    let looks = match query.limit {
+        limit if limit > 0 && query.selects_all() => limit.min(stored),
+        _ => stored,
+    };
+    waggle_api::flow::width(looks)
+}
+
 /// Whether the answer may go on until somebody ends it.
 fn is_stream(action: &Action) -> bool {
-    let streams = ["attach", "exec", "log", "portforward"];
-    action.resource == "pods" && streams.contains(&action.subresource.as_str())
+    let streams = ["attach", "exec", "log", "portforward", "proxy"];
+    let carriers = ["pods", "services", "nodes"];
+    carriers.contains(&action.resource.as_str()) && streams.contains(&action.subresource.as_str())
 }
 
 /// On a server that follows: hands on what is the leader's to answer, and gives back what is answered here.

@@ -4,6 +4,8 @@
 pub mod audit;
 pub mod auth;
 pub mod controllers;
+pub mod encryption;
+pub mod flow;
 mod forward;
 pub mod http;
 mod keys;
@@ -19,5 +21,5 @@ pub mod streams;
 pub mod usage;
 mod webhook;
 
-pub use options::{NodeLifecycle, ServerOptions, StoreOptions};
+pub use options::{EncryptionOptions, NodeLifecycle, ServerOptions, StoreOptions};
 pub use run::{ServerError, ServerState, run};

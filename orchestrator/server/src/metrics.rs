@@ -26,7 +26,7 @@ use crate::run::ServerState;
 use crate::sessions::{OpenFault, kind};
 use crate::streams::refusal;
 pub(crate) use calls::{Call, Calls};
-use text::{Family, Kind, number, render};
+pub(crate) use text::{Family, Kind, number, render};
 
 /// How long a node may take to tell its metrics.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -91,6 +91,7 @@ fn server_families(state: &ServerState) -> Vec<Family> {
         .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
     ];
     families.extend(metrics.calls.families());
+    families.extend(state.flow.families());
     families.push(stored(state));
     families.push(one(
         "waggle_store_revision",

@@ -44,6 +44,7 @@ use store_status::refused;
 
 pub use caller::Caller;
 pub use decoded::Decoded;
+pub(crate) use hooks::Errand;
 pub use hooks::WebhookCall;
 pub use waggle_api::{DeleteOptions, Part};
 
@@ -366,6 +367,21 @@ impl Objects {
         };
         status.details = Some(Box::new(details));
         Err(status)
+    }
+
+    /// Whether an object of the kind changed after `revision`.
+    pub(crate) fn changed_since(&self, resource: &'static Resource, revision: u64) -> bool {
+        !self.cache.unchanged_since(resource.stored(), revision)
+    }
+
+    /// How many objects of a kind there are, or of one namespace; there are no more than `most` looked at.
+    pub(crate) fn count(
+        &self,
+        resource: &'static Resource,
+        namespace: Option<&str>,
+        most: usize,
+    ) -> usize {
+        self.cache.count(resource.stored(), namespace, most)
     }
 
     /// All objects of a kind, or those of one namespace, as they were at `revision`.

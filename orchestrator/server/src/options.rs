@@ -22,6 +22,18 @@ pub enum StoreOptions {
     Etcd(EtcdOptions),
 }
 
+/// What is encrypted in the store.
+#[derive(Debug, Clone, Default)]
+pub enum EncryptionOptions {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Secrets, by a key that this server makes and keeps in its data folder.
+    OwnKey,
+    /// What an EncryptionConfiguration says.
+    Configured(PathBuf),
+}
+
 /// Options of a server. [`ServerOptions::new`] fills in what is rarely chosen.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
@@ -29,6 +41,8 @@ pub struct ServerOptions {
     pub data: PathBuf,
     /// Where the objects are kept.
     pub store: StoreOptions,
+    /// What is encrypted in it.
+    pub encryption: EncryptionOptions,
     /// Where other servers reach the API of this one, when that is not where pods do.
     pub peer: Option<SocketAddr>,
     /// Where the API is served.
@@ -61,6 +75,8 @@ pub struct ServerOptions {
     pub scheduler: Arc<waggle_plan::scheduler::Settings>,
     /// How patient the cluster is with silent nodes.
     pub node_lifecycle: NodeLifecycle,
+    /// Seats that requests share; as many as suit the machine when absent.
+    pub max_requests_in_flight: Option<u32>,
 }
 
 impl ServerOptions {
@@ -73,6 +89,7 @@ impl ServerOptions {
         Self {
             data,
             store: StoreOptions::Embedded,
+            encryption: EncryptionOptions::Nothing,
             peer: None,
             listen,
             node_listen,
@@ -89,6 +106,7 @@ impl ServerOptions {
             audit: None,
             scheduler: Arc::default(),
             node_lifecycle: NodeLifecycle::default(),
+            max_requests_in_flight: None,
         }
     }
 

@@ -13,6 +13,8 @@ use waggle_store::{Bid, EmbeddedStore, EtcdStore, Store, Term};
 
 use crate::audit::{AuditError, AuditLog};
 use crate::controllers::{Controllers, Recorder, View};
+use crate::encryption::{self, Encryption, EncryptionError, Sealed};
+use crate::flow::FlowControl;
 use crate::forward::Forwarder;
 use crate::http;
 use crate::keys;
@@ -20,7 +22,7 @@ use crate::leading::{Leader, Leading};
 use crate::listen::{ListenAddress, ListenError};
 use crate::metrics::Metrics;
 use crate::objects::{Objects, ServiceNetwork};
-use crate::options::{ServerOptions, StoreOptions};
+use crate::options::{EncryptionOptions, ServerOptions, StoreOptions};
 use crate::pki::{Pki, PkiError};
 use crate::sessions::{Numbers, Sessions, SessionsError, Settings};
 use crate::streams::Streams;
@@ -87,6 +89,9 @@ pub enum ServerError {
         /// The file that differs.
         path: PathBuf,
     },
+    /// What is encrypted, and how.
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
     /// Another server leads now.
     #[error("this server leads the cluster no longer")]
     Deposed,
@@ -118,6 +123,8 @@ pub struct ServerState {
     pub metrics: Arc<Metrics>,
     /// What nodes and pods use.
     pub usage: Arc<UsageRegistry>,
+    /// Whose request waits for whose.
+    pub flow: Arc<FlowControl>,
     /// Where requests are noted, if they are.
     pub audit: Option<Arc<AuditLog>>,
     /// Who leads, and what the leader alone has.
@@ -166,7 +173,9 @@ async fn once(options: &ServerOptions, stop: &CancellationToken) -> Result<(), S
         .or_else(|| advertised(&bound))
         .ok_or(ServerError::NoAddress)?;
     crate::pki::make_folder(&options.data)?;
+    let encryption = Arc::new(read_encryption(options)?);
     let (store, election) = open_store(options).await?;
+    let store: Arc<dyn Store> = Arc::new(Sealed::new(store, Arc::clone(&encryption)));
     waggle_store::backup::check_finished(store.as_ref()).await?;
     let pki = keys::open(store.as_ref(), &options.data, &options.names(), now).await?;
     let forwarder = match &election {
@@ -187,6 +196,7 @@ async fn once(options: &ServerOptions, stop: &CancellationToken) -> Result<(), S
             objects,
             metrics: Arc::new(Metrics::new(store_file(options))),
             usage: Arc::new(UsageRegistry::default()),
+            flow: FlowControl::new(options.max_requests_in_flight),
             audit,
             leading: Leading::elected(forwarder),
             scheduler: Arc::clone(&options.scheduler),
@@ -195,6 +205,8 @@ async fn once(options: &ServerOptions, stop: &CancellationToken) -> Result<(), S
             stop: stop.child_token(),
         },
         options: options.clone(),
+        store: Arc::clone(&store),
+        encryption,
     });
     let mut parts = JoinSet::new();
     match election {
@@ -220,10 +232,11 @@ async fn once(options: &ServerOptions, stop: &CancellationToken) -> Result<(), S
 }
 
 /// One server, from its start until it ends or is deposed.
-#[derive(Debug)]
 struct Server {
     state: ServerState,
     options: ServerOptions,
+    store: Arc<dyn Store>,
+    encryption: Arc<Encryption>,
 }
 
 type Parts = JoinSet<Result<(), ServerError>>;
@@ -258,6 +271,13 @@ impl Server {
         let (state, options) = (&self.state, &self.options);
         let objects = &state.objects;
         objects.begin_to_write().await?;
+        let anew = encryption::rewrite(self.store.as_ref(), &self.encryption).await?;
+        if anew > 0 {
+            tracing::info!(
+                values = anew,
+                "values were encrypted anew, as is said today"
+            );
+        }
         objects.bootstrap(options.api_vip, state.advertise).await?;
         let view = View::follow(objects).await?;
         let numbers = Numbers::open(objects)?;
@@ -412,6 +432,20 @@ async fn forget_history(objects: Arc<Objects>, stop: CancellationToken) -> Resul
         }
         old = now;
     }
+}
+
+/// What is to be encrypted, and by which keys.
+fn read_encryption(options: &ServerOptions) -> Result<Encryption, ServerError> {
+    Ok(match (&options.encryption, &options.store) {
+        (EncryptionOptions::Nothing, _) => Encryption::default(),
+        (EncryptionOptions::Configured(path), _) => Encryption::read(path)?,
+        (EncryptionOptions::OwnKey, StoreOptions::Embedded) => {
+            Encryption::own(&options.data.join("encryption.yaml"))?
+        }
+        (EncryptionOptions::OwnKey, StoreOptions::Etcd(_)) => {
+            return Err(EncryptionError::Several.into());
+        }
+    })
 }
 
 /// The embedded store's file.

@@ -188,7 +188,8 @@ async fn certificates_decide_who_may_what() {
     let (address, key_pem) = (server.address, key.serialize_pem());
     let ended = tokio::task::spawn_blocking(move || {
         let node = || connect(address, &data, Some((&ours, &key_pem)));
-        assert_eq!(ask(node(), "GET", CONFIGS, "").0, 200);
+        assert_eq!(ask(node(), "GET", "/api/v1/services", "").0, 200);
+        assert_eq!(ask(node(), "GET", CONFIGS, "").0, 403);
         let (code, answer) = ask(node(), "POST", CONFIGS, "{\"metadata\": {\"name\": \"x\"}}");
         assert!(
             code == 403 && answer.contains("system:node:node1"),

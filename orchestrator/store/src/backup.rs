@@ -90,7 +90,7 @@ pub enum BackupError {
     Unfinished,
 }
 
-/// Writes what `store` holds now to `out`.
+/// Writes what `store` holds now to `out`, in the form in which it holds it: what is encrypted stays so.
 ///
 /// # Errors
 /// [`BackupError`]; what was written by then has no end and is refused when read.
@@ -98,6 +98,7 @@ pub async fn write(
     store: &dyn Store,
     out: &mut (impl AsyncWrite + Unpin + Send),
 ) -> Result<Summary, BackupError> {
+    let store = store.beneath().unwrap_or(store);
     let mut page = store.range("/", None, PAGE, None).await?;
     let revision = page.revision;
     let mut digest = Sha256::new();

@@ -150,6 +150,14 @@ pub enum Error {
     /// Only the elected leader writes, and this is not it (any longer). Nothing was written.
     #[error("this server does not lead the cluster")]
     NotLeading,
+    /// A value is kept in a form that can't be read.
+    #[error("the value at {key} can't be read: {cause}")]
+    Unreadable {
+        /// Key.
+        key: String,
+        /// Why, and what would mend it.
+        cause: String,
+    },
     /// Anything else that the medium answered.
     #[error("store {operation} failed on {path}: {cause}")]
     Medium {
@@ -197,6 +205,10 @@ pub trait Store: Send + Sync + 'static {
     /// How many writes a transaction may have.
     fn largest_transaction(&self) -> usize {
         usize::MAX
+    }
+    /// The store that this one keeps its values in, when that holds them in another form: encrypted.
+    fn beneath(&self) -> Option<&dyn Store> {
+        None
     }
     /// Gives the medium back; everything asked afterwards is refused. For a store that others may want to open next.
     async fn close(&self);

@@ -79,6 +79,17 @@ pub(crate) struct ServerArgs {
     /// Full audit logs that are kept
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     pub(crate) audit_log_maxbackup: usize,
+    /// Encrypt Secrets in the embedded store, by a key that is made at the first start and kept in encryption.yaml of the
+    /// data folder
+    #[arg(long, conflicts_with = "encryption_provider_config")]
+    pub(crate) secrets_encryption: bool,
+    /// What to encrypt in the store, and by which keys: EncryptionConfiguration (apiserver.config.k8s.io/v1), YAML, with
+    /// the providers aesgcm and identity
+    #[arg(long, value_name = "FILE")]
+    pub(crate) encryption_provider_config: Option<PathBuf>,
+    /// Seats that requests share by priority and fairness [default: 100 for each processor, 200 to 600]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_requests_inflight: Option<u32>,
     /// What the kubeconfig calls the cluster
     #[arg(long, value_name = "NAME")]
     pub(crate) cluster_name: Option<String>,

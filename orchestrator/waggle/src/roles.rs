@@ -10,7 +10,7 @@ use waggle_agent::AgentOptions;
 use waggle_model::NodeName;
 use waggle_runtime::supervisor::SupervisorOptions;
 use waggle_server::audit::AuditOptions;
-use waggle_server::{NodeLifecycle, ServerOptions, StoreOptions};
+use waggle_server::{EncryptionOptions, NodeLifecycle, ServerOptions, StoreOptions};
 use waggle_store::{EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, backup};
 
 use crate::args::{AgentArgs, EtcdFiles, RestoreArgs, ServerArgs, StoreArg, SupervisorArgs};
@@ -29,6 +29,12 @@ pub(crate) async fn server(args: ServerArgs) -> Result<ExitCode> {
     options.store = store_options(args.store, &args.etcd)?;
     options.peer = args.peer;
     options.audit = audit;
+    options.encryption = match args.encryption_provider_config {
+        Some(file) => EncryptionOptions::Configured(file),
+        None if args.secrets_encryption => EncryptionOptions::OwnKey,
+        None => EncryptionOptions::Nothing,
+    };
+    options.max_requests_in_flight = args.max_requests_inflight;
     options.advertise = args.advertise;
     options.extra_names = args.name;
     options.use_ranges(args.pod_cidr, args.service_cidr)?;

@@ -95,6 +95,8 @@ pub struct Action {
     pub name: String,
     /// The path, when it is no object.
     pub path: String,
+    /// Of a list or watch: the field selector, as it was given.
+    pub field_selector: String,
 }
 
 impl Action {
@@ -317,7 +319,7 @@ fn actions_of(rule: &Value, namespace: &str) -> Vec<Action> {
                     subresource: subresource.clone(),
                     namespace: namespace.to_owned(),
                     name: name.clone(),
-                    path: String::new(),
+                    ..Action::default()
                 }));
             }
         }

@@ -80,7 +80,7 @@ fn action(words: &str) -> Action {
         subresource: subresource.into(),
         namespace,
         name,
-        path: String::new(),
+        ..Action::default()
     }
 }
 

@@ -46,6 +46,16 @@ impl Amount {
     }
 }
 
+impl Amount {
+    /// What is left of it without the other.
+    pub(super) fn minus(self, other: Self) -> Self {
+        Self {
+            milli: self.milli.saturating_sub(other.milli),
+            ..self
+        }
+    }
+}
+
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.milli % 1000 != 0 {

@@ -59,6 +59,16 @@ fn used_by(resource: &Resource, object: &Value) -> Amounts {
     used
 }
 
+/// Whether a change may need more of a quota than the object has now.
+pub fn may_need_more(resource: &Resource, old: &Value, new: &Value) -> bool {
+    let deadline = |value: &Value| at(value, &["spec", "activeDeadlineSeconds"]).clone();
+    let had = used_by(resource, old);
+    let more = |(name, amount): (&String, &Amount)| {
+        amount.milli > had.get(name).map_or(0, |had| had.milli)
+    };
+    used_by(resource, new).iter().any(more) || deadline(old) != deadline(new)
+}
+
 /// A pod that has ended uses nothing.
 fn is_over(pod: &Value) -> bool {
     matches!(text(pod, &["status", "phase"]), "Succeeded" | "Failed")
@@ -201,20 +211,29 @@ fn is_compute(name: &str) -> bool {
         || name.ends_with("/persistentvolumeclaims"))
 }
 
-/// Why a new object does not fit into a quota beside what is used of it; `None` when it does.
+/// Why an object does not fit into a quota beside what is used of it; `None` when it does. `old` is what it is now,
+/// counted in `used`, when it is no new one: only what it wants beyond that has to fit.
 pub fn refusal(
     quota: &Value,
     used: &[(String, Amount)],
     resource: &Resource,
     object: &Value,
+    old: Option<&Value>,
 ) -> Option<String> {
     if !covers(quota, resource, object) {
         return None;
     }
     let name = text(quota, &["metadata", "name"]);
     let hard = read(at(quota, &["spec", "hard"]));
-    let wanted = used_by(resource, object);
-    if resource.kind == "Pod" && resource.group.is_empty() {
+    let mut wanted = used_by(resource, object);
+    if let Some(old) = old.filter(|old| covers(quota, resource, old)) {
+        for (name, had) in used_by(resource, old) {
+            if let Some(own) = wanted.get_mut(&name) {
+                *own = own.minus(had);
+            }
+        }
+    }
+    if old.is_none() && resource.kind == "Pod" && resource.group.is_empty() {
         let missing = unspecified(&hard, &object["spec"]);
         if !missing.is_empty() {
             return Some(format!(
@@ -298,7 +317,7 @@ mod tests {
     fn check(quota: &Value, there: &[(&str, Value)], new: (&str, Value), expect: Option<&str>) {
         let row = |kind: &str| lookup_name(kind).unwrap();
         let used = used(quota, there.iter().map(|(kind, value)| (row(kind), value)));
-        let found = refusal(quota, &used, row(new.0), &new.1);
+        let found = refusal(quota, &used, row(new.0), &new.1, None);
         assert_eq!(found.as_deref(), expect);
         assert!(concerns(quota, row(new.0)));
     }
@@ -352,6 +371,31 @@ mod tests {
             Some(
                 "exceeded quota: q, requested: requests.storage=6Gi, used: requests.storage=6Gi, limited: requests.storage=10Gi",
             ),
+        );
+    }
+
+    #[test]
+    fn a_change_needs_room_for_what_it_adds() {
+        let check = |hard: Value, kind: &str, old: Value, new: Value, expect: Option<&str>| {
+            let (quota, row) = (quota(hard, json!({})), lookup_name(kind).unwrap());
+            let used = used(&quota, [(row, &old)]);
+            let found = refusal(&quota, &used, row, &new, Some(&old));
+            assert_eq!(found.as_deref(), expect);
+        };
+        let cpu = json!({"requests.cpu": "1", "pods": "1"});
+        check(cpu.clone(), "pod", pod("500m"), pod("1"), None);
+        check(cpu.clone(), "pod", pod("2"), pod("1500m"), None);
+        let why = "exceeded quota: q, requested: requests.cpu=700m, used: requests.cpu=500m, limited: requests.cpu=1";
+        check(cpu, "pod", pod("500m"), pod("1200m"), Some(why));
+        let service = |kind: &str| json!({"spec": {"type": kind, "ports": [{}, {}]}});
+        let why = "exceeded quota: q, requested: services.nodeports=2, used: services.nodeports=0, limited: services.nodeports=1";
+        let ports = json!({"services.nodeports": "1", "services": "1"});
+        check(
+            ports,
+            "svc",
+            service("ClusterIP"),
+            service("NodePort"),
+            Some(why),
         );
     }
 

@@ -24,6 +24,8 @@ pub enum Operation {
     Update,
     /// One that is to go.
     Delete,
+    /// A stream to one.
+    Connect,
 }
 
 impl Operation {
@@ -33,15 +35,17 @@ impl Operation {
             Self::Create => "CREATE",
             Self::Update => "UPDATE",
             Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
         }
     }
 
-    /// Kind of the request's options.
-    fn options_kind(self) -> &'static str {
+    /// Kind of the request's options, if it has any.
+    fn options_kind(self) -> Option<&'static str> {
         match self {
-            Self::Create => "CreateOptions",
-            Self::Update => "UpdateOptions",
-            Self::Delete => "DeleteOptions",
+            Self::Create => Some("CreateOptions"),
+            Self::Update => Some("UpdateOptions"),
+            Self::Delete => Some("DeleteOptions"),
+            Self::Connect => None,
         }
     }
 }
@@ -146,13 +150,15 @@ pub fn review(
         .into_iter()
         .find(|known| read.iter().any(|one| one == known))
         .ok_or("admissionReviewVersions: must name v1 or v1beta1")?;
-    let mut options =
-        json!({"kind": attempt.operation.options_kind(), "apiVersion": "meta.k8s.io/v1"});
-    if attempt.dry_run {
-        options["dryRun"] = json!(["All"]);
-    }
-    if !attempt.manager.is_empty() && attempt.operation != Operation::Delete {
-        options["fieldManager"] = attempt.manager.into();
+    let mut options = Value::Null;
+    if let Some(kind) = attempt.operation.options_kind() {
+        options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if attempt.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        if !attempt.manager.is_empty() && attempt.operation != Operation::Delete {
+            options["fieldManager"] = attempt.manager.into();
+        }
     }
     let mut request = json!({
         "uid": uid,
@@ -183,10 +189,24 @@ pub fn review(
 }
 
 fn kind_of(row: &Resource, subresource: &str) -> Value {
-    if subresource == "scale" {
-        return json!({"group": "autoscaling", "version": "v1", "kind": "Scale"});
+    let (group, version, kind) = sent_kind(row, subresource);
+    json!({"group": group, "version": version, "kind": kind})
+}
+
+/// Group, version and kind of what is sent to a subresource.
+pub fn sent_kind(row: &Resource, subresource: &str) -> (&'static str, &'static str, &'static str) {
+    match (row.kind, subresource) {
+        (_, "scale") => ("autoscaling", "v1", "Scale"),
+        ("Pod", "eviction") => ("policy", "v1", "Eviction"),
+        ("Pod", "exec") => ("", "v1", "PodExecOptions"),
+        ("Pod", "attach") => ("", "v1", "PodAttachOptions"),
+        ("Pod", "portforward") => ("", "v1", "PodPortForwardOptions"),
+        ("Pod", "proxy") => ("", "v1", "PodProxyOptions"),
+        ("Node", "proxy") => ("", "v1", "NodeProxyOptions"),
+        ("Service", "proxy") => ("", "v1", "ServiceProxyOptions"),
+        ("ServiceAccount", "token") => ("authentication.k8s.io", "v1", "TokenRequest"),
+        _ => (row.group, row.version, row.kind),
     }
-    json!({"group": row.group, "version": row.version, "kind": row.kind})
 }
 
 fn resource_of(row: &Resource) -> Value {

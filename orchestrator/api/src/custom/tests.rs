@@ -290,3 +290,19 @@ proptest! {
         prop_assert!(out.iter().all(|fault| fault.kind != FaultKind::DuplicateField));
     }
 }
+
+#[test]
+fn a_definition_that_is_again_what_it_was_gets_its_rows_again() {
+    let mut other = definition();
+    other["spec"]["names"]["shortNames"] = json!(["other"]);
+    let first = rows(&definition()).unwrap();
+    let second = rows(&other).unwrap();
+    let third = rows(&definition()).unwrap();
+    assert!(!std::ptr::eq(first[0], second[0]));
+    assert!(
+        first
+            .iter()
+            .zip(&third)
+            .all(|(one, two)| std::ptr::eq(*one, *two))
+    );
+}

@@ -12,8 +12,8 @@ use crate::walk::{default, has, object, set, text};
 pub(crate) use pod::{pod, quality_of_service};
 pub(crate) use service::service;
 pub(crate) use stored::{
-    custom_resource_definition, endpoints, limit_range, persistent_volume, persistent_volume_claim,
-    pod_template, role_binding, storage_class, webhooks,
+    custom_resource_definition, endpoints, flow_schema, limit_range, persistent_volume,
+    persistent_volume_claim, pod_template, priority_level, role_binding, storage_class, webhooks,
 };
 pub(crate) use workload::{
     cron_job, daemon_set, horizontal_pod_autoscaler, job, priority_class, replication_controller,

@@ -99,3 +99,27 @@ pub(crate) fn custom_resource_definition(value: &mut Value) {
     }
     default(value, &["spec", "conversion"], "strategy", "None");
 }
+
+pub(crate) fn flow_schema(value: &mut Value) {
+    default(value, &["spec"], "matchingPrecedence", 1000);
+}
+
+pub(crate) fn priority_level(value: &mut Value) {
+    match text(value, &["spec", "type"]) {
+        "Exempt" => {
+            default(value, &["spec", "exempt"], "nominalConcurrencyShares", 0);
+            default(value, &["spec", "exempt"], "lendablePercent", 0);
+        }
+        "Limited" if has(value, &["spec", "limited"]) => {
+            default(value, &["spec", "limited"], "nominalConcurrencyShares", 30);
+            default(value, &["spec", "limited"], "lendablePercent", 0);
+            let queuing = ["spec", "limited", "limitResponse", "queuing"];
+            if text(value, &["spec", "limited", "limitResponse", "type"]) == "Queue" {
+                for (field, number) in [("queues", 64), ("handSize", 8), ("queueLengthLimit", 50)] {
+                    default(value, &queuing, field, number);
+                }
+            }
+        }
+        _ => {}
+    }
+}

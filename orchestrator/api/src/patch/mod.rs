@@ -2,6 +2,7 @@
 //! pure; the result is read, defaulted and validated like any other body.
 
 pub(crate) mod keys;
+mod operations;
 mod strategic;
 
 use serde_json::Value;
@@ -62,14 +63,7 @@ impl Patch {
     /// 422 for an operation whose path isn't there or whose test fails, 400 for a malformed directive.
     pub fn apply(&self, resource: &Resource, old: &Value) -> Result<Value, Status> {
         match self {
-            Self::Json(patch) => {
-                let mut value = old.clone();
-                json_patch::patch(&mut value, patch).map_err(|error| {
-                    let what = resource.qualified();
-                    Status::failure(422, "Invalid", format!("the server rejected our request due to an error in our request: JSON patch of {what}: {error}"))
-                })?;
-                Ok(value)
-            }
+            Self::Json(patch) => operations::apply(&resource.qualified(), old, &patch.0),
             Self::Merge(patch) => {
                 let mut value = old.clone();
                 json_patch::merge(&mut value, patch);

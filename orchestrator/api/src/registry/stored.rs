@@ -2,7 +2,7 @@
 //! ingress, quota, extensions.
 
 use k8s_openapi::api::{
-    admissionregistration, certificates, core, networking, node, rbac, storage,
+    admissionregistration, certificates, core, flowcontrol, networking, node, rbac, storage,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
 
@@ -108,6 +108,27 @@ pub(super) const SIGNING_REQUEST: Resource = Resource {
     selectable: &["spec.signerName"],
     ..Resource::of::<certificates::v1::CertificateSigningRequest>(
         "certificatesigningrequest",
+        false,
+    )
+};
+
+pub(super) const FLOW_SCHEMA: Resource = Resource {
+    subresources: &["status"],
+    defaults: defaults::flow_schema,
+    validate: validate::flow_schema,
+    columns: table::flow::FLOW_SCHEMA,
+    cells: table::flow::flow_schema,
+    ..Resource::of::<flowcontrol::v1::FlowSchema>("flowschema", false)
+};
+
+pub(super) const PRIORITY_LEVEL: Resource = Resource {
+    subresources: &["status"],
+    defaults: defaults::priority_level,
+    validate: validate::priority_level,
+    columns: table::flow::PRIORITY_LEVEL,
+    cells: table::flow::priority_level,
+    ..Resource::of::<flowcontrol::v1::PriorityLevelConfiguration>(
+        "prioritylevelconfiguration",
         false,
     )
 };

@@ -90,12 +90,10 @@ impl FieldSelector {
         terms.all(|term| (found(&term.path) == term.value) == term.equal)
     }
 
-    /// The name that every match must have, if it asks for one: such a list is a lookup.
-    pub fn name(&self) -> Option<&str> {
-        let term = self
-            .terms
-            .iter()
-            .find(|term| term.equal && term.path == "metadata.name")?;
+    /// What a field of every match must be, if it asks for one value.
+    pub fn value_of(&self, path: &str) -> Option<&str> {
+        let mut terms = self.terms.iter();
+        let term = terms.find(|term| term.equal && term.path == path)?;
         Some(&term.value)
     }
 }
@@ -195,7 +193,9 @@ mod tests {
             assert_eq!(selector.matches(&object), expect, "{text}");
         }
         assert_eq!(
-            FieldSelector::parse(pod, "metadata.name=x").unwrap().name(),
+            FieldSelector::parse(pod, "metadata.name=x")
+                .unwrap()
+                .value_of("metadata.name"),
             Some("x")
         );
         for text in ["spec.image=x", "metadata.name", "=x"] {
@@ -206,7 +206,7 @@ mod tests {
             );
         }
         let escaped = FieldSelector::parse(pod, r"metadata.name=a\,b\=c").unwrap();
-        assert_eq!(escaped.name(), Some("a,b=c"));
+        assert_eq!(escaped.value_of("metadata.name"), Some("a,b=c"));
     }
 
     proptest! {

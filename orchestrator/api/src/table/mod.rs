@@ -7,6 +7,7 @@ pub mod batch;
 pub mod cluster;
 pub mod config;
 pub mod extension;
+pub mod flow;
 pub mod limits;
 pub mod network;
 pub mod node;

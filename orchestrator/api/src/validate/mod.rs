@@ -8,6 +8,7 @@ mod config;
 mod container;
 mod ephemeral;
 mod extension;
+mod flow;
 mod ingress;
 mod limits;
 mod meta;
@@ -35,6 +36,7 @@ pub(crate) use cluster::{event, lease, namespace, node, tenant};
 pub(crate) use config::{config_map, secret, service_account};
 pub(crate) use ephemeral::ephemeral_containers;
 pub(crate) use extension::{custom_resource_definition, signing_request, webhooks};
+pub(crate) use flow::{flow_schema, priority_level};
 pub(crate) use ingress::{endpoints, ingress, ingress_class};
 pub(crate) use limits::{
     horizontal_pod_autoscaler, pod_disruption_budget, pod_group, priority_class,

@@ -52,8 +52,23 @@ pub(crate) fn action_of(method: &Method, uri: &Uri, watch: bool) -> Action {
         subresource: subresource.split('/').next().unwrap_or_default().to_owned(),
         namespace: namespace.to_owned(),
         name: name.to_owned(),
-        path: String::new(),
+        field_selector: field_selector(uri),
+        ..Action::default()
     }
+}
+
+fn field_selector(uri: &Uri) -> String {
+    if !uri
+        .query()
+        .is_some_and(|query| query.contains("fieldSelector"))
+    {
+        return String::new();
+    }
+    let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
+    let mut pairs = pairs.map(|pairs| pairs.0).unwrap_or_default().into_iter();
+    // The last one counts, as it does when the request is carried out.
+    let given = pairs.rfind(|(name, _)| name == "fieldSelector");
+    given.map(|(_, value)| value).unwrap_or_default()
 }
 
 #[cfg(test)]

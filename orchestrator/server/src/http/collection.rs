@@ -63,7 +63,10 @@ impl Selection {
 
     /// Namespace and name of the only object that can be meant, when there is only one.
     pub(super) fn only(&self) -> Option<(&str, &str)> {
-        let name = self.name.as_deref().or(self.fields.name())?;
+        let name = self
+            .name
+            .as_deref()
+            .or(self.fields.value_of("metadata.name"))?;
         let namespace = self.namespace.as_deref();
         let namespace = namespace.or((!self.resource.namespaced).then_some(""))?;
         Some((namespace, name))

@@ -8,6 +8,7 @@ use http::StatusCode;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use waggle_api::admission::webhook::Operation;
 use waggle_api::life::Preconditions;
 use waggle_api::{Cause, DeleteOptions, Details, Part, Status, find};
 use waggle_plan::disruption::{Eviction, evict};
@@ -15,7 +16,7 @@ use waggle_plan::disruption::{Eviction, evict};
 use super::answer::{json as document, refusal};
 use super::input;
 use super::write::caller_of;
-use crate::objects::{Caller, Object, Objects, WriteOptions};
+use crate::objects::{Caller, Errand, Object, Objects, WriteOptions};
 use crate::run::ServerState;
 
 /// How often an eviction is decided again because its budget or pod changed in between.
@@ -45,6 +46,11 @@ async fn answer(
     let dry_run = super::query::Query::parse(request.uri())?.dry_run;
     let caller = caller_of(&request);
     let (body, _) = input::value(request).await?;
+    if !(body.is_object() || body.is_null()) {
+        return Err(Status::bad_request(
+            "the body of the request is no Eviction",
+        ));
+    }
     let named = body["metadata"]["name"].as_str().unwrap_or(name);
     if named != name {
         return Err(Status::bad_request(format!(
@@ -55,6 +61,24 @@ async fn answer(
     if dry_run {
         options.dry_run = Some(vec!["All".to_owned()]);
     }
+    let pods = find("", "v1", "pods").ok_or_else(Status::unknown_path)?;
+    let mut sent = body.clone();
+    sent["metadata"]["name"] = name.into();
+    sent["metadata"]["namespace"] = namespace.into();
+    let errand = Errand {
+        resource: pods,
+        subresource: "eviction",
+        namespace,
+        name,
+        operation: Operation::Create,
+        object: sent,
+        dry_run: options
+            .dry_run
+            .as_ref()
+            .is_some_and(|what| !what.is_empty()),
+        caller: Some(Arc::clone(&caller)),
+    };
+    objects.errand(errand).await?;
     for _ in 0..ATTEMPTS {
         match once(objects, &caller, namespace, name, &options).await {
             Err(status) if status.is_conflict() && options.preconditions.is_none() => {}

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use serde::Deserialize as _;
 use serde_json::Value;
 use waggle_api::{Fault, Status, protobuf};
 
@@ -74,13 +73,13 @@ pub(crate) fn from_yaml(body: &[u8]) -> Result<Value, Status> {
     let Some(first) = documents.next() else {
         return Ok(Value::Null);
     };
-    // By way of a YAML value, which refuses keys given twice.
-    let value = serde_yaml_ng::Value::deserialize(first).map_err(broken)?;
-    let value = serde_json::to_value(value).map_err(|error| {
-        Status::bad_request(format!(
-            "the body of the request is YAML, but no object: {error}"
-        ))
-    })?;
+    // Bounded: its aliases repeat what they stand for.
+    let (value, twice) = waggle_api::body::read(first, LARGEST).map_err(broken)?;
+    if let Some(fault) = twice.first() {
+        return Err(Status::bad_request(format!(
+            "the body of the request is no valid YAML: {fault}"
+        )));
+    }
     if documents.next().is_some() {
         return Err(Status::bad_request(
             "the body of the request holds several YAML documents: send one at a time",
@@ -104,6 +103,34 @@ mod tests {
         for broken in [&b"a: [1"[..], b"a: 1\n---\nb: 2\n", b"a: 1\na: 2\n"] {
             let status = from_yaml(broken).unwrap_err();
             assert_eq!(status.code, 400, "{}", status.message);
+        }
+        assert_eq!(
+            from_yaml(b"1: x\ntrue: y\n").unwrap(),
+            json!({"1": "x", "true": "y"})
+        );
+    }
+
+    #[test]
+    fn aliases_are_followed_within_bounds() {
+        let shared = from_yaml(b"a: &x {k: v}\nb: *x\nc: {<<: *x}\n").unwrap();
+        assert_eq!(shared["b"], json!({"k": "v"}));
+        let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..9 {
+            let inner = vec![format!("*a{}", level - 1); 10].join(", ");
+            laughs.push_str(&format!("a{level}: &a{level} [{inner}]\n"));
+        }
+        let wide = format!(
+            "a: &a [{}]\nb: [{}]\n",
+            "x, ".repeat(100_000),
+            "*a, ".repeat(10_000)
+        );
+        let long = format!(
+            "a: &a {}\nb: [{}]\n",
+            "x".repeat(1 << 20),
+            "*a, ".repeat(10_000)
+        );
+        for bomb in [laughs, wide, long, "[".repeat(100_000)] {
+            assert_eq!(from_yaml(bomb.as_bytes()).unwrap_err().code, 400);
         }
     }
 

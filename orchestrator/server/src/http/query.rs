@@ -47,6 +47,17 @@ impl Query {
         self.resource_version.is_empty() && self.continue_token.is_empty()
     }
 
+    /// A watch that first tells what there is.
+    pub(super) fn begins_with_all(&self) -> bool {
+        let nowhere = matches!(self.resource_version.as_str(), "" | "0");
+        self.send_initial_events.unwrap_or(nowhere)
+    }
+
+    /// No selector leaves objects out.
+    pub(super) fn selects_all(&self) -> bool {
+        self.label_selector.is_empty() && self.field_selector.is_empty()
+    }
+
     fn take(&mut self, name: &str, value: String) -> Result<(), Status> {
         match name {
             "labelSelector" => self.label_selector = value,

@@ -6,13 +6,14 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
 use waggle_api::access::{self, Action, User};
+use waggle_api::admission::webhook::Operation;
 use waggle_api::{Fault, Status, find};
 
 use super::answer::{json as document, refusal};
 use super::input;
 use super::write::caller_of;
 use crate::auth::{self, Bound, ISSUER, Stored, TokenGrant, decide};
-use crate::objects::Objects;
+use crate::objects::{Errand, Objects};
 use crate::run::ServerState;
 
 /// Seconds that a token is valid when nobody says, and at least.
@@ -126,7 +127,8 @@ fn access_review(objects: &Objects, mut body: Value, kind: &str, user: &User) ->
             subresource: text(object, "subresource"),
             namespace: text(object, "namespace"),
             name: text(object, "name"),
-            path: String::new(),
+            field_selector: text(&object["fieldSelector"], "rawSelector"),
+            ..Action::default()
         }
     };
     let reason = decide(objects, user, &action);
@@ -220,7 +222,20 @@ pub(super) async fn account_token(
     request: Request,
 ) -> Response {
     let answer = async {
+        let caller = caller_of(&request);
         let (body, _) = read(request).await?;
+        let accounts = find("", "v1", "serviceaccounts").ok_or_else(Status::unknown_path)?;
+        let errand = Errand {
+            resource: accounts,
+            subresource: "token",
+            namespace: &namespace,
+            name: &name,
+            operation: Operation::Create,
+            object: body.clone(),
+            dry_run: false,
+            caller: Some(caller),
+        };
+        state.objects.errand(errand).await?;
         issue(&state, &namespace, &name, body)
     };
     respond(answer.await)

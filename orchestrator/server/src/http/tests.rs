@@ -17,6 +17,7 @@ use waggle_store::{EmbeddedStore, Store as _};
 
 use crate::audit::AuditLog;
 use crate::controllers::{Recorder, View};
+use crate::flow::FlowControl;
 use crate::objects::Objects;
 use crate::pki::Pki;
 use crate::run::ServerState;
@@ -29,6 +30,7 @@ mod audit;
 mod custom;
 mod eviction;
 mod explanation;
+mod flow;
 mod signing;
 mod watching;
 mod webhooks;
@@ -78,6 +80,7 @@ async fn api_with(folder: tempfile::TempDir, audit: Option<AuditLog>) -> Api {
         objects,
         metrics: Arc::default(),
         usage,
+        flow: FlowControl::new(None),
         audit: audit.map(Arc::new),
         leading: crate::leading::Leading::alone(sessions),
         scheduler: Arc::default(),

@@ -6,7 +6,7 @@ use waggle_wire::v1;
 
 /// What kind of metric it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Counter,
     Gauge,
     Histogram,
@@ -14,7 +14,7 @@ pub(super) enum Kind {
 
 /// One metric with its samples.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Family {
+pub(crate) struct Family {
     name: String,
     help: String,
     kind: Kind,
@@ -31,7 +31,7 @@ struct Sample {
 
 impl Family {
     /// Without samples.
-    pub(super) fn new(name: &str, help: &str, kind: Kind) -> Self {
+    pub(crate) fn new(name: &str, help: &str, kind: Kind) -> Self {
         Self {
             name: name.to_owned(),
             help: help.to_owned(),
@@ -41,7 +41,7 @@ impl Family {
     }
 
     /// Adds a sample.
-    pub(super) fn add(&mut self, labels: &[(&str, &str)], value: f64) {
+    pub(crate) fn add(&mut self, labels: &[(&str, &str)], value: f64) {
         self.add_part("", labels, value);
     }
 
@@ -91,12 +91,12 @@ impl From<v1::MetricFamily> for Family {
     clippy::cast_precision_loss,
     reason = "samples of this format are floating-point numbers"
 )]
-pub(super) fn number(value: u64) -> f64 {
+pub(crate) fn number(value: u64) -> f64 {
     value as f64
 }
 
 /// The text of metrics. One without samples is left out.
-pub(super) fn render(families: &[Family]) -> String {
+pub(crate) fn render(families: &[Family]) -> String {
     let mut text = String::new();
     for family in families.iter().filter(|family| !family.samples.is_empty()) {
         let kind = match family.kind {

@@ -1,6 +1,7 @@
 //! What a namespace asks of new objects: limit ranges, Pod Security, quotas. The rules are `waggle-api`'s; here are the
 //! namespace's objects, and the books of what is being created just now.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
@@ -11,12 +12,19 @@ use waggle_api::{Resource, Status, find};
 use super::commit::text;
 use super::{Object, Objects};
 
-/// New objects that a quota has let pass and that the cache does not show yet.
+/// Objects that a quota has let pass and that the cache does not show so yet: new ones, and changes.
 #[derive(Debug, Default)]
-pub(super) struct Reserved(Arc<Mutex<Vec<Pending>>>);
+pub(super) struct Reserved(Arc<Mutex<Books>>);
+
+#[derive(Debug, Default)]
+struct Books {
+    issued: u64,
+    pending: Vec<Pending>,
+}
 
 #[derive(Debug)]
 struct Pending {
+    number: u64,
     uid: String,
     resource: &'static Resource,
     value: Value,
@@ -25,14 +33,14 @@ struct Pending {
 /// Keeps an object's share of its quotas until the cache shows it, or it came to nothing.
 #[derive(Debug)]
 pub(super) struct Reservation {
-    uid: String,
-    books: Arc<Mutex<Vec<Pending>>>,
+    number: u64,
+    books: Arc<Mutex<Books>>,
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        books.retain(|one| one.uid != self.uid);
+        books.pending.retain(|one| one.number != self.number);
     }
 }
 
@@ -116,7 +124,7 @@ impl Objects {
         (!broken.is_empty()).then(|| format!("{standard}: {}", broken.join(", ")))
     }
 
-    /// Takes a new object's share of its namespace's quotas.
+    /// Takes an object's share of its namespace's quotas, a new one's or, beyond what it has, that of one that changes.
     ///
     /// # Errors
     /// 403 for a share that is not there, with what is asked for, used and allowed.
@@ -124,9 +132,11 @@ impl Objects {
         &self,
         resource: &'static Resource,
         value: &Value,
+        old: Option<&Value>,
     ) -> Result<Option<Reservation>, Status> {
         let namespace = text(value, "namespace");
-        if !resource.namespaced {
+        let stays = |old| !quota::may_need_more(resource, old, value);
+        if !resource.namespaced || old.is_some_and(stays) {
             return Ok(None);
         }
         let mut quotas = self.of_namespace("resourcequotas", namespace);
@@ -140,31 +150,35 @@ impl Objects {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let there = self.list(resource, Some(namespace)).objects;
-        let coming = books.iter().filter(|one| {
+        let uid = text(value, "uid");
+        let coming = books.pending.iter().filter(|one| {
             std::ptr::eq(one.resource, resource)
+                && one.uid != uid
                 && text(&one.value, "namespace") == namespace
-                && !there.iter().any(|object| object.uid == one.uid)
         });
-        let coming: Vec<&Value> = coming.map(|one| &one.value).collect();
+        let mut coming: HashMap<&str, &Value> =
+            coming.map(|one| (one.uid.as_str(), &one.value)).collect();
+        let mut all: Vec<&Value> = there
+            .iter()
+            .map(|object| coming.remove(object.uid.as_str()).unwrap_or(&*object.value))
+            .collect();
+        all.extend(coming.into_values());
         for one in &quotas {
-            let all = there
-                .iter()
-                .map(|object| &*object.value)
-                .chain(coming.iter().copied());
-            let used = quota::used(&one.value, all.map(|value| (resource, value)));
-            if let Some(why) = quota::refusal(&one.value, &used, resource, value) {
+            let used = quota::used(&one.value, all.iter().map(|value| (resource, *value)));
+            if let Some(why) = quota::refusal(&one.value, &used, resource, value, old) {
                 return Err(Status::forbidden(resource, text(value, "name"), &why));
             }
         }
-        let uid = text(value, "uid").to_owned();
-        let pending = Pending {
-            uid: uid.clone(),
+        books.issued += 1;
+        let number = books.issued;
+        books.pending.push(Pending {
+            number,
+            uid: uid.to_owned(),
             resource,
             value: value.clone(),
-        };
-        books.push(pending);
+        });
         let books = Arc::clone(&self.reserved.0);
-        Ok(Some(Reservation { uid, books }))
+        Ok(Some(Reservation { number, books }))
     }
 
     /// What is used now of a quota's resources.

@@ -64,7 +64,10 @@ impl Objects {
             "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer",
         }))
         .await?;
-        for value in waggle_api::access::defaults() {
+        let kept = waggle_api::access::defaults()
+            .into_iter()
+            .chain(waggle_api::flow::objects());
+        for value in kept {
             self.ensure(value).await?;
         }
         self.ensure(service(api_vip, advertise)).await?;

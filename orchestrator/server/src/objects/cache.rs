@@ -1,7 +1,7 @@
 //! The watch cache: every object of every kind in memory, and for each kind a ring of its last events (`ring`). One pump
 //! follows the store; everybody else reads. What nobody looks at is kept as text alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -110,6 +110,7 @@ impl Cache {
         let (shelves, kinds, revision) = read_all(store).await?;
         let mut state = self.write();
         self.publish(kinds);
+        state.retain(|slot, _| shelves.contains_key(slot));
         for (slot, objects) in shelves {
             state
                 .entry(slot)
@@ -169,6 +170,18 @@ impl Cache {
             Some(namespace) => below(&kind.objects, namespace).cloned().collect(),
         };
         Listing { revision, objects }
+    }
+
+    /// How many objects a list has; of a namespace no more than `most` are counted.
+    pub(super) fn count(&self, resource: &Resource, namespace: Option<&str>, most: usize) -> usize {
+        let state = self.read();
+        let Some(kind) = state.get(&slot(resource)) else {
+            return 0;
+        };
+        match namespace {
+            None => kind.objects.len(),
+            Some(namespace) => below(&kind.objects, namespace).take(most).count(),
+        }
     }
 
     /// Whether no object of the kind changed after `revision`, so that the kind now is the kind then.
@@ -389,8 +402,11 @@ pub(super) async fn keep_cool(cache: Arc<Cache>) {
     }
 }
 
-/// Makes room for kinds that are new, and gives objects of those that are defined anew the form that they have now.
+/// Makes room for kinds that are new, gives objects of those that are defined anew the form that they have now, and
+/// forgets those that are gone: their watches end.
 fn reshelve(state: &mut HashMap<Slot, Kind>, kinds: &Kinds, revision: u64) {
+    let known: HashSet<Slot> = kinds.stored().map(slot).collect();
+    state.retain(|slot, _| known.contains(slot));
     for resource in kinds.stored().filter(|resource| resource.is_custom()) {
         let kind = state
             .entry(slot(resource))

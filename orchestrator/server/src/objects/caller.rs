@@ -4,6 +4,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use waggle_api::access::{AUTHENTICATED, User};
 
+/// Longest warning, and all warnings of a request together, bytes.
+const LONGEST_WARNING: usize = 1024;
+const ALL_WARNINGS: usize = 16 << 10;
+
 /// Who is behind a request. Shared by everything that carries it out.
 #[derive(Debug, Default)]
 pub struct Caller {
@@ -52,10 +56,13 @@ impl Caller {
         self.user.as_ref()
     }
 
-    /// Something to tell the client beside the answer.
-    pub fn warn(&self, text: String) {
+    /// Something to tell the client beside the answer. Of much there is to tell, the first is told, as Kubernetes does:
+    /// it goes into headers.
+    pub fn warn(&self, mut text: String) {
+        text.truncate(text.floor_char_boundary(LONGEST_WARNING));
         let mut notes = self.notes();
-        if !notes.warnings.contains(&text) {
+        let told: usize = notes.warnings.iter().map(String::len).sum();
+        if told + text.len() <= ALL_WARNINGS && !notes.warnings.contains(&text) {
             notes.warnings.push(text);
         }
     }

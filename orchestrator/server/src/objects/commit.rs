@@ -7,6 +7,7 @@ use bytes::Bytes;
 use rand::Rng as _;
 use serde_json::Value;
 use waggle_api::admission::webhook::Operation;
+use waggle_api::body::is_deeper;
 use waggle_api::life::may_go;
 use waggle_api::ownership::{Writer, track};
 use waggle_api::{
@@ -20,6 +21,8 @@ use super::{Object, Objects, Ownership, WriteOptions};
 
 /// How often an unconditional change is tried against other writers before it is given up.
 const ATTEMPTS: usize = 32;
+/// Levels of an object that is stored.
+const DEEPEST: usize = 110;
 /// Letters of generated names: no vowels, nothing that looks like something else.
 const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const SUFFIX_LENGTH: usize = 5;
@@ -44,7 +47,7 @@ impl Objects {
                 .prepare_new(resource, value.clone(), &namespace, options)
                 .await?;
             // Held until the object is in the cache, where everybody counts it.
-            let _held = self.reserve(resource.stored(), &made)?;
+            let _held = self.reserve(resource.stored(), &made, None)?;
             match self.create_prepared(resource.stored(), made, options).await {
                 Err(status) if generated && status.is_already_exists() => {}
                 answer => return answer,
@@ -89,6 +92,7 @@ impl Objects {
         let made = prepare(resource, value)?;
         self.check_namespace(resource, &made)?;
         let passage = Passage {
+            about: None,
             operation: Operation::Create,
             resource,
             part: Part::Main,
@@ -114,6 +118,7 @@ impl Objects {
         if self.get(resource, &namespace, &name).is_some() {
             return Err(Status::already_exists(resource, &name));
         }
+        check_depth(resource, &value)?;
         let addresses = self.addresses.settle(resource, &mut value)?;
         let ports = self.node_ports.settle(resource, &mut value)?;
         if options.dry_run {
@@ -206,6 +211,7 @@ impl Objects {
                 Ok(new)
             };
             let passage = Passage {
+                about: None,
                 operation: Operation::Update,
                 resource,
                 part,
@@ -218,6 +224,8 @@ impl Objects {
                 self.secure(resource, &new)?;
             }
             self.validated(&passage, Some(&new)).await?;
+            // Held until the change is in the cache.
+            let _held = self.reserve(resource.stored(), &new, Some(&old.value))?;
             if let Some(object) = self.replace(&old, new, options).await? {
                 return Ok(object);
             }
@@ -237,6 +245,7 @@ impl Objects {
         if may_go(resource, &new) {
             return self.remove(old, options).await;
         }
+        check_depth(resource, &new)?;
         let addresses = self.addresses.settle(resource, &mut new)?;
         let ports = self.node_ports.settle(resource, &mut new)?;
         if new == old.value {
@@ -372,6 +381,15 @@ impl WriteOptions {
         };
         track(resource, old, new, given, writer);
     }
+}
+
+/// Refuses what could be written, but not read again: JSON has 127 levels here, and lists and reviews put some around it.
+fn check_depth(resource: &Resource, value: &Value) -> Result<(), Status> {
+    if !is_deeper(value, DEEPEST) {
+        return Ok(());
+    }
+    let why = format!("it nests values deeper than {DEEPEST} levels, its managedFields included");
+    Err(Status::forbidden(resource, text(value, "name"), &why))
 }
 
 /// The text of a metadata field, empty when absent.

@@ -57,6 +57,7 @@ impl Objects {
                 .ok_or_else(|| Status::not_found(resource, name))?;
             let deletion = prepare_delete(resource, &old.value, options, self.now())?;
             let passage = Passage {
+                about: None,
                 operation: Operation::Delete,
                 resource: asked,
                 part: Part::Main,

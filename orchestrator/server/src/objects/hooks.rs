@@ -32,8 +32,24 @@ pub struct WebhookCall {
     pub answer: oneshot::Sender<Result<Vec<u8>, String>>,
 }
 
+/// A request that changes no object of its own: an eviction, a token, a stream.
+pub(crate) struct Errand<'a> {
+    /// Whose subresource it goes to, and which.
+    pub(crate) resource: &'static Resource,
+    pub(crate) subresource: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) operation: Operation,
+    /// What is sent; its kind is put in.
+    pub(crate) object: Value,
+    pub(crate) dry_run: bool,
+    pub(crate) caller: Option<Arc<Caller>>,
+}
+
 /// A write on its way through the webhooks.
 pub(super) struct Passage<'a> {
+    /// Namespace and name, where what is sent does not say them.
+    pub(super) about: Option<(&'a str, &'a str)>,
     pub(super) operation: Operation,
     /// The kind in the version of the request.
     pub(super) resource: &'static Resource,
@@ -66,12 +82,17 @@ impl Passage<'_> {
             operation: self.operation,
             resource: self.resource,
             subresource: self.subresource(),
-            namespace: text(object, "namespace"),
-            name: text(object, "name"),
+            namespace: self.namespace(object),
+            name: self.about.map_or(text(object, "name"), |about| about.1),
             user,
             manager,
             dry_run: self.options.dry_run,
         }
+    }
+
+    fn namespace<'s>(&'s self, object: &'s Value) -> &'s str {
+        self.about
+            .map_or(text(object, "namespace"), |about| about.0)
     }
 
     fn user(&self) -> User {
@@ -228,6 +249,45 @@ impl Objects {
         answers.await.into_iter().try_for_each(|one| one.map(drop))
     }
 
+    /// Asks the webhooks about a request that changes no object of its own.
+    ///
+    /// # Errors
+    /// As [`Objects::validated`]; 500 for a webhook that wants to change what is sent.
+    pub(crate) async fn errand(&self, errand: Errand<'_>) -> Result<(), Status> {
+        let options = WriteOptions {
+            dry_run: errand.dry_run,
+            ownership: Ownership::Client {
+                manager: String::new(),
+                subresource: errand.subresource.to_owned(),
+            },
+            caller: errand.caller,
+        };
+        let passage = Passage {
+            about: Some((errand.namespace, errand.name)),
+            operation: errand.operation,
+            resource: errand.resource,
+            part: Part::Main,
+            old: None,
+            options: &options,
+        };
+        let (group, version, kind) = webhook::sent_kind(errand.resource, errand.subresource);
+        let slash = if group.is_empty() { "" } else { "/" };
+        let mut object = errand.object;
+        object["kind"] = kind.into();
+        object["apiVersion"] = format!("{group}{slash}{version}").into();
+        for hook in self.hooks(&passage, "mutatingwebhookconfigurations") {
+            let answer = self.ask(&hook, &passage, Some(&object)).await?;
+            if answer.is_some_and(|(_, answer)| answer.patch.is_some()) {
+                let why = format!(
+                    "webhook {:?} changes what can't be changed: {kind}",
+                    hook.name()
+                );
+                return Err(Status::internal(why));
+            }
+        }
+        self.validated(&passage, Some(&object)).await
+    }
+
     /// Asks one webhook, if it is about this request: the version in which it was asked, and its answer. `None` for one
     /// that was not asked, or that failed and may.
     async fn ask(
@@ -312,7 +372,7 @@ impl Objects {
         if passage.resource.kind == "Namespace" && passage.resource.group.is_empty() {
             return Some(object.clone());
         }
-        let namespace = text(object, "namespace");
+        let namespace = passage.namespace(object);
         let namespaces = find("", "v1", "namespaces").filter(|_| !namespace.is_empty())?;
         let found = self.get(namespaces, "", namespace);
         Some(found.map_or(Value::Null, |found| found.value.clone()))

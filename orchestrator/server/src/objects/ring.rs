@@ -194,6 +194,10 @@ impl Reader {
             if self.ended {
                 return None;
             }
+            // The definition of its kind is gone, or was and came again.
+            if self.count.as_ref()?.has_changed().is_err() {
+                return None;
+            }
             self.count.as_mut()?.borrow_and_update();
             match self.take() {
                 Err(status) => {

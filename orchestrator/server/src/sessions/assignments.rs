@@ -211,7 +211,7 @@ fn candidate(
         return Ok(None);
     };
     let spec = pod.spec.as_ref();
-    let (config_maps, secrets) = spec.map(named).unwrap_or_default();
+    let (config_maps, secrets) = spec.map(needed_by).unwrap_or_default();
     let find = |kind_name: &str, names: BTreeSet<String>| -> Result<Vec<Arc<Object>>, Status> {
         let kind = kind("v1", kind_name)?;
         Ok(names
@@ -290,7 +290,7 @@ fn print_of(value: &Value) -> u64 {
 }
 
 /// Names of the ConfigMaps and Secrets that a pod may need.
-fn named(spec: &PodSpec) -> (BTreeSet<String>, BTreeSet<String>) {
+pub(crate) fn needed_by(spec: &PodSpec) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
     for volume in spec.volumes.iter().flatten() {
         maps.extend(volume.config_map.as_ref().map(|source| source.name.clone()));
@@ -392,7 +392,7 @@ mod tests {
             ],
         }))
         .unwrap();
-        let (maps, secrets) = named(&spec);
+        let (maps, secrets) = needed_by(&spec);
         assert_eq!(
             maps.into_iter().collect::<Vec<_>>(),
             ["m1", "m2", "m3", "m4"]

@@ -40,6 +40,7 @@ use crate::objects::Objects;
 use crate::pki::Pki;
 use crate::usage::UsageRegistry;
 
+pub(crate) use assignments::needed_by;
 pub use enforcement::Enforcement;
 pub use numbers::Numbers;
 pub use rendezvous::{OpenFault, StreamEnds};

@@ -245,3 +245,76 @@ async fn a_namespace_changes_its_tenant_only_by_who_may_use_it() {
         .unwrap();
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
 }
+
+#[tokio::test]
+async fn a_node_reads_what_its_own_pods_need() {
+    let api = api().await;
+    let pod = |name: &str, node: &str| {
+        json!({"metadata": {"name": name}, "spec": {"nodeName": node,
+            "containers": [{"name": "a", "image": "a:1",
+                "envFrom": [{"secretRef": {"name": format!("{name}-env")}}]}],
+            "volumes": [
+                {"name": "v", "projected": {"sources": [{"configMap": {"name": format!("{name}-map")}}]}},
+                {"name": "d", "persistentVolumeClaim": {"claimName": format!("{name}-claim")}}]}})
+    };
+    for (name, node) in [("mine", "n1"), ("other", "n2")] {
+        let (code, made) = api
+            .post("/api/v1/namespaces/default/pods", &pod(name, node))
+            .await;
+        assert_eq!(code, 201, "{made}");
+    }
+    let node = async |path: &str| {
+        let request = Request::get(path)
+            .header("Impersonate-User", "system:node:n1")
+            .header("Impersonate-Group", "system:nodes");
+        api.send(request, Body::empty()).await.status().as_u16()
+    };
+    let own = "/api/v1/namespaces/default";
+    for (path, allowed) in [
+        ("/secrets/mine-env", true),
+        ("/secrets/other-env", false),
+        ("/secrets", false),
+        ("/secrets?fieldSelector=metadata.name%3Dmine-env", true),
+        (
+            "/secrets?watch=1&fieldSelector=metadata.name%3Dmine-env",
+            true,
+        ),
+        (
+            "/secrets?watch=1&fieldSelector=metadata.name%3Dother-env",
+            false,
+        ),
+        (
+            "/secrets?fieldSelector=metadata.name%3Dmine-env&fieldSelector=metadata.name%21%3Dx",
+            false,
+        ),
+        ("/configmaps/mine-map", true),
+        ("/configmaps/other-map", false),
+        ("/persistentvolumeclaims/mine-claim", true),
+        ("/persistentvolumeclaims/other-claim", false),
+        ("/serviceaccounts/default", true),
+        ("/pods/mine", true),
+        ("/pods/other", false),
+        ("/pods", false),
+        ("/pods?fieldSelector=spec.nodeName%3Dn1", true),
+        ("/pods?fieldSelector=spec.nodeName%3Dn2", false),
+        ("/pods/mine/log", false),
+        ("/services", true),
+        ("/events", false),
+    ] {
+        let code = node(&format!("{own}{path}")).await;
+        assert_eq!(code != 403, allowed, "{path}: {code}");
+    }
+    for (path, allowed) in [
+        ("/api/v1/nodes/n1", true),
+        ("/api/v1/nodes/n2", false),
+        ("/api/v1/nodes", false),
+        ("/api/v1/nodes?fieldSelector=metadata.name%3Dn1", true),
+        (
+            "/api/v1/secrets?fieldSelector=metadata.name%3Dmine-env",
+            false,
+        ),
+    ] {
+        let code = node(path).await;
+        assert_eq!(code != 403, allowed, "{path}: {code}");
+    }
+}

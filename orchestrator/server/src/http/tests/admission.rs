@@ -50,6 +50,52 @@ async fn a_quota_holds_however_many_come_at_once() {
 }
 
 #[tokio::test]
+async fn a_quota_holds_for_what_changes() {
+    let api = api().await;
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"},
+        "spec": {"hard": {"requests.cpu": "1", "services.nodeports": "1", "services": "9"}}});
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    assert_eq!(api.post(quotas, &quota).await.0, 201);
+    for name in ["a", "b"] {
+        let cpu = json!({"requests": {"cpu": "400m"}, "limits": {"cpu": "2"}});
+        let (code, made) = api.post(PODS, &pod(name, cpu)).await;
+        assert_eq!(code, 201, "{made}");
+    }
+    let resize = async |name: &str, cpu: &str| {
+        let patch = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
+        let media_type = "application/strategic-merge-patch+json";
+        api.patch(&format!("{PODS}/{name}/resize"), media_type, &patch)
+            .await
+    };
+    let (code, refused) = resize("a", "700m").await;
+    assert_eq!(code, 403, "{refused}");
+    let message = refused["message"].as_str().unwrap();
+    assert!(
+        message
+            .contains("exceeded quota: few, requested: requests.cpu=300m, used: requests.cpu=800m"),
+        "{message}"
+    );
+    // Two at once that fit one by one.
+    let (one, two) = futures::join!(resize("a", "550m"), resize("b", "550m"));
+    let mut codes = [one.0, two.0];
+    codes.sort_unstable();
+    assert_eq!(codes, [200, 403], "{one:?} {two:?}");
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 81}]}});
+    let services = "/api/v1/namespaces/default/services";
+    assert_eq!(api.post(services, &service).await.0, 201);
+    let patch = json!({"spec": {"type": "NodePort"}});
+    let (code, refused) = api
+        .patch(
+            &format!("{services}/web"),
+            "application/merge-patch+json",
+            &patch,
+        )
+        .await;
+    assert_eq!(code, 403, "{refused}");
+}
+
+#[tokio::test]
 async fn limit_ranges_fill_in_and_refuse() {
     let api = api().await;
     let range = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "usual"},

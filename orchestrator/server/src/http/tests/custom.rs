@@ -295,3 +295,28 @@ async fn a_stored_kind_is_served_under_other_versions() {
         .await;
     assert_eq!(list["items"][0]["note"], "hello", "{list}");
 }
+
+#[tokio::test]
+async fn a_watch_ends_with_its_definition() {
+    let api = api().await;
+    api.define().await;
+    let request = Request::get(format!("{WIDGETS}?watch=1"));
+    let response = api.send(request, Body::empty()).await;
+    let mut watch = Lines {
+        body: response.into_body().into_data_stream(),
+        rest: Vec::new(),
+    };
+    assert_eq!(api.post(WIDGETS, &widget("a", json!({}))).await.0, 201);
+    watch.expect("ADDED", "a").await;
+    assert_eq!(api.delete(&format!("{WIDGETS}/a"), &json!({})).await.0, 200);
+    watch.expect("DELETED", "a").await;
+    let path = format!("{DEFINITIONS}/widgets.example.com");
+    api.delete(&path, &json!({})).await;
+    api.settle_definitions().await;
+    assert_eq!(api.get(&path).await.0, 404);
+    assert!(watch.next().await.is_none());
+    // What comes again is another: nothing of the old is in it.
+    api.define().await;
+    let (code, list) = api.get(WIDGETS).await;
+    assert_eq!((code, &list["items"]), (200, &json!([])));
+}

@@ -369,3 +369,77 @@ async fn conditions_that_are_not_evaluated_are_told_of() {
     let warning = response.headers()["warning"].to_str().unwrap();
     assert!(warning.contains("matchConditions"), "{warning}");
 }
+
+#[tokio::test]
+async fn webhooks_are_asked_about_evictions_tokens_and_streams() {
+    let (api, hooks) = (api().await, hooks().await);
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod =
+        json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "a:1"}]}});
+    assert_eq!(api.post(pods, &pod).await.0, 201);
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    assert_eq!(
+        api.post(accounts, &json!({"metadata": {"name": "ci"}}))
+            .await
+            .0,
+        201
+    );
+    let rule = |operation: &str, resource: &str| json!({"operations": [operation], "apiGroups": [""], "apiVersions": ["v1"], "resources": [resource]});
+    let mut refuses = hook("refuses", &hooks.url("no"));
+    refuses["rules"] = json!([
+        rule("CONNECT", "pods/exec"),
+        rule("CREATE", "pods/eviction")
+    ]);
+    let mut looks = hook("looks", &hooks.url("look"));
+    looks["rules"] = json!([
+        rule("CREATE", "serviceaccounts/token"),
+        rule("CONNECT", "pods/attach")
+    ]);
+    let configuration = json!({"metadata": {"name": "errands"}, "webhooks": [refuses, looks]});
+    let path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    let (code, made) = api.post(path, &configuration).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, refused) = api
+        .get(&format!("{pods}/p/exec?command=sh&stdin=true"))
+        .await;
+    assert_eq!(code, 403, "{refused}");
+    assert!(
+        refused["message"].as_str().unwrap().contains("not today"),
+        "{refused}"
+    );
+    let request = hooks.requests().remove(0);
+    assert_eq!(request["operation"], "CONNECT");
+    assert_eq!(request["kind"]["kind"], "PodExecOptions");
+    assert_eq!(request["subResource"], "exec");
+    assert_eq!(
+        (&request["name"], &request["namespace"]),
+        (&json!("p"), &json!("default"))
+    );
+    assert_eq!(request["object"]["command"], json!(["sh"]));
+    assert_eq!(request["options"], Value::Null);
+    let eviction =
+        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    assert_eq!(
+        api.post(&format!("{pods}/p/eviction"), &eviction).await.0,
+        403
+    );
+    assert_eq!(hooks.requests().remove(0)["kind"]["kind"], "Eviction");
+    assert_eq!(api.get(&format!("{pods}/p")).await.0, 200);
+    assert_eq!(
+        api.post(&format!("{accounts}/ci/token"), &json!({"spec": {}}))
+            .await
+            .0,
+        201
+    );
+    assert_eq!(hooks.requests().remove(0)["kind"]["kind"], "TokenRequest");
+    // Nobody asks for a stream here, but the webhook has been asked whether they may.
+    assert_eq!(api.get(&format!("{pods}/p/attach")).await.0, 400);
+    assert_eq!(hooks.asked(), ["look"]);
+    assert_ne!(api.get(&format!("{pods}/p/log")).await.0, 403);
+    assert!(hooks.asked().is_empty());
+    let broken = json!("no object");
+    assert_eq!(
+        api.post(&format!("{pods}/p/eviction"), &broken).await.0,
+        400
+    );
+}
