@@ -8,6 +8,7 @@ mod policies;
 mod registry;
 mod serving;
 mod sight;
+mod static_pods;
 mod storage;
 mod survival;
 mod tenants;
@@ -117,6 +118,10 @@ fn suite(cluster: Cluster) -> Suite<Cluster> {
         .test(
             "what_containers_write_is_limited",
             storage::local_storage_is_limited,
+        )
+        .test(
+            "a_nodes_own_pods_run_come_back_and_go",
+            static_pods::run_come_back_and_go,
         )
         .test(
             "bad_manifests_name_the_field_and_change_nothing",

@@ -48,6 +48,11 @@ impl Folder {
         self.root.join("runtime")
     }
 
+    /// Manifests of static pods, unless they are elsewhere.
+    pub(crate) fn static_pods(&self) -> PathBuf {
+        self.root.join("static-pods")
+    }
+
     /// Socket for the command line on this node.
     pub(crate) fn admin_socket(&self) -> PathBuf {
         self.root.join("agent.sock")

@@ -34,7 +34,7 @@ pub struct AgentOptions {
     pub xdp: XdpMode,
     /// Labels of the Node object beside the usual ones.
     pub labels: BTreeMap<String, String>,
-    /// Folder of manifests of pods that this node runs whatever the scheduler thinks.
+    /// Folder of manifests of pods that this node runs whatever the scheduler thinks; `static-pods` in `data` when absent.
     pub static_pods: Option<PathBuf>,
     /// Registries (`host:port`) that are spoken to without TLS.
     pub insecure_registries: Vec<String>,

@@ -19,17 +19,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Largest manifest, bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// Tells for as long as it runs. Without a folder the server is told once that there is nothing.
+/// Tells for as long as it runs: of `folder`, or of the node's usual one, which need not be there.
 pub(crate) async fn tell(node: Arc<Node>, folder: Option<PathBuf>) {
+    let needed = folder.is_some();
+    let folder = folder.unwrap_or_else(|| node.folder.static_pods());
     let (mut told, mut looks, mut faults) = (None, 0, Vec::new());
     loop {
         tokio::time::sleep(PAUSE).await;
         let place = folder.clone();
-        let read = tokio::task::spawn_blocking(move || place.map_or(Ok(Vec::new()), |p| read(&p)));
-        let pods = match read.await {
+        let pods = match tokio::task::spawn_blocking(move || read(&place)).await {
             Ok(Ok(pods)) => pods,
+            Ok(Err(error)) if !needed && error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Ok(Err(error)) => {
-                tracing::warn!(folder = ?folder, %error, "static pods stay as they are: their folder can't be read");
+                tracing::warn!(folder = %folder.display(), %error, "static pods stay: their folder can't be read");
                 continue;
             }
             Err(error) => {
@@ -38,7 +40,7 @@ pub(crate) async fn tell(node: Arc<Node>, folder: Option<PathBuf>) {
             }
         };
         looks += 1;
-        let again = folder.is_some() && looks >= REPEAT;
+        let again = !pods.is_empty() && looks >= REPEAT;
         if told.as_ref() == Some(&pods) && !again {
             continue;
         }

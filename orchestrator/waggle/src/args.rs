@@ -250,7 +250,8 @@ pub(crate) struct AgentArgs {
     /// Label of the Node object, key=value; may be given more than once
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     pub(crate) label: Vec<(String, String)>,
-    /// Folder of static pods: each file a Pod (YAML or JSON) that this node runs for as long as the file is there
+    /// Folder of static pods: each file a Pod (YAML or JSON) that this node runs for as long as the file is there; else
+    /// `static-pods` in the data folder
     #[arg(long, value_name = "FOLDER")]
     pub(crate) static_pods: Option<PathBuf>,
     /// Registry that is spoken to without TLS; may be given more than once
