@@ -38,7 +38,7 @@ pub(crate) fn run_come_back_and_go(cluster: &Cluster) -> Result<()> {
     ensure!(first["spec"]["nodeName"] == "node1", "{first}");
     ensure!(
         cluster
-            .exec("shop", POD, &["printenv", "TURN"])?
+            .exec("shop", POD, &["sh", "-c", "echo $TURN"])?
             .ok()?
             .trim()
             == "1"
@@ -65,7 +65,7 @@ pub(crate) fn run_come_back_and_go(cluster: &Cluster) -> Result<()> {
     another(&second, "the changed one runs")?;
     ensure!(
         cluster
-            .exec("shop", POD, &["printenv", "TURN"])?
+            .exec("shop", POD, &["sh", "-c", "echo $TURN"])?
             .ok()?
             .trim()
             == "2"
