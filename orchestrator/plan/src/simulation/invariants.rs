@@ -58,8 +58,10 @@ impl Witness {
         }
     }
 
-    /// What holds at every moment.
-    pub(super) fn look(&mut self, world: &World, machines: &[Machine]) {
+    /// What holds at every moment. The store is given when it changed.
+    pub(super) fn look(&mut self, world: Option<&World>, machines: &[Machine]) {
+        look_at_machines(machines);
+        let Some(world) = world else { return };
         self.look_at_pods(world);
         for node in world.snapshot.nodes.iter() {
             let name = node.metadata.name.as_deref().unwrap_or_default();
@@ -70,7 +72,6 @@ impl Witness {
                 .for_each(|one| used.add(&requests(one)));
             assert!(used.cpu <= allocatable(node).cpu, "{name} is overfull");
         }
-        look_at_machines(machines);
         self.look_at_job(world);
     }
 

@@ -3,11 +3,12 @@
 //! jump. What must hold is checked after every step; when the faults stop, everything comes to rest as ordered.
 //!
 //! Servers are in `server`, nodes in `node`, what goes wrong in `faults`, what must hold in `invariants`, what the cluster
-//! is to run in `workload`.
+//! is to run in `workload`, planners that are broken on purpose in `mistakes`.
 //! `SIMULATION_SEEDS=N` runs the seeds up to N, `SIMULATION_SEED=S` that one and prints its trace.
 
 mod faults;
 mod invariants;
+mod mistakes;
 mod node;
 mod server;
 mod workload;
@@ -21,6 +22,7 @@ use serde_json::json;
 use crate::Ids;
 use crate::world::World;
 use invariants::Witness;
+use mistakes::Mistake;
 use node::Machine;
 use server::{PLANNERS, Server};
 use workload::{NODES, Order};
@@ -49,6 +51,10 @@ struct Simulation {
     /// What clients asked for that is still on its way.
     late: Vec<Order>,
     witness: Witness,
+    /// How much of the store's history the witness has looked at.
+    looked: usize,
+    /// What a planner does wrong.
+    mistake: Option<Mistake>,
     trace: Vec<String>,
 }
 
@@ -69,6 +75,8 @@ impl Simulation {
             elapsed: 0,
             late: Vec::new(),
             witness: Witness::default(),
+            looked: 0,
+            mistake: None,
             trace: Vec::new(),
             chance,
         };
@@ -270,7 +278,12 @@ impl Simulation {
             return;
         }
         let index = if in_turn { one.next() } else { any };
-        let plan = one.ask(index, self.world.now, self.elapsed);
+        let mut plan = one.ask(index, self.world.now, self.elapsed);
+        if let Some(mistake) = self.mistake
+            && mistake.planner == PLANNERS[index].0
+        {
+            (mistake.spoil)(&mut plan);
+        }
         let faults = invariants::of_plan(index, &one.view, &plan);
         let count = plan.writes.len();
         one.flight.extend(plan.writes);
@@ -282,7 +295,10 @@ impl Simulation {
     }
 
     fn check(&mut self) {
-        self.witness.look(&self.world, &self.machines);
+        let head = self.world.log.len();
+        let news = std::mem::replace(&mut self.looked, head) < head;
+        self.witness
+            .look(news.then_some(&self.world), &self.machines);
     }
 
     /// No more faults: the cluster comes to rest.
@@ -352,9 +368,10 @@ impl Simulation {
     }
 }
 
-/// Runs one seed to its end.
-fn simulate(seed: u64, tell: bool) {
+/// Runs one seed to its end, or to where something that must hold does not.
+fn run(seed: u64, mistake: Option<Mistake>) -> (Simulation, std::thread::Result<()>) {
     let mut simulation = Simulation::new(seed);
+    simulation.mistake = mistake;
     let run = AssertUnwindSafe(|| {
         for _ in 0..STEPS {
             simulation.step();
@@ -363,6 +380,12 @@ fn simulate(seed: u64, tell: bool) {
         invariants::at_rest(&simulation.world, &simulation.machines, &simulation.witness);
     });
     let outcome = catch_unwind(run);
+    (simulation, outcome)
+}
+
+/// Runs one seed to its end, and tells its history when something did not hold.
+fn simulate(seed: u64, tell: bool) {
+    let (simulation, outcome) = run(seed, None);
     if tell || outcome.is_err() {
         eprintln!("seed {seed}:\n{}", simulation.trace.join("\n"));
     }
