@@ -56,8 +56,8 @@ def workload(apps, core):
     watching = watch.Watch()
     for event in watching.stream(apps.list_namespaced_deployment, NAMESPACE, timeout_seconds=60):
         check(event["type"] in ("ADDED", "MODIFIED"), event)
-        status = event["object"].status
-        if status and status.available_replicas == 1:
+        # A fresh object has an empty status, never none.
+        if event["object"].status.available_replicas == 1:
             watching.stop()
     seen = apps.read_namespaced_deployment("web", NAMESPACE)
     check(seen.status.available_replicas == 1, seen.status)

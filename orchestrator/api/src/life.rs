@@ -99,6 +99,14 @@ pub fn prepare_create(
         remove(&mut value, &[], "status");
     }
     resource.fill_in(&mut value);
+    if resource.has_status() && !resource.is_custom() && value["status"].is_null() {
+        set(
+            &mut value,
+            &[],
+            "status",
+            crate::defaults::first_status(resource.kind),
+        );
+    }
     refuse(resource, &value, resource.faults(&value, None))?;
     Ok(in_stored_version(resource, value))
 }

@@ -22,6 +22,23 @@ pub(crate) use workload::{
 
 pub(crate) fn nothing(_: &mut Value) {}
 
+/// What a status says before anybody wrote one: Kubernetes' own kinds always have one, with the numbers that are never left out.
+pub(crate) fn first_status(kind: &str) -> Value {
+    match kind {
+        "DaemonSet" => json!({
+            "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0,
+        }),
+        "HorizontalPodAutoscaler" => json!({"currentMetrics": null, "desiredReplicas": 0}),
+        "Ingress" => json!({"loadBalancer": {}}),
+        "PodDisruptionBudget" => json!({
+            "disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0,
+        }),
+        "ReplicaSet" | "ReplicationController" => json!({"replicas": 0}),
+        "StatefulSet" => json!({"replicas": 0, "availableReplicas": 0}),
+        _ => json!({}),
+    }
+}
+
 pub(crate) fn namespace(value: &mut Value) {
     let name = text(value, &["metadata", "name"]).to_owned();
     set(

@@ -53,7 +53,20 @@ fn pod(spec: Value) -> Value {
 }
 
 #[test]
-fn a_new_object_gets_its_metadata_and_no_status() {
+fn a_first_status_has_the_numbers_that_are_never_left_out() {
+    let set = json!({"metadata": {"name": "db"}, "spec": {
+        "serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
+        "template": {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}},
+    }});
+    let made = create("sts", "shop", set).unwrap();
+    assert_eq!(
+        made["status"],
+        json!({"replicas": 0, "availableReplicas": 0})
+    );
+}
+
+#[test]
+fn a_new_object_gets_its_metadata_and_an_empty_status() {
     let made = create("deploy", "shop", {
         let mut value = deployment();
         value["metadata"] =
@@ -67,7 +80,7 @@ fn a_new_object_gets_its_metadata_and_no_status() {
         json!({"name": "web-x7k2m", "generateName": "web-", "namespace": "shop", "uid": "u-1", "generation": 1,
             "creationTimestamp": "2026-01-02T03:04:05Z", "resourceVersion": "7"})
     );
-    assert!(made["status"].is_null());
+    assert_eq!(made["status"], json!({}));
     assert_eq!(made["spec"]["replicas"], 1);
     assert_eq!(
         (&made["apiVersion"], &made["kind"]),

@@ -67,7 +67,11 @@ pub fn track(
         Some(_) => Managers::read(given),
     };
     let shape = Shape::of(resource);
-    let (before, after) = (old.map(tracked).unwrap_or_default(), tracked(new));
+    let (before, mut after) = (old.map(tracked).unwrap_or_default(), tracked(new));
+    if old.is_none() && resource.has_status() {
+        // What a status begins with is nobody's.
+        remove(&mut after, &[], "status");
+    }
     let change = changes(shape, &before, &after);
     if change.is_empty() {
         store(new, &managers);

@@ -140,6 +140,16 @@ fn other_writers_take_what_they_change() {
 }
 
 #[test]
+fn a_new_objects_status_is_nobodys() {
+    let row = lookup_name("deployment").unwrap();
+    let mut made = deployment(json!({"replicas": 1}));
+    made["status"] = json!({"replicas": 0});
+    track(row, None, &mut made, &Value::Null, writer("ci"));
+    let expect = [".spec.replicas", ".spec"].map(str::to_owned).to_vec();
+    assert_eq!(owners(&made), [("ci".to_owned(), expect)]);
+}
+
+#[test]
 fn fields_from_before_belong_to_somebody() {
     let live = deployment(json!({"replicas": 2}));
     let status = by(Some(&live), "ci", json!({"replicas": 3})).unwrap_err();

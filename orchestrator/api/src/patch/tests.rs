@@ -255,6 +255,21 @@ fn merge_and_json_patches_do_what_their_rfcs_say() {
 }
 
 #[test]
+fn a_test_for_null_finds_what_is_not_there() {
+    let row = lookup_name("deploy").unwrap();
+    let first = br#"[{"op": "test", "path": "/metadata/finalizers", "value": null},
+                     {"op": "add", "path": "/metadata/finalizers", "value": ["example.com/a"]}]"#;
+    let first = Patch::parse(MEDIA_TYPES[0], first).unwrap();
+    let mut old = deployment();
+    old["metadata"] = json!({"name": "web"});
+    let new = first.apply(row, &old).unwrap();
+    assert_eq!(new["metadata"]["finalizers"], json!(["example.com/a"]));
+    let error = first.apply(row, &new).unwrap_err();
+    assert_eq!(error.code, 422);
+    assert!(error.message.contains("'/0'"), "{}", error.message);
+}
+
+#[test]
 fn what_is_no_patch_is_refused() {
     assert_eq!(Patch::parse("text/plain", b"{}").unwrap_err().code, 415);
     for (media_type, body) in [
