@@ -1,8 +1,9 @@
-//! Clients that others wrote, against a cluster of one node: helm, and Kubernetes' libraries for Python and JavaScript, each with a
-//! program beside this file. kubectl has a suite of its own.
+//! Clients that others wrote, against a cluster of one node: helm, kube-rs, and Kubernetes' libraries for Python and JavaScript, each
+//! with a program beside this file. kubectl has a suite of its own.
 #![forbid(unsafe_code)]
 
 mod helm;
+mod kube_rs;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         Ok(cluster) => Suite::new(cluster)
             .test("helm_4", helm::installs_upgrades_and_rolls_back)
             .test("helm_4_hooks_that_fail", helm::hooks_that_fail)
+            .test("kube_rs", kube_rs::client_and_runtime)
             .test("python", |cluster| {
                 library(cluster, &setting("WAGGLE_PYTHON")?, "objects.py", &[])
             })
