@@ -27,6 +27,27 @@ pub struct Tenant {
     pub status: Option<TenantStatus>,
 }
 
+impl k8s_openapi::Resource for Tenant {
+    const API_VERSION: &'static str = "waggle.dev/v1";
+    const GROUP: &'static str = "waggle.dev";
+    const KIND: &'static str = "Tenant";
+    const VERSION: &'static str = "v1";
+    const URL_PATH_SEGMENT: &'static str = "tenants";
+    type Scope = k8s_openapi::ClusterResourceScope;
+}
+
+impl k8s_openapi::Metadata for Tenant {
+    type Ty = ObjectMeta;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
 /// What is wanted of a tenant.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

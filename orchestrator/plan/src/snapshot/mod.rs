@@ -11,6 +11,7 @@ mod touch;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use k8s_openapi::Metadata;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
@@ -28,6 +29,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::scheduling::v1beta1::PodGroup as SchedulingGroup;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -586,13 +588,21 @@ fn meta_key(api_version: &str, kind: &str, namespace: &str, name: &str) -> Objec
     }
 }
 
-fn decode<T: DeserializeOwned>(value: &Value, meta: &Meta) -> Result<T, SnapshotError> {
-    T::deserialize(value).map_err(|cause| SnapshotError {
+/// An object as planners see it: without `managedFields`, which are as large as the rest, and which a write that says
+/// nothing of them leaves as they are.
+fn decode<T>(value: &Value, meta: &Meta) -> Result<T, SnapshotError>
+where
+    T: DeserializeOwned + Metadata<Ty = ObjectMeta>,
+{
+    let decoded = T::deserialize(value).map_err(|cause| SnapshotError {
         kind: meta.object.kind.clone(),
         namespace: meta.object.namespace.clone(),
         name: meta.object.name.clone(),
         cause,
-    })
+    });
+    let mut object = decoded?;
+    object.metadata_mut().managed_fields = None;
+    Ok(object)
 }
 
 fn put<T>(table: &mut Table<T>, meta: &Meta, object: T) -> Arc<T> {
@@ -618,5 +628,23 @@ where
         if rows.is_empty() {
             groups.remove(group);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_owns_which_field_is_not_kept() {
+        let mut snapshot = Snapshot::default();
+        let fields = serde_json::json!({"f:spec": {"f:containers": {}}});
+        let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": []},
+            "metadata": {"name": "web", "namespace": "shop", "uid": "1", "labels": {"app": "web"},
+                "managedFields": [{"manager": "kubectl", "fieldsV1": fields}]}});
+        snapshot.upsert(&pod).unwrap();
+        let kept = snapshot.pods.get("shop", "web").unwrap();
+        assert_eq!(kept.metadata.managed_fields, None);
+        assert_eq!(kept.metadata.labels.as_ref().unwrap()["app"], "web");
     }
 }
