@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{AsyncBufReadExt as _, StreamExt as _, TryStreamExt as _};
 use harness::Cluster;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
-use kube::api::{AttachParams, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    AttachParams, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
 use kube::{Api, Client, Config, Resource as _, ResourceExt as _};
@@ -274,6 +276,13 @@ async fn reconcile(
     .await
 }
 
+fn following() -> LogParams {
+    LogParams {
+        follow: true,
+        ..LogParams::default()
+    }
+}
+
 async fn into_a_pod(client: &Client) -> Result<()> {
     let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
     let pod = serde_json::from_value(json!({
@@ -283,10 +292,10 @@ async fn into_a_pod(client: &Client) -> Result<()> {
     }))?;
     pods.create(&PostParams::default(), &pod).await?;
     await_condition(pods.clone(), "one", conditions::is_pod_running()).await?;
-    ensure!(
-        pods.logs("one", &Default::default()).await? == "started\n",
-        "log"
-    );
+    // It runs before it has said anything.
+    let mut log = pods.log_stream("one", &following()).await?.lines();
+    let said = log.try_next().await?;
+    ensure!(said.as_deref() == Some("started"), "log: {said:?}");
     let streams = AttachParams::default()
         .stdin(true)
         .stdout(true)
