@@ -288,7 +288,7 @@ async fn into_a_pod(client: &Client) -> Result<()> {
     let pod = serde_json::from_value(json!({
         "metadata": {"name": "one"},
         "spec": {"terminationGracePeriodSeconds": 0, "containers": [
-            {"name": "c", "image": "shop/client:1.0", "command": ["sh", "-c", "echo started; exec nc -lk -p 8080 -e cat"]}]},
+            {"name": "c", "image": "shop/client:1.0", "command": ["sh", "-c", "echo started; exec sleep 1000"]}]},
     }))?;
     pods.create(&PostParams::default(), &pod).await?;
     await_condition(pods.clone(), "one", conditions::is_pod_running()).await?;
@@ -318,8 +318,11 @@ async fn into_a_pod(client: &Client) -> Result<()> {
         .context("stderr")?
         .read_to_string(&mut err)
         .await?;
-    ensure!(out == "words" && err == "err\n", "{out:?} {err:?}");
     let status = status.await.context("an end")?;
+    ensure!(
+        out == "words" && err == "err\n",
+        "{out:?} {err:?} {status:?}"
+    );
     ensure!(
         status.reason.as_deref() == Some("NonZeroExitCode"),
         "{status:?}"
