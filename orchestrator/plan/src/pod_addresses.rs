@@ -9,7 +9,16 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use waggle_model::network::{Cidr, PerFamily};
 
 use crate::ipam::{IpamError, PodAddresses};
-use crate::{Snapshot, pod};
+use crate::snapshot::{Adopts, Kind};
+use crate::{Scope, Snapshot, pod};
+
+/// What has ranges of addresses.
+const KIND: Kind = Kind {
+    api_version: "v1",
+    kind: "Node",
+    adopts: Adopts::Nothing,
+    placement: false,
+};
 
 /// Addresses in use, by node and family.
 #[derive(Debug, Default)]
@@ -28,12 +37,13 @@ pub struct Reservations {
 
 impl Pool {
     /// Learns the addresses that pods have, takes back those of pods that are gone, and reserves one for each pod
-    /// that is bound and has none. The same pod gets the same address until it is gone, written or not.
-    pub fn reserve(&mut self, snapshot: &Snapshot) -> Reservations {
+    /// that is bound and has none. The same pod gets the same address until it is gone, written or not. Nodes are looked at
+    /// that `scope` touches; what could not be written is to be asked for by the same scope again.
+    pub fn reserve(&mut self, snapshot: &Snapshot, scope: Scope) -> Reservations {
         let mut found = Reservations::default();
         self.nodes
             .retain(|name, _| snapshot.nodes.get("", name).is_some());
-        for node in snapshot.nodes.iter() {
+        for node in snapshot.in_scope(scope, &snapshot.nodes, KIND) {
             let name = node.metadata.name.as_deref().unwrap_or_default();
             let Some(ranges) = ranges(node) else {
                 continue;
@@ -180,27 +190,63 @@ mod tests {
     #[test]
     fn an_address_is_kept_while_unwritten_and_learnt_when_written() {
         let mut pool = Pool::default();
-        let first = pool.reserve(&snapshot(&[pod("a", None), pod("b", Some("10.244.1.2"))]));
+        let first = pool.reserve(
+            &snapshot(&[pod("a", None), pod("b", Some("10.244.1.2"))]),
+            Scope::EVERYTHING,
+        );
         assert_eq!(
             given(&first),
             ["a=10.244.1.3"],
             "b's was learnt before a got one"
         );
-        let again = pool.reserve(&snapshot(&[pod("a", None), pod("b", Some("10.244.1.2"))]));
+        let again = pool.reserve(
+            &snapshot(&[pod("a", None), pod("b", Some("10.244.1.2"))]),
+            Scope::EVERYTHING,
+        );
         assert_eq!(given(&again), ["a=10.244.1.3"]);
-        let written = pool.reserve(&snapshot(&[
-            pod("a", Some("10.244.1.3")),
-            pod("b", Some("10.244.1.2")),
-        ]));
+        let written = pool.reserve(
+            &snapshot(&[pod("a", Some("10.244.1.3")), pod("b", Some("10.244.1.2"))]),
+            Scope::EVERYTHING,
+        );
         assert!(written.new.is_empty() && written.refused.is_empty());
         assert_eq!(pool.books(), 2);
     }
 
     #[test]
+    fn pods_that_come_go_and_change_touch_their_node() {
+        let mut pool = Pool::default();
+        let mut snapshot = snapshot(&[]);
+        let mut turn = |snapshot: &mut Snapshot, change: &dyn Fn(&mut Snapshot)| {
+            let seen = snapshot.position();
+            change(snapshot);
+            given(&pool.reserve(snapshot, Scope::since(seen)))
+        };
+        let put = |pod: Value| move |snapshot: &mut Snapshot| snapshot.upsert(&pod).unwrap();
+        assert_eq!(turn(&mut snapshot, &put(pod("a", None))), ["a=10.244.1.2"]);
+        assert!(turn(&mut snapshot, &|_| {}).is_empty());
+        let mut labelled = pod("a", None);
+        labelled["metadata"]["labels"] = json!({"app": "web"});
+        assert_eq!(
+            turn(&mut snapshot, &put(labelled)),
+            ["a=10.244.1.2"],
+            "its address was not written"
+        );
+        turn(&mut snapshot, &put(pod("a", Some("10.244.1.2"))));
+        turn(&mut snapshot, &|snapshot| {
+            snapshot.remove("v1", "Pod", "shop", "a")
+        });
+        turn(&mut snapshot, &put(pod("b", Some("10.244.1.2"))));
+        assert_eq!(pool.books(), 1);
+    }
+
+    #[test]
     fn a_freed_address_is_the_last_to_be_given_again() {
         let mut pool = Pool::default();
-        pool.reserve(&snapshot(&[pod("a", Some("10.244.1.2"))]));
-        let next = pool.reserve(&snapshot(&[pod("b", None)]));
+        pool.reserve(
+            &snapshot(&[pod("a", Some("10.244.1.2"))]),
+            Scope::EVERYTHING,
+        );
+        let next = pool.reserve(&snapshot(&[pod("b", None)]), Scope::EVERYTHING);
         assert_eq!(given(&next), ["b=10.244.1.3"]);
     }
 
@@ -211,7 +257,7 @@ mod tests {
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1", "uid": "n"},
                           "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00::/126"]}});
         snapshot.upsert(&node).unwrap();
-        let found = pool.reserve(&snapshot);
+        let found = pool.reserve(&snapshot, Scope::EVERYTHING);
         assert_eq!(given(&found), ["a=10.244.1.2,fd00::2"]);
         assert_eq!(found.refused.len(), 1, "the IPv6 range is full");
         assert_eq!(pool.books(), 1);
@@ -225,7 +271,7 @@ mod tests {
         let names = ["a", "b", "c", "d", "e", "f", "g"];
         let mut pods: Vec<Value> = names.iter().map(|uid| pod(uid, None)).collect();
         pods.push(host);
-        let found = pool.reserve(&snapshot(&pods));
+        let found = pool.reserve(&snapshot(&pods), Scope::EVERYTHING);
         assert_eq!(
             found.new.len(),
             5,

@@ -69,6 +69,8 @@ pub(super) struct Server {
     /// Pods that its scheduler found no node for.
     queue: Queue,
     pool: Pool,
+    /// Where its view stood when it reserved addresses last.
+    reserved: Option<u64>,
     /// Writes on their way to the store, in order.
     pub(super) flight: VecDeque<Write>,
     /// The election that it believes to have won.
@@ -93,6 +95,7 @@ impl Server {
             attention: Default::default(),
             queue: Queue::default(),
             pool: Pool::default(),
+            reserved: None,
             flight: VecDeque::new(),
             term: None,
             skew: 0,
@@ -162,6 +165,7 @@ impl Server {
     /// Has every planner look at everything, as one does whose writes were refused.
     pub(super) fn look_again(&mut self) {
         self.attention = Default::default();
+        self.reserved = None;
     }
 
     /// Nodes are not judged before their heartbeats could come in.
@@ -205,7 +209,9 @@ impl Server {
 
     /// Reserves an address for every pod that has none, and sends that to the store.
     pub(super) fn reserve(&mut self) {
-        let found = self.pool.reserve(&self.view);
+        let seen = self.reserved.replace(self.view.position());
+        let scope = seen.map_or(Scope::EVERYTHING, Scope::since);
+        let found = self.pool.reserve(&self.view, scope);
         assert!(
             found.refused.is_empty(),
             "an address is refused: {:?}",

@@ -35,7 +35,7 @@ pub enum Touched {
     Placement,
     /// Something of this namespace that nobody controls, and whoever selects it may adopt.
     Orphan(String),
-    /// The object itself, something that it owns or selects, or its owner's coming and going.
+    /// The object itself, something that it owns or selects, the addresses of a node's pods, or its owner's coming and going.
     Object(Arc<ObjectKey>),
 }
 

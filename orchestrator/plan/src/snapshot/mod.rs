@@ -138,6 +138,7 @@ pub struct Snapshot {
     pods_by_owner: HashMap<String, PodGroup>,
     pods_by_node: HashMap<String, BTreeMap<(String, String), Bound>>,
     unbound: PodGroup,
+    deleted: PodGroup,
     sets_by_owner: HashMap<String, BTreeMap<String, Arc<ReplicaSet>>>,
     slices_by_service: HashMap<(String, String), BTreeMap<String, Arc<EndpointSlice>>>,
     pods_by_label: HashMap<String, LabelGroups>,
@@ -368,6 +369,11 @@ impl Snapshot {
             .map(|bound| (&bound.pod, &bound.demand))
     }
 
+    /// Pods whose end was asked for, by namespace and name.
+    pub fn deleted_pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.deleted.values()
+    }
+
     /// Pods that are bound to no node, by namespace and name.
     pub fn unbound_pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
         self.unbound.values()
@@ -470,6 +476,9 @@ impl Snapshot {
         self.note_pod(before.as_deref(), Some(&pod));
         let pod = Arc::new(pod);
         let key = (namespace.clone(), name.clone());
+        if pod::is_deleted(&pod) {
+            self.deleted.insert(key.clone(), Arc::clone(&pod));
+        }
         if let Some(owner) = pod::controller(&pod.metadata) {
             self.pods_by_owner
                 .entry(owner.uid.clone())
@@ -506,6 +515,7 @@ impl Snapshot {
         if let Some(owner) = pod::controller(&pod.metadata) {
             take(&mut self.pods_by_owner, &owner.uid, &key);
         }
+        self.deleted.remove(&key);
         match pod::node_name(&pod) {
             Some(node) => take(&mut self.pods_by_node, node, &key),
             None => drop(self.unbound.remove(&key)),

@@ -114,7 +114,8 @@ impl Snapshot {
         }
     }
 
-    /// Notes what a pod's change touches beside its owners: Services that select it, and whoever may adopt it.
+    /// Notes what a pod's change touches beside its owners: Services that select it, the node whose addresses it takes or
+    /// gives back, and whoever may adopt it.
     pub(super) fn note_pod(&mut self, before: Option<&Pod>, after: Option<&Pod>) {
         let both = || before.into_iter().chain(after);
         let mut services = BTreeSet::new();
@@ -138,6 +139,21 @@ impl Snapshot {
         }
         for (namespace, name) in services {
             self.note_service(&namespace, &name);
+        }
+        let place = |pod: &Pod| {
+            let status = pod.status.as_ref();
+            let addresses = status.map(|one| (one.pod_ip.clone(), one.pod_ips.clone()));
+            let node = pod::node_name(pod).map(str::to_owned);
+            (node, pod::is_terminated(pod), addresses)
+        };
+        let lacks_one = |pod: &Pod| pod.status.as_ref().is_none_or(|one| one.pod_ip.is_none());
+        // One whose address could not be written, because it changed meanwhile, is looked at again for that change.
+        if before.map(place) != after.map(place) || after.is_some_and(lacks_one) {
+            let nodes: BTreeSet<&str> = both().filter_map(pod::node_name).collect();
+            for node in nodes {
+                let key = meta_key("v1", "Node", "", node);
+                self.journal.note(Touched::Object(Arc::new(key)));
+            }
         }
         let is_orphan = |pod: &Pod| pod::controller(&pod.metadata).is_none();
         let seen = |pod: Option<&Pod>| {

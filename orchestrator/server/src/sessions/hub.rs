@@ -16,7 +16,7 @@ use waggle_plan::identity::Wanted;
 use waggle_plan::ipam::IpamError;
 use waggle_plan::network::Follower;
 use waggle_plan::pod_addresses::Pool;
-use waggle_plan::{EventDraft, Snapshot, Touched, Write, pod};
+use waggle_plan::{EventDraft, Scope, Snapshot, Touched, Write, pod};
 
 use super::farewell::{Ending, Farewells};
 use super::feed::{Catchup, Feed};
@@ -171,9 +171,10 @@ async fn settle(inner: &Inner) -> Result<(), Status> {
     }
     let mut written = Ok(());
     if moved {
+        let scope = provided.map_or(Scope::EVERYTHING, Scope::since);
         let found = inner
             .view
-            .read(|snapshot| inner.hub.lock().pool.reserve(snapshot));
+            .read(|snapshot| inner.hub.lock().pool.reserve(snapshot, scope));
         for (pod, error) in &found.refused {
             tell_refused(inner, pod, error);
         }
@@ -264,8 +265,7 @@ fn publish(inner: &Inner, snapshot: &Snapshot) {
     }
     let now = inner.objects.now();
     let deleted = snapshot
-        .pods
-        .iter()
+        .deleted_pods()
         .filter(|pod| pod::node_name(pod).is_some());
     state.ending = deleted.filter_map(|pod| Ending::of(pod, now)).collect();
     let pool_pods: HashSet<String> = state
