@@ -538,6 +538,10 @@ impl Object {
 
     /// The object in the form of another version in which its kind is served.
     pub(crate) fn shown(self: &Arc<Self>, resource: &'static Resource) -> Arc<Self> {
+        if std::ptr::eq(self.resource, resource) {
+            // As it is stored: nobody has to look at it.
+            return Arc::clone(self);
+        }
         match resource.show(&self.value) {
             Cow::Borrowed(_) => Arc::clone(self),
             Cow::Owned(value) => Arc::new(Self::new(resource, value, self.revision)),

@@ -93,6 +93,8 @@ async fn what_nobody_looks_at_is_kept_as_text_alone() {
     assert!(!cold.value.is_there(), "still decoded");
     assert_eq!(cold.value.glance(Value::clone), whole);
     assert!(!cold.value.is_there(), "a glance leaves nothing");
+    drop(cold.shown(cold.resource));
+    assert!(!cold.value.is_there(), "nor does a list, or a watch");
     let mut events = objects.watch(kind("cm"), made.revision).unwrap();
     let event = next(&mut events).await;
     assert!(
