@@ -160,7 +160,7 @@ impl Follower {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         for object in &listing.objects {
-            if let Err(error) = snapshot.upsert(&object.value) {
+            if let Err(error) = object.value.glance(|value| snapshot.upsert(value)) {
                 tracing::error!(%error, "an object is left out of planning");
             }
         }
