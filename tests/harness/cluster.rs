@@ -62,7 +62,7 @@ impl Cluster {
             api_port,
         };
         cluster.down()?;
-        cluster.start_with(arguments)?;
+        cluster.run_up(&cluster.binary, arguments)?;
         run(cluster.command(&["image", "import"]).arg(images), MINUTE)?.ok()?;
         Ok(cluster)
     }
@@ -72,15 +72,7 @@ impl Cluster {
     /// # Errors
     /// It does not come up.
     pub fn start(&self) -> Result<String> {
-        self.start_with(&[])
-    }
-
-    /// The same, with further arguments.
-    ///
-    /// # Errors
-    /// As [`Cluster::start`].
-    pub fn start_with(&self, arguments: &[&str]) -> Result<String> {
-        self.run_up(&self.binary, arguments)
+        self.run_up(&self.binary, &[])
     }
 
     /// `waggle dev up` of another program: upgrades it in place.

@@ -4,8 +4,10 @@
 
 mod cluster;
 mod command;
+mod kubectl;
 mod suite;
 
 pub use cluster::{Cluster, Node};
 pub use command::{Background, Output, run};
+pub use kubectl::Kubectl;
 pub use suite::{Suite, eventually, require};

@@ -12,13 +12,10 @@ mod services;
 mod streams;
 mod writers;
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
-use harness::{Background, Cluster, Output, Suite, run};
+use anyhow::{Result, ensure};
+use harness::{Cluster, Kubectl, Suite};
 
 const MANIFEST: &str = r#"
 apiVersion: apps/v1
@@ -118,46 +115,6 @@ fn main() -> ExitCode {
             eprintln!("no cluster to test: {error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-struct Kubectl {
-    binary: PathBuf,
-    config: PathBuf,
-    cache: tempfile::TempDir,
-}
-
-impl Kubectl {
-    fn new(cluster: &Cluster, variable: &str) -> Result<Self> {
-        let binary = std::env::var_os(variable)
-            .with_context(|| format!("{variable} is not set"))?
-            .into();
-        Ok(Self {
-            binary,
-            config: cluster.folder().join("kubeconfig"),
-            cache: tempfile::tempdir()?,
-        })
-    }
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
-        command
-            .arg("--kubeconfig")
-            .arg(&self.config)
-            .arg("--cache-dir")
-            .arg(self.cache.path())
-            .args(arguments);
-        command
-    }
-    fn run(&self, arguments: &[&str]) -> Result<Output> {
-        run(&mut self.command(arguments), Duration::from_secs(90))
-    }
-    /// With a file as its standard input.
-    fn fed(&self, input: &Path, arguments: &[&str]) -> Result<Output> {
-        let fed = Background::fed(&mut self.command(arguments), File::open(input)?)?;
-        fed.finish(Duration::from_secs(90))
-    }
-    fn ok(&self, arguments: &[&str]) -> Result<String> {
-        self.run(arguments)?.ok()
     }
 }
 

@@ -86,12 +86,11 @@ pub(crate) fn servers(world: &World) -> Result<()> {
         eventually("the watch goes on", SETTLE, || watching.sees(&after))?;
         world.at(near, &["get", "nodes,pods,deployments", "-A"])?;
         if victim == leader {
-            let next = eventually("another leads", SETTLE, || world.leader(&followers))?;
-            ensure!(next != leader, "the dead one leads");
+            eventually("another leads", SETTLE, || world.leader(&followers))?;
             world.scale(near, 4)?;
         }
         watching.sees(&after)?;
-        world.cluster.start_with(&[])?;
+        world.cluster.start()?;
         world.at(victim, &["get", "configmap", &after, "-n", "shop"])?;
     }
     let after = uids(world, leader)?;

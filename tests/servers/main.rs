@@ -116,7 +116,7 @@ impl World {
         self.at(server, &["apply", "-f", &file.to_string_lossy()])
     }
 
-    /// Who of these leads, by who said so last.
+    /// Who of these leads, by its own log: of no use for one that was killed while it led.
     pub(crate) fn leader(&self, alive: &[usize]) -> Result<usize> {
         let led = |server: &&usize| {
             let log = format!("{}.log", SERVERS[**server]);

@@ -10,9 +10,10 @@ use anyhow::{Context, Result};
 use crate::run::{quiet, tools_dir};
 use crate::setup;
 
-const PYTHON: &str = "kubernetes==37.0.2";
-/// The newest that Node 20 loads.
-const CLIENT_NODE: &str = "@kubernetes/client-node@1.4.0";
+/// Version of Python's `kubernetes`.
+const PYTHON: &str = "37.0.2";
+/// Version of `@kubernetes/client-node`; the newest that Node 20 loads.
+const CLIENT_NODE: &str = "1.4.0";
 
 /// Where they are, fetched when missing.
 pub(crate) struct Clients {
@@ -25,22 +26,30 @@ pub(crate) struct Clients {
 /// Finds or fetches them.
 pub(crate) fn fetch() -> Result<Clients> {
     let tools = tools_dir()?;
-    let python = kept(&tools.join("python-kubernetes-37.0.2"), |folder| {
-        println!("setup: fetching Kubernetes' Python client (tests)");
-        // A virtual environment can't be moved: it is made in its place.
-        quiet(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
-        let mut install = Command::new(folder.join("bin/python"));
-        install.args(["-m", "pip", "install", "--quiet", PYTHON]);
-        quiet(&mut install)
-    })?;
+    let python = kept(
+        &tools.join(format!("python-kubernetes-{PYTHON}")),
+        |folder| {
+            println!("setup: fetching Kubernetes' Python client (tests)");
+            // A virtual environment can't be moved: it is made in its place.
+            quiet(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
+            let mut install = Command::new(folder.join("bin/python"));
+            install.args(["-m", "pip", "install", "--quiet"]);
+            install.arg(format!("kubernetes=={PYTHON}"));
+            quiet(&mut install)
+        },
+    )?;
     setup::npm()?;
-    let node = kept(&tools.join("client-node-1.4.0"), |folder| {
-        println!("setup: fetching Kubernetes' JavaScript client (tests)");
-        fs::create_dir_all(folder)?;
-        let mut install = Command::new("npm");
-        install.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]);
-        quiet(install.arg(folder).arg(CLIENT_NODE))
-    })?;
+    let node = kept(
+        &tools.join(format!("client-node-{CLIENT_NODE}")),
+        |folder| {
+            println!("setup: fetching Kubernetes' JavaScript client (tests)");
+            fs::create_dir_all(folder)?;
+            let mut install = Command::new("npm");
+            install.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]);
+            install.arg(folder);
+            quiet(install.arg(format!("@kubernetes/client-node@{CLIENT_NODE}")))
+        },
+    )?;
     Ok(Clients {
         python: python.join("bin/python"),
         client_node: node.join("node_modules/@kubernetes/client-node/dist/index.js"),

@@ -91,8 +91,12 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
 const BESIDE: &[(&str, &[&str])] = &[
     ("xtask", &[]),
     ("user-center", &[]),
-    // Decisions and the store by themselves, without the server between them; the server only as a process.
-    ("waggle-bench", &["waggle-plan", "waggle-store"]),
+    // Decisions and the store by themselves, without the server between them; the server only as a process, which nodes of
+    // its own speak to.
+    (
+        "waggle-bench",
+        &["waggle-plan", "waggle-store", "waggle-wire"],
+    ),
     // The BPF tests drive the adapter itself; everything else is tested through the binary.
     (
         "waggle-tests",

@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod clients;
+mod debian;
 mod deploy;
 mod images;
 mod kubectl;
@@ -13,6 +14,7 @@ mod oci_layout;
 mod run;
 mod setup;
 mod simulate;
+mod software;
 mod test;
 
 use std::process::ExitCode;
@@ -39,6 +41,9 @@ enum Verb {
     },
     /// Assembles the sample application's images from Debian packages.
     Images {
+        /// Those of other people's software instead: `examples/software`.
+        #[arg(long)]
+        software: bool,
         /// With the optimized build of our own binaries.
         #[arg(long)]
         release: bool,
@@ -84,8 +89,12 @@ fn run(verb: Verb) -> Result<()> {
             setup::build_tools()?;
             build::waggle(build::Profile::of(release)).map(drop)
         }
-        Verb::Images { release } => {
-            let layout = images::sample_application(build::Profile::of(release))?;
+        Verb::Images { software, release } => {
+            let layout = if software {
+                software::images()?
+            } else {
+                images::sample_application(build::Profile::of(release))?
+            };
             println!("{}", layout.display());
             Ok(())
         }

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -39,12 +40,11 @@ impl Layout {
         })
     }
 
-    /// A gzipped layer of everything below `tree`, owned by root, with fixed times so that the same tree makes the
-    /// same digest.
+    /// A gzipped layer of everything below `tree`, with its modes, owned by root, with fixed times so that the same tree
+    /// makes the same digest.
     pub(crate) fn layer(&mut self, tree: &Path) -> Result<Layer> {
         let mut tar = tar::Builder::new(Vec::new());
         tar.follow_symlinks(false);
-        tar.mode(tar::HeaderMode::Deterministic);
         append(&mut tar, tree, tree).with_context(|| format!("archive {}", tree.display()))?;
         let plain = tar.into_inner()?;
         let diff_id = digest(&plain);
@@ -103,13 +103,18 @@ fn append(tar: &mut tar::Builder<Vec<u8>>, root: &Path, folder: &Path) -> Result
     for entry in entries {
         let path = entry.path();
         let name = path.strip_prefix(root)?;
-        if entry.file_type()?.is_dir() {
-            tar.append_dir(name, &path)?;
+        let about = entry.metadata()?;
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata_in_mode(&about, tar::HeaderMode::Deterministic);
+        // That mode makes 755 of a /tmp that is everybody's.
+        header.set_mode(about.permissions().mode() & 0o7777);
+        if about.is_dir() {
+            tar.append_data(&mut header, name, std::io::empty())?;
             append(tar, root, &path)?;
-        } else if entry.file_type()?.is_symlink() {
-            tar.append_path_with_name(&path, name)?;
+        } else if about.is_symlink() {
+            tar.append_link(&mut header, name, fs::read_link(&path)?)?;
         } else {
-            tar.append_file(name, &mut File::open(&path)?)?;
+            tar.append_data(&mut header, name, File::open(&path)?)?;
         }
     }
     Ok(())

@@ -6,12 +6,12 @@ use clap::Args;
 
 use crate::build::{self, Profile};
 use crate::run::{cargo, run};
-use crate::{clients, images, kubectl, setup};
+use crate::{clients, images, kubectl, setup, software};
 
 /// Which tests.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only these: unit, bpf, kubectl, clients, servers, cluster. All when none is named. By their names alone: policy, which
+    /// Only these: unit, bpf, kubectl, clients, servers, software, cluster. All when none is named. By their names alone: policy, which
     /// compares the kernel's verdicts with a plain reference, survival, a hundred agents killed under ten thousand
     /// connections, and crashes, thousands of writers of the store killed.
     suites: Vec<Suite>,
@@ -36,6 +36,7 @@ enum Suite {
     Policy,
     Survival,
     Servers,
+    Software,
     Crashes,
 }
 
@@ -98,6 +99,7 @@ fn on_clusters(options: &Options) -> Result<()> {
         (Suite::Kubectl, "kubectl"),
         (Suite::Clients, "clients"),
         (Suite::Servers, "servers"),
+        (Suite::Software, "software"),
         (Suite::Cluster, "cluster"),
     ];
     let wanted: Vec<_> = suites
@@ -124,6 +126,9 @@ fn on_clusters(options: &Options) -> Result<()> {
             tests
                 .env("WAGGLE_PYTHON", &clients.python)
                 .env("WAGGLE_CLIENT_NODE", &clients.client_node);
+        }
+        if suite == Suite::Software {
+            tests.env("WAGGLE_SOFTWARE_IMAGES", software::images()?);
         }
         run(&mut tests).with_context(|| format!("{name} tests"))?;
     }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::server::{Client, Server};
+use waggle_bench::server::{Client, Server};
 
 /// Clients that fill a server at once.
 const FILLERS: usize = 32;
@@ -32,20 +32,19 @@ pub(crate) fn pod(number: usize, nodes: usize) -> Value {
 }
 
 /// A node by this number.
-pub(crate) fn node(number: usize, _: usize) -> Value {
+pub(crate) fn node(number: usize) -> Value {
     json!({"apiVersion": "v1", "kind": "Node",
         "metadata": {"name": format!("n{number}"), "labels": {"topology.kubernetes.io/zone": format!("z{}", number % 3)}},
         "status": {"allocatable": {"cpu": "8", "memory": "32Gi", "pods": "110"},
             "capacity": {"cpu": "8", "memory": "32Gi", "pods": "110"}}})
 }
 
-/// Creates `count` objects below `path`; `object` makes one of its number and `of`.
+/// Creates `count` objects below `path`; `object` makes one of its number.
 pub(crate) async fn fill(
     server: &Server,
     path: &str,
     count: usize,
-    of: usize,
-    object: fn(usize, usize) -> Value,
+    object: impl Fn(usize) -> Value + Copy + Send + 'static,
 ) -> Result<()> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut fillers: JoinSet<Result<()>> = JoinSet::new();
@@ -58,7 +57,7 @@ pub(crate) async fn fill(
                 if number >= count {
                     return Ok(());
                 }
-                client.ask("POST", &path, &object(number, of)).await?;
+                client.ask("POST", &path, &object(number)).await?;
             }
         });
     }

@@ -12,7 +12,7 @@ use waggle_store::{EmbeddedStore, Expect, Store, Write};
 use crate::Arguments;
 use crate::content::config;
 use crate::figures::{quantile, spread};
-use crate::server::{Client, Running, Server, free_port};
+use waggle_bench::server::{Client, Running, Server, free_port};
 
 /// Milliseconds of each operation, and operations a second.
 struct Measured {

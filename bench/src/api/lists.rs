@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::content::{fill, pod};
 use crate::figures::spread;
-use crate::server::{Client, Server};
+use waggle_bench::server::{Client, Server};
 
 const TIMES: usize = 7;
 
@@ -17,7 +17,10 @@ const TIMES: usize = 7;
 #[expect(clippy::cast_precision_loss, reason = "some ten thousand pods")]
 pub(crate) async fn measure(server: &Server, pods: usize) -> Result<()> {
     let start = Instant::now();
-    fill(server, "/api/v1/namespaces/default/pods", pods, 0, pod).await?;
+    fill(server, "/api/v1/namespaces/default/pods", pods, |number| {
+        pod(number, 0)
+    })
+    .await?;
     let rate = pods as f64 / start.elapsed().as_secs_f64();
     let before = server.memory("VmRSS")?;
     server.forget_peak()?;

@@ -1,6 +1,6 @@
 //! The API of a real server process under load, beside a single etcd on the same disk: durable creates, long lists,
 //! thousands of watchers, memory. Every part gets a server of its own, in a folder that goes with it. How a server is
-//! run and asked is in `server`, what is made in it in `content`; each part is a module of its own.
+//! run and asked is in the library's `server`, what is made in it in `content`; each part is a module of its own.
 #![forbid(unsafe_code)]
 
 mod content;
@@ -8,7 +8,6 @@ mod creates;
 mod figures;
 mod lists;
 mod memory;
-mod server;
 mod watches;
 
 use std::path::PathBuf;
@@ -71,7 +70,7 @@ async fn main() -> Result<()> {
         .ok()
         .context("a provider of TLS is there already")?;
     let wants = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
-    let start = || server::Server::start(&arguments.waggle, &arguments.folder);
+    let start = || waggle_bench::server::Server::start(&arguments.waggle, &arguments.folder);
     if wants(Part::Creates) {
         creates::measure(start().await?, &arguments).await?;
     }

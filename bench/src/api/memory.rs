@@ -5,15 +5,21 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::content::{fill, node, pod};
-use crate::server::Server;
+use waggle_bench::server::Server;
 
 /// Measures and prints it.
 pub(crate) async fn measure(server: &Server, pods: usize, nodes: usize) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(3)).await;
     println!("idle server: {} MiB resident", server.memory("VmRSS")?);
     let start = Instant::now();
-    fill(server, "/api/v1/nodes", nodes, 0, node).await?;
-    fill(server, "/api/v1/namespaces/default/pods", pods, nodes, pod).await?;
+    fill(server, "/api/v1/nodes", nodes, node).await?;
+    fill(
+        server,
+        "/api/v1/namespaces/default/pods",
+        pods,
+        move |number| pod(number, nodes),
+    )
+    .await?;
     let took = start.elapsed().as_secs_f64();
     tokio::time::sleep(Duration::from_secs(5)).await;
     println!(

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Arguments;
 use crate::content::{config, fill};
 use crate::figures::quantile;
-use crate::server::{Client, Server};
+use waggle_bench::server::{Client, Server};
 
 /// Watches on one connection.
 const TOGETHER: usize = 500;
@@ -24,7 +24,7 @@ const PATH: &str = "/api/v1/namespaces/kube-public/configmaps";
 /// How a written time begins in an event's line.
 const MARK: &[u8] = b"\"at\":\"";
 
-fn watched(number: usize, _: usize) -> Value {
+fn watched(number: usize) -> Value {
     let mut object = config("kube-public", &format!("w{number}"));
     object["data"]["at"] = json!("0");
     object
@@ -40,7 +40,7 @@ fn now() -> u128 {
 #[expect(clippy::cast_precision_loss, reason = "some ten thousand writes")]
 pub(crate) async fn measure(server: &Server, arguments: &Arguments) -> Result<()> {
     let (watchers, rate) = (arguments.watchers, arguments.writes);
-    fill(server, PATH, watchers, 0, watched).await?;
+    fill(server, PATH, watchers, watched).await?;
     let before = server.memory("VmRSS")?;
     let (mut reading, stop) = (JoinSet::new(), CancellationToken::new());
     for chunk in 0..watchers.div_ceil(TOGETHER) {
@@ -94,7 +94,7 @@ async fn write(server: &Server, watchers: usize, rate: usize, total: usize) -> R
                 let due = start + Duration::from_secs_f64(turn as f64 / rate as f64);
                 tokio::time::sleep_until(due.into()).await;
                 let number = turn * 7919 % watchers;
-                let mut object = watched(number, 0);
+                let mut object = watched(number);
                 object["data"]["at"] = now().to_string().into();
                 client
                     .ask("PUT", &format!("{PATH}/w{number}"), &object)

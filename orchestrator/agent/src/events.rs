@@ -87,26 +87,45 @@ impl Recorder {
             ),
             now,
         );
+        let object = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(pod.namespace.clone()),
+            name: Some(pod.name.clone()),
+            uid: Some(pod.uid.clone()),
+            field_path: (!container.is_empty()).then(|| format!("spec.{list}{{{container}}}")),
+            ..ObjectReference::default()
+        };
+        self.say(object, kind, reason, message, seen);
+    }
+
+    /// A warning about the node itself. Its events are in the namespace `default`, and name it where a uid would be, as
+    /// kubelet's do.
+    pub(crate) fn node(&self, reason: &str, message: String) {
+        let key = (self.node.clone(), reason.to_owned(), message.clone());
+        let seen = self.count(key, crate::clock::now());
+        let object = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Node".to_owned()),
+            name: Some(self.node.clone()),
+            uid: Some(self.node.clone()),
+            ..ObjectReference::default()
+        };
+        self.say(object, "Warning", reason, message, seen);
+    }
+
+    fn say(&self, object: ObjectReference, kind: &str, reason: &str, message: String, seen: Seen) {
         let time = |ns: i64| {
-            Some(Time(
-                jiff::Timestamp::from_second(ns / SECOND).unwrap_or_default(),
-            ))
+            let at = jiff::Timestamp::from_second(ns / SECOND).unwrap_or_default();
+            Some(Time(at))
         };
         let event = Event {
             metadata: ObjectMeta {
-                namespace: Some(pod.namespace.clone()),
-                generate_name: Some(format!("{}.", pod.name)),
+                namespace: object.namespace.clone(),
+                generate_name: object.name.as_ref().map(|name| format!("{name}.")),
                 ..ObjectMeta::default()
             },
-            involved_object: ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Pod".to_owned()),
-                namespace: Some(pod.namespace.clone()),
-                name: Some(pod.name.clone()),
-                uid: Some(pod.uid.clone()),
-                field_path: (!container.is_empty()).then(|| format!("spec.{list}{{{container}}}")),
-                ..ObjectReference::default()
-            },
+            involved_object: object,
             type_: Some(kind.to_owned()),
             reason: Some(reason.to_owned()),
             message: Some(message),

@@ -25,6 +25,10 @@ pub enum Signal {
     NodefsAvailable,
     /// Inodes there.
     NodefsInodesFree,
+    /// Room on the file system of images, which is the same one here.
+    ImagefsAvailable,
+    /// Inodes there.
+    ImagefsInodesFree,
     /// Process numbers.
     PidAvailable,
 }
@@ -37,10 +41,12 @@ pub(crate) enum Pressure {
     Pid,
 }
 
-const SIGNALS: [(Signal, &str); 4] = [
+const SIGNALS: [(Signal, &str); 6] = [
     (Signal::MemoryAvailable, "memory.available"),
     (Signal::NodefsAvailable, "nodefs.available"),
     (Signal::NodefsInodesFree, "nodefs.inodesFree"),
+    (Signal::ImagefsAvailable, "imagefs.available"),
+    (Signal::ImagefsInodesFree, "imagefs.inodesFree"),
     (Signal::PidAvailable, "pid.available"),
 ];
 
@@ -56,7 +62,10 @@ impl Signal {
     pub(crate) fn pressure(self) -> Pressure {
         match self {
             Signal::MemoryAvailable => Pressure::Memory,
-            Signal::NodefsAvailable | Signal::NodefsInodesFree => Pressure::Disk,
+            Signal::NodefsAvailable
+            | Signal::NodefsInodesFree
+            | Signal::ImagefsAvailable
+            | Signal::ImagefsInodesFree => Pressure::Disk,
             Signal::PidAvailable => Pressure::Pid,
         }
     }
@@ -64,8 +73,8 @@ impl Signal {
     fn resource(self) -> &'static str {
         match self {
             Signal::MemoryAvailable => "memory",
-            Signal::NodefsAvailable => "ephemeral-storage",
-            Signal::NodefsInodesFree => "inodes",
+            Signal::NodefsAvailable | Signal::ImagefsAvailable => "ephemeral-storage",
+            Signal::NodefsInodesFree | Signal::ImagefsInodesFree => "inodes",
             Signal::PidAvailable => "pids",
         }
     }
@@ -74,8 +83,12 @@ impl Signal {
     fn read(self, machine: &Machine) -> Option<(u64, u64)> {
         let (left, whole) = match self {
             Signal::MemoryAvailable => (machine.memory_available, machine.memory),
-            Signal::NodefsAvailable => (machine.disk_available, machine.disk),
-            Signal::NodefsInodesFree => (machine.inodes_free, machine.inodes),
+            Signal::NodefsAvailable | Signal::ImagefsAvailable => {
+                (machine.disk_available, machine.disk)
+            }
+            Signal::NodefsInodesFree | Signal::ImagefsInodesFree => {
+                (machine.inodes_free, machine.inodes)
+            }
             Signal::PidAvailable => (
                 machine.most_tasks.saturating_sub(machine.tasks),
                 machine.most_tasks,
@@ -152,6 +165,25 @@ impl FromStr for Thresholds {
     }
 }
 
+/// How much more than its threshold is made free once one was passed, `nodefs.available=1Gi`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reclaims(BTreeMap<Signal, Amount>);
+
+impl FromStr for Reclaims {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = BTreeMap::new();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let (signal, amount) = part
+                .split_once('=')
+                .ok_or_else(|| format!("{part:?} is no amount to reclaim: write SIGNAL=AMOUNT"))?;
+            all.insert(Signal::parse(signal)?, Amount::parse(amount)?);
+        }
+        Ok(Self(all))
+    }
+}
+
 /// How long a soft threshold may be passed, `memory.available=90`, in seconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GracePeriods(BTreeMap<Signal, i64>);
@@ -191,6 +223,8 @@ pub struct EvictionOptions {
     pub most_grace: i64,
     /// How long a pressure holds after it was last seen.
     pub transition: Duration,
+    /// For each signal.
+    pub reclaim: Reclaims,
 }
 
 impl Default for EvictionOptions {
@@ -215,6 +249,7 @@ impl Default for EvictionOptions {
             soft_grace: GracePeriods::default(),
             most_grace: 0,
             transition: Duration::from_secs(300),
+            reclaim: Reclaims::default(),
         }
     }
 }
@@ -252,6 +287,8 @@ impl EvictionOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Due {
     pub(crate) signal: Signal,
+    /// It was not when somebody looked last.
+    pub(crate) news: bool,
     threshold: String,
     available: u64,
     /// Seconds that a pod has to end, at most.
@@ -265,23 +302,39 @@ pub(crate) struct Watcher {
     passed: BTreeMap<(Signal, bool), i64>,
     /// When each pressure was last seen.
     seen: BTreeMap<Pressure, i64>,
+    /// Thresholds that are due.
+    told: BTreeSet<(Signal, bool)>,
+}
+
+impl Due {
+    /// What is tried against it, as kubelet says it.
+    pub(crate) fn message(&self) -> String {
+        format!("Attempting to reclaim {}", self.signal.resource())
+    }
 }
 
 impl Watcher {
-    /// Takes a reading in: the pressures that hold, and what is due, if anything is, the most urgent first.
+    /// Takes a reading in: the pressures that hold, and what is due, the most urgent first.
     pub(crate) fn look(
         &mut self,
         options: &EvictionOptions,
         machine: &Machine,
         now: i64,
-    ) -> (BTreeSet<Pressure>, Option<Due>) {
+    ) -> (BTreeSet<Pressure>, Vec<Due>) {
         let mut due = Vec::new();
         for (soft, thresholds) in [(false, &options.hard), (true, &options.soft)] {
             for (signal, amount) in &thresholds.0 {
+                // Reclaimed beyond it is what was due, not what only came close.
+                let was_due = self.told.contains(&(*signal, soft));
+                let reclaim = options.reclaim.0.get(signal).filter(|_| was_due);
+                let least = |all| {
+                    let more = reclaim.map_or(0, |more| more.of(all));
+                    amount.of(all).saturating_add(more)
+                };
                 let reading = signal.read(machine);
-                let Some((available, _)) = reading.filter(|(left, all)| *left < amount.of(*all))
-                else {
+                let Some((available, _)) = reading.filter(|(left, all)| *left < least(*all)) else {
                     self.passed.remove(&(*signal, soft));
+                    self.told.remove(&(*signal, soft));
                     continue;
                 };
                 self.seen.insert(signal.pressure(), now);
@@ -297,6 +350,7 @@ impl Watcher {
                         AT_ONCE
                     };
                     due.push(Due {
+                        news: self.told.insert((*signal, soft)),
                         signal: *signal,
                         threshold: amount.written.clone(),
                         available,
@@ -310,7 +364,7 @@ impl Watcher {
             .retain(|_, at| now == *at || now.saturating_sub(*at) < holds);
         // Stable: a hard threshold goes before a soft one of the same signal.
         due.sort_by_key(|due| due.signal);
-        (self.seen.keys().copied().collect(), due.into_iter().next())
+        (self.seen.keys().copied().collect(), due)
     }
 }
 
@@ -353,9 +407,9 @@ pub(crate) struct Victim {
 pub(crate) fn victim(due: &Due, pods: &[Candidate]) -> Option<Victim> {
     let share = |pod: &Candidate| match due.signal {
         Signal::MemoryAvailable => pod.memory,
-        Signal::NodefsAvailable => pod.disk,
+        Signal::NodefsAvailable | Signal::ImagefsAvailable => pod.disk,
         // Nobody asks for these: only how many there are counts.
-        Signal::NodefsInodesFree => Share {
+        Signal::NodefsInodesFree | Signal::ImagefsInodesFree => Share {
             used: pod.inodes,
             asked: 0,
         },
@@ -377,8 +431,12 @@ pub(crate) fn victim(due: &Due, pods: &[Candidate]) -> Option<Victim> {
     let pod = pods.iter().filter(may_go).min_by_key(rank)?;
     let (resource, share) = (due.signal.resource(), share(pod));
     let text = |amount: u64| match due.signal {
-        Signal::MemoryAvailable | Signal::NodefsAvailable => format!("{}Ki", amount / 1024),
-        Signal::NodefsInodesFree | Signal::PidAvailable => amount.to_string(),
+        Signal::MemoryAvailable | Signal::NodefsAvailable | Signal::ImagefsAvailable => {
+            format!("{}Ki", amount / 1024)
+        }
+        Signal::NodefsInodesFree | Signal::ImagefsInodesFree | Signal::PidAvailable => {
+            amount.to_string()
+        }
     };
     let mut message = format!(
         "The node was low on resource: {resource}. Threshold quantity: {}, available: {}. ",

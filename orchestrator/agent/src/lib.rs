@@ -30,7 +30,7 @@ mod start;
 mod static_pods;
 mod streams;
 
-pub use eviction::{EvictionOptions, GracePeriods, Signal, Thresholds};
+pub use eviction::{EvictionOptions, GracePeriods, Reclaims, Signal, Thresholds};
 pub use options::{AgentError, AgentOptions, Reserved};
 
 /// Runs the node until `shutdown` completes. Pods, datapath and supervisor stay behind: the next agent adopts them.

@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use waggle_wire::v1;
 use waggle_wire::v1::from_agent::Message;
 
@@ -20,8 +22,8 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// By pod uid: the newest status, and whether this connection has been told.
-    statuses: BTreeMap<String, (v1::PodStatus, bool)>,
+    /// By pod uid.
+    statuses: BTreeMap<String, Telling>,
     gone: BTreeMap<String, (v1::PodGone, bool)>,
     node: Option<(v1::NodeStatus, bool)>,
     ack: Option<(v1::Ack, bool)>,
@@ -29,6 +31,28 @@ struct Waiting {
     usage: Option<v1::Usage>,
     events: VecDeque<v1::Event>,
 }
+
+/// The newest status of a pod.
+#[derive(Debug)]
+struct Telling {
+    status: v1::PodStatus,
+    /// This connection has been told.
+    told: bool,
+    /// When it is to be told.
+    due: Instant,
+}
+
+/// How long a status waits for the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hurry {
+    /// Somebody may wait for it.
+    Now,
+    /// A step on the way to a status that somebody waits for: it is told if that takes long.
+    Soon,
+}
+
+/// What [`Hurry::Soon`] is. A pod with its image here has come to run by then, and its steps were never written.
+const SOON: Duration = Duration::from_millis(200);
 
 impl Outbox {
     fn change<T>(&self, change: impl FnOnce(&mut Waiting) -> T) -> T {
@@ -43,8 +67,32 @@ impl Outbox {
     }
 
     /// The newest status of a pod.
-    pub(crate) fn pod_status(&self, status: v1::PodStatus) {
-        self.change(|w| w.statuses.insert(status.uid.clone(), (status, false)));
+    pub(crate) fn pod_status(&self, status: v1::PodStatus, hurry: Hurry) {
+        let now = Instant::now();
+        let due = match hurry {
+            Hurry::Now => now,
+            Hurry::Soon => now + SOON,
+        };
+        self.change(|w| {
+            // One that waits already waits no longer because of this one.
+            let waits = w.statuses.get(&status.uid).filter(|before| !before.told);
+            let due = waits.map_or(due, |before| before.due.min(due));
+            let telling = Telling {
+                due,
+                told: false,
+                status,
+            };
+            w.statuses.insert(telling.status.uid.clone(), telling)
+        });
+    }
+
+    /// The status that was last said of a pod, as JSON.
+    pub(crate) fn status_of(&self, uid: &str) -> Option<bytes::Bytes> {
+        let waiting = self
+            .waiting
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        Some(waiting.statuses.get(uid)?.status.status_json.clone())
     }
 
     /// A pod is gone; told on every connection until it is [forgotten](Self::forget).
@@ -100,7 +148,7 @@ impl Outbox {
     /// A new connection: everything but events and figures is to be told again.
     pub(crate) fn restart(&self) {
         self.change(|w| {
-            w.statuses.values_mut().for_each(|(_, told)| *told = false);
+            w.statuses.values_mut().for_each(|one| one.told = false);
             w.gone.values_mut().for_each(|(_, told)| *told = false);
             for told in [
                 w.node.as_mut().map(|n| &mut n.1),
@@ -115,15 +163,25 @@ impl Outbox {
     /// Waits for news and takes all of it, in an order that makes sense to the reader.
     pub(crate) async fn take(&self) -> Vec<v1::FromAgent> {
         loop {
-            let messages = self.take_now();
+            let (messages, next) = self.take_now(Instant::now());
             if !messages.is_empty() {
                 return messages;
             }
-            self.news.notified().await;
+            let due = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.news.notified() => {}
+                () = due => {}
+            }
         }
     }
 
-    fn take_now(&self) -> Vec<v1::FromAgent> {
+    /// What is to be told by now, and when there will be more if nothing else is heard.
+    fn take_now(&self, now: Instant) -> (Vec<v1::FromAgent>, Option<Instant>) {
         let mut waiting = self
             .waiting
             .lock()
@@ -141,9 +199,14 @@ impl Outbox {
             *told = true;
             messages.push(Message::Refusals(refusals.clone()));
         }
-        for (status, told) in waiting.statuses.values_mut().filter(|(_, told)| !told) {
-            *told = true;
-            messages.push(Message::PodStatus(status.clone()));
+        let mut next: Option<Instant> = None;
+        for one in waiting.statuses.values_mut().filter(|one| !one.told) {
+            if one.due <= now {
+                one.told = true;
+                messages.push(Message::PodStatus(one.status.clone()));
+            } else {
+                next = Some(next.map_or(one.due, |next| next.min(one.due)));
+            }
         }
         messages.extend(waiting.events.drain(..).map(Message::Event));
         for (gone, told) in waiting.gone.values_mut().filter(|(_, told)| !told) {
@@ -151,12 +214,10 @@ impl Outbox {
             messages.push(Message::PodGone(gone.clone()));
         }
         messages.extend(waiting.usage.take().map(Message::Usage));
-        messages
-            .into_iter()
-            .map(|message| v1::FromAgent {
-                message: Some(message),
-            })
-            .collect()
+        let wrapped = messages.into_iter().map(|message| v1::FromAgent {
+            message: Some(message),
+        });
+        (wrapped.collect(), next)
     }
 }
 
@@ -188,9 +249,9 @@ mod tests {
     #[tokio::test]
     async fn only_the_newest_is_told_and_all_again_after_a_new_connection() {
         let outbox = Outbox::default();
-        outbox.pod_status(status("a", "1"));
-        outbox.pod_status(status("a", "2"));
-        outbox.pod_status(status("b", "1"));
+        outbox.pod_status(status("a", "1"), Hurry::Now);
+        outbox.pod_status(status("a", "2"), Hurry::Now);
+        outbox.pod_status(status("b", "1"), Hurry::Now);
         outbox.event(v1::Event {
             event_json: "e".into(),
         });
@@ -207,7 +268,26 @@ mod tests {
         outbox.forget("b");
         outbox.restart();
         assert_eq!(told(&outbox.take().await), ["ack 3/7", "a=2"]);
-        assert!(outbox.take_now().is_empty());
+        assert!(outbox.take_now(Instant::now()).0.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_step_on_the_way_is_told_when_the_way_is_long() {
+        let outbox = Outbox::default();
+        let begun = Instant::now();
+        outbox.pod_status(status("a", "pending"), Hurry::Soon);
+        outbox.event(v1::Event {
+            event_json: "e".into(),
+        });
+        assert_eq!(told(&outbox.take().await), ["e"]);
+        outbox.pod_status(status("a", "running"), Hurry::Now);
+        assert_eq!(told(&outbox.take().await), ["a=running"]);
+        outbox.pod_status(status("b", "pending"), Hurry::Soon);
+        outbox.pod_status(status("b", "addressed"), Hurry::Soon);
+        assert_eq!(told(&outbox.take().await), ["b=addressed"]);
+        let waited = begun.elapsed();
+        assert!(waited >= SOON && waited < 10 * SOON, "{waited:?}");
+        assert_eq!(outbox.status_of("b").unwrap(), "addressed");
     }
 
     #[tokio::test]

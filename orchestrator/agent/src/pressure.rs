@@ -32,14 +32,21 @@ pub(crate) async fn run(node: Arc<Node>, table: Table, data: PathBuf) {
     let mut watcher = Watcher::default();
     let mut going: Option<(String, Instant)> = None;
     loop {
-        let (mut pressures, mut due) = watcher.look(options, &Machine::read(&data), clock::now());
+        let mut look = || {
+            let (pressures, due) = watcher.look(options, &Machine::read(&data), clock::now());
+            for due in due.iter().filter(|due| due.news) {
+                node.recorder.node("EvictionThresholdMet", due.message());
+            }
+            (pressures, due.into_iter().next())
+        };
+        let (mut pressures, mut due) = look();
         let of_disk = due
             .as_ref()
             .is_some_and(|d| d.signal.pressure() == Pressure::Disk);
         if of_disk {
             machine::collect_garbage(&node, &table).await;
             // That may have been enough.
-            (pressures, due) = watcher.look(options, &Machine::read(&data), clock::now());
+            (pressures, due) = look();
         }
         node.pressures.send_if_modified(|known| {
             let news = *known != pressures;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use waggle_runtime::mount_table::unmount_below;
 use waggle_wire::v1;
 use waggle_wire::v1::node_client::NodeClient;
 
@@ -55,7 +56,10 @@ fn remove(folder: &Path, name: &str) -> std::io::Result<()> {
     if name.is_empty() || name.contains('/') || name == "." || name == ".." {
         return Err(std::io::ErrorKind::InvalidInput.into());
     }
-    match std::fs::remove_dir_all(folder.join(name)) {
+    let folder = folder.join(name);
+    // What privileged containers mounted there is not the volume's.
+    unmount_below(&folder)?;
+    match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => {
             tracing::info!(volume = name, "removed the data of a volume");

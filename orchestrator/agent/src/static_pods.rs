@@ -27,9 +27,11 @@ pub(crate) async fn tell(node: Arc<Node>, folder: Option<PathBuf>) {
     loop {
         tokio::time::sleep(PAUSE).await;
         let place = folder.clone();
-        let pods = match tokio::task::spawn_blocking(move || read(&place)).await {
-            Ok(Ok(pods)) => pods,
-            Ok(Err(error)) if !needed && error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        let (pods, too_large) = match tokio::task::spawn_blocking(move || read(&place)).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) if !needed && error.kind() == std::io::ErrorKind::NotFound => {
+                Default::default()
+            }
             Ok(Err(error)) => {
                 tracing::warn!(folder = %folder.display(), %error, "static pods stay: their folder can't be read");
                 continue;
@@ -50,44 +52,87 @@ pub(crate) async fn tell(node: Arc<Node>, folder: Option<PathBuf>) {
         let request = v1::StaticPodsRequest { pods: pods.clone() };
         let mut client = NodeClient::new(channel);
         let answer = tokio::time::timeout(PATIENCE, client.static_pods(request)).await;
-        let Ok(Ok(reply)) = answer else { continue };
-        let reply = reply.into_inner().faults;
-        if reply != faults {
-            for fault in &reply {
-                tracing::warn!(file = fault.file, "a static pod: {}", fault.message);
+        let said = match answer {
+            Ok(Ok(reply)) => reply
+                .into_inner()
+                .faults
+                .into_iter()
+                .chain(too_large)
+                .collect(),
+            Ok(Err(status)) => vec![unheard(status.message())],
+            Err(_) => vec![unheard("no answer")],
+        };
+        let heard = said
+            .iter()
+            .all(|fault: &v1::StaticPodFault| !fault.file.is_empty());
+        if said != faults {
+            for fault in &said {
+                tracing::warn!(file = fault.file, "static pods: {}", fault.message);
             }
-            faults = reply;
+            faults = said;
+        }
+        if !heard {
+            continue;
         }
         (told, looks) = (Some(pods), 0);
     }
 }
 
-/// The manifests in a folder, by their files' names. Hidden files are somebody's half-written ones.
-fn read(folder: &Path) -> std::io::Result<Vec<v1::StaticPod>> {
-    let mut found = Vec::new();
+/// The server did not take them.
+fn unheard(why: &str) -> v1::StaticPodFault {
+    v1::StaticPodFault {
+        file: String::new(),
+        message: format!("the server does not take them: {why}"),
+    }
+}
+
+/// The manifests in a folder, by their files' names, and what is too large to be one. Hidden files are somebody's half-written
+/// ones.
+fn read(folder: &Path) -> std::io::Result<(Vec<v1::StaticPod>, Vec<v1::StaticPodFault>)> {
+    let (mut found, mut too_large) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let file = entry.file_name().to_string_lossy().into_owned();
-        let about = std::fs::metadata(entry.path())?;
-        if file.starts_with('.') || !about.is_file() {
+        if file.starts_with('.') {
             continue;
         }
-        let manifest = if about.len() > LARGEST {
-            tracing::warn!(
-                file,
-                "a static pod's manifest is larger than {LARGEST} bytes"
-            );
+        // What goes while it is looked at, and links to nowhere, are not there.
+        let Some(manifest) = there(manifest_at(&entry.path()))? else {
             continue;
-        } else {
-            std::fs::read(entry.path())?
         };
-        found.push(v1::StaticPod {
-            file,
-            manifest: manifest.into(),
-        });
+        match manifest {
+            Some(manifest) => found.push(v1::StaticPod {
+                file,
+                manifest: manifest.into(),
+            }),
+            None => too_large.push(v1::StaticPodFault {
+                file,
+                message: format!("it is larger than {LARGEST} bytes: make it smaller"),
+            }),
+        }
     }
     found.sort_by(|one, other| one.file.cmp(&other.file));
-    Ok(found)
+    Ok((found, too_large))
+}
+
+/// The content of a file; `None` of one that is too large.
+fn manifest_at(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
+    let about = std::fs::metadata(path)?;
+    if !about.is_file() {
+        return Err(std::io::ErrorKind::NotFound.into());
+    }
+    if about.len() > LARGEST {
+        return Ok(None);
+    }
+    std::fs::read(path).map(Some)
+}
+
+fn there<T>(found: std::io::Result<T>) -> std::io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -103,7 +148,9 @@ mod tests {
         std::fs::create_dir(folder.path().join("more")).unwrap();
         let long = vec![b' '; usize::try_from(LARGEST).unwrap() + 1];
         std::fs::write(folder.path().join("long.yaml"), long).unwrap();
-        let found = read(folder.path()).unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.path().join("link.yaml")).unwrap();
+        let (found, too_large) = read(folder.path()).unwrap();
+        assert_eq!(too_large[0].file, "long.yaml");
         let names: Vec<&str> = found.iter().map(|one| one.file.as_str()).collect();
         assert_eq!(names, ["a.json", "b.yaml"]);
         assert_eq!(found[0].manifest.as_ref(), b"a");

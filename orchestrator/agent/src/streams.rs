@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::PodStatus;
 use nix::sched::{CloneFlags, setns};
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -159,12 +160,8 @@ impl Server {
     ) -> Result<i32, Fault> {
         let pod = request.pod.clone().unwrap_or_default();
         let name = &request.container;
-        let state = self.table.container(&pod.uid, name).ok_or_else(|| {
-            Fault::bad(format!(
-                "container {name:?} in pod {:?} is waiting to start",
-                pod.name
-            ))
-        })?;
+        let state = self.table.container(&pod.uid, name);
+        let state = state.ok_or_else(|| self.not_running(&pod, name, "is waiting to start"))?;
         let attempt = match (request.previous, last_ended(&state)) {
             (false, _) => state.spec.attempt,
             (true, Some(last)) => last.attempt,
@@ -231,9 +228,10 @@ impl Server {
         if request.command.is_empty() {
             return Err(Fault::bad("no command was given"));
         }
+        let name = request.container;
         let spec = ExecSpec {
-            pod: pod.uid,
-            container: request.container,
+            pod: pod.uid.clone(),
+            container: name.clone(),
             args: request.command,
             tty: request.tty,
             stdin: request.stdin,
@@ -244,7 +242,9 @@ impl Server {
             },
             terminal_size: None,
         };
-        let mut session = self.node.containers.client().await.exec(spec).await?;
+        let client = self.node.containers.client().await;
+        let begun = client.exec(spec).await;
+        let mut session = begun.map_err(|error| self.unless_running(&pod, &name, error))?;
         let (stdin, stdout, stderr) = (
             session.stdin.take(),
             session.stdout.take(),
@@ -286,7 +286,9 @@ impl Server {
     ) -> Result<i32, Fault> {
         let pod = request.pod.unwrap_or_default();
         let client = self.node.containers.client().await;
-        let attached = client.attach(&pod.uid, &request.container).await?;
+        let name = &request.container;
+        let attached = client.attach(&pod.uid, name).await;
+        let attached = attached.map_err(|error| self.unless_running(&pod, name, error))?;
         let terminal = attached.terminal;
         let tty = terminal.is_some();
         // A terminal that nobody writes to is still open for its size.
@@ -310,6 +312,28 @@ impl Server {
             () = input => {}
         }
         Ok(0)
+    }
+
+    /// A failure about a container: when it does not run, why.
+    fn unless_running(&self, pod: &v1::PodRef, name: &str, error: RuntimeError) -> Fault {
+        match error.kind() {
+            Some(FaultKind::NotFound | FaultKind::InvalidState) => {
+                self.not_running(pod, name, "is not running")
+            }
+            _ => error.into(),
+        }
+    }
+
+    /// What a container does instead of running, as its pod's status has it.
+    fn not_running(&self, pod: &v1::PodRef, name: &str, what: &str) -> Fault {
+        let status = self.node.outbox.status_of(&pod.uid);
+        let status = status.and_then(|json| serde_json::from_slice(&json).ok());
+        let why = status.and_then(|status| state_of(&status, name));
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        Fault::bad(format!(
+            "container {name:?} in pod {:?} {what}{why}",
+            pod.name
+        ))
     }
 
     async fn port_forward(
@@ -363,6 +387,36 @@ impl Server {
         }
         Ok(0)
     }
+}
+
+/// A container's state where it doesn't run, and the field that has it.
+fn state_of(status: &PodStatus, name: &str) -> Option<String> {
+    let lists = [
+        ("containerStatuses", &status.container_statuses),
+        ("initContainerStatuses", &status.init_container_statuses),
+        (
+            "ephemeralContainerStatuses",
+            &status.ephemeral_container_statuses,
+        ),
+    ];
+    let (field, one) = lists.into_iter().find_map(|(list, statuses)| {
+        let statuses = statuses.as_deref().unwrap_or_default();
+        let index = statuses.iter().position(|one| one.name == name)?;
+        Some((format!("status.{list}[{index}].state"), &statuses[index]))
+    })?;
+    let state = one.state.as_ref()?;
+    if let Some(waiting) = &state.waiting {
+        let reason = waiting.reason.as_deref().unwrap_or("waiting");
+        let message = waiting.message.as_deref();
+        let message = message.map_or_else(String::new, |text| format!(": {text}"));
+        return Some(format!("{reason}{message} ({field}.waiting)"));
+    }
+    let ended = state.terminated.as_ref()?;
+    let reason = ended.reason.as_deref().unwrap_or("terminated");
+    Some(format!(
+        "{reason}, exit code {} ({field}.terminated)",
+        ended.exit_code
+    ))
 }
 
 /// Copies until the end of `stream` or of the reader's interest.
@@ -432,4 +486,33 @@ async fn dial(netns: Option<PathBuf>, port: u16) -> std::io::Result<TcpStream> {
         })?;
     let connected = receiver.await.map_err(std::io::Error::other)?;
     connected.and_then(TcpStream::from_std)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_does_not_run_says_why_and_where() {
+        let status = serde_json::json!({
+            "containerStatuses": [
+                {"name": "a", "state": {"running": {}}},
+                {"name": "b", "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}},
+            ],
+            "initContainerStatuses": [
+                {"name": "i", "state": {"terminated": {"exitCode": 3, "reason": "Error"}}},
+            ],
+        });
+        let status: PodStatus = serde_json::from_value(status).unwrap();
+        let of = |name| state_of(&status, name);
+        assert_eq!(
+            of("b").unwrap(),
+            "CrashLoopBackOff: back-off 10s (status.containerStatuses[1].state.waiting)"
+        );
+        assert_eq!(
+            of("i").unwrap(),
+            "Error, exit code 3 (status.initContainerStatuses[0].state.terminated)"
+        );
+        assert_eq!((of("a"), of("x")), (None, None));
+    }
 }

@@ -12,6 +12,7 @@ pub mod access;
 pub mod admission;
 pub mod audit;
 pub mod body;
+mod cel;
 pub mod custom;
 mod decode;
 mod defaults;
@@ -48,6 +49,7 @@ pub use registry::{RESOURCES, VIEWS, by_kind, find, lookup_name};
 pub use resource::{Resource, Source, View};
 pub use status::{Cause, Details, ListMeta, Outcome, Status};
 pub use table::{Cell, Column};
+pub use validate::{MIRROR, PLACEMENT};
 
 /// Any JSON, often with the field names that code here reads.
 #[cfg(test)]

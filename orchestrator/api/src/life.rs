@@ -123,9 +123,9 @@ fn kept(
     }
 }
 
-/// A definition's versions differ in their schemas, and in nothing else.
+/// A definition's versions differ in their schemas, and in nothing else, unless a webhook converts between them.
 fn in_stored_version(resource: &'static Resource, mut value: Value) -> Value {
-    if resource.is_custom() {
+    if resource.is_custom() && resource.converter().is_none() {
         set(
             &mut value,
             &[],

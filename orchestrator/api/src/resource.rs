@@ -162,6 +162,19 @@ impl Resource {
         }
     }
 
+    /// `spec.conversion.webhook` of the kind's definition, when a webhook converts between its versions.
+    pub fn converter(&self) -> Option<&'static Value> {
+        self.custom().and_then(|custom| custom.converter.as_ref())
+    }
+
+    /// An object that is in this version already, with what the version's schema says.
+    pub fn formed(&self, value: &Value) -> Value {
+        match self.custom() {
+            Some(custom) => custom.shown(self, value),
+            None => value.clone(),
+        }
+    }
+
     /// An object from the store, in the form of the version that is stored now.
     pub fn settle(&self, value: &mut Value) {
         if let Some(custom) = self.custom() {

@@ -117,7 +117,7 @@ fn choose<'p>(pods: &'p [Value], args: &DrainArgs) -> Result<Vec<&'p Value>, Vec
     let (mut leaving, mut faults) = (Vec::new(), Vec::new());
     for pod in pods {
         let (namespace, name) = of(pod);
-        let mirror = !pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_null();
+        let mirror = !pod["metadata"]["annotations"][waggle_api::MIRROR].is_null();
         let over = matches!(
             pod["status"]["phase"].as_str(),
             Some("Succeeded" | "Failed")

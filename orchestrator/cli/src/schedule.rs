@@ -68,6 +68,7 @@ fn table(answer: &Value) -> String {
         _ => "waits".to_owned(),
     };
     let _ = writeln!(out, "{} {state}", text(&answer["metadata"]["name"]));
+    let _ = write!(out, "{}", gang(&answer["gang"]));
     let nodes = answer["nodes"].as_array().map_or(&[][..], Vec::as_slice);
     if nodes.is_empty() {
         let _ = writeln!(
@@ -109,6 +110,31 @@ fn table(answer: &Value) -> String {
     out
 }
 
+/// What is said of the pod's gang; nothing for a pod without one.
+fn gang(gang: &Value) -> String {
+    let Some(name) = gang["name"].as_str() else {
+        return String::new();
+    };
+    let members = gang["members"].as_array().map_or(&[][..], Vec::as_slice);
+    let number = |field: &str| gang[field].as_u64().unwrap_or(0);
+    let mut out = format!(
+        "gang {name}: {} must run together, {} have a node, {} of {} that wait fit at once\n",
+        number("minCount"),
+        number("bound"),
+        number("fitting"),
+        members.len()
+    );
+    for one in members {
+        let node = one["node"].as_str().unwrap_or("nowhere");
+        let _ = writeln!(
+            out,
+            "  {} would be on {node}",
+            one["pod"].as_str().unwrap_or_default()
+        );
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +153,14 @@ mod tests {
              n1*    120     40    80         -\n\
              n2     -       -     -          NodePorts   node(s) didn't have free ports\n"
         );
+        let mut one = answer.clone();
+        one["gang"] = json!({"name": "red", "minCount": 3, "bound": 0, "fitting": 1,
+            "members": [{"pod": "web-1", "node": "n1"}, {"pod": "web-2"}]});
+        assert!(table(&one).starts_with(
+            "web-1 waits: 0/2 nodes are available\n\
+             gang red: 3 must run together, 0 have a node, 1 of 2 that wait fit at once\n  \
+             web-1 would be on n1\n  web-2 would be on nowhere\n\nNODE"
+        ));
         let foreign = json!({"metadata": {"name": "web-1"}, "scheduler": "mine", "nodes": []});
         assert_eq!(
             table(&foreign),

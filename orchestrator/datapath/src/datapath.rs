@@ -264,8 +264,15 @@ impl Datapath {
         // One that lives on keeps the programs that it has until their successors' tables are filled.
         let pending = self.takeover_pending.load(Ordering::Acquire);
         if !pending || !Programs::are_attached_to_pod(&self.pins, &interface) {
-            self.programs
-                .attach_to_pod(&self.pins, &interface, ifindex)?;
+            let attachment = self
+                .programs
+                .attachment_to_pod(&self.pins, &interface, ifindex)?;
+            let attached = tokio::task::spawn_blocking(attachment).await;
+            attached.map_err(|gone| DatapathError::Link {
+                action: "attach programs to",
+                object: interface.clone(),
+                reason: gone.to_string(),
+            })??;
         }
         link::connect_host(
             &self.handle,

@@ -215,20 +215,36 @@ impl Programs {
         interface: &str,
         ifindex: u32,
     ) -> Result<(), DatapathError> {
+        self.attachment_to_pod(pins, interface, ifindex)?()
+    }
+
+    /// The same, to be done on another thread: for each program the kernel waits some milliseconds until nobody runs what was
+    /// there before.
+    pub(crate) fn attachment_to_pod(
+        &self,
+        pins: &Pins,
+        interface: &str,
+        ifindex: u32,
+    ) -> Result<impl FnOnce() -> Result<(), DatapathError> + Send + use<>, DatapathError> {
+        let fault = |program: &'static str, target: &str, source| DatapathError::Attach {
+            program,
+            target: target.to_owned(),
+            source,
+        };
+        let mut places = Vec::new();
         for (name, kind, flags) in POD_HOOKS {
-            place(
-                &pins.link(&pod_pin(interface, name)),
-                self.get(name)?,
-                ifindex,
-                (kind, flags),
-            )
-            .map_err(|source| DatapathError::Attach {
-                program: name,
-                target: interface.to_owned(),
-                source,
-            })?;
+            let own = self.get(name)?.try_clone_to_owned();
+            let own = own.map_err(|source| fault(name, interface, source))?;
+            let pin = pins.link(&pod_pin(interface, name));
+            places.push((name, pin, own, (kind, flags)));
         }
-        Ok(())
+        let target = interface.to_owned();
+        Ok(move || {
+            places.into_iter().try_for_each(|(name, pin, own, kind)| {
+                place(&pin, own.as_fd(), ifindex, kind)
+                    .map_err(|source| fault(name, &target, source))
+            })
+        })
     }
 
     /// Attaches the uplink programs to the interface at `ifindex`, or takes over the links that are there; those on an

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::resources::{self, Amounts};
 use crate::snapshot::Meta;
-use crate::{Plan, Snapshot, Write, deployment, pod};
+use crate::{Plan, Snapshot, Write, deployment, pod, scheduler};
 
 /// What is wrong with a plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -151,25 +151,14 @@ pub fn gangs(snapshot: &Snapshot, plan: &Plan) -> Vec<Violation> {
                 continue;
             };
             let pod = snapshot.pods.get(namespace, name);
-            let group = pod.and_then(|pod| pod.spec.as_ref()?.scheduling_group.as_ref());
-            if let Some(group) = group.and_then(|group| group.pod_group_name.as_deref()) {
+            if let Some(group) = pod.and_then(|pod| scheduler::group_of(pod)) {
                 *added.entry((namespace, group)).or_default() += 1;
             }
         }
         for ((namespace, group), added) in added {
             let gang = snapshot.pod_groups.get(namespace, group);
-            let gang = gang.and_then(|gang| gang.spec.scheduling_policy.gang.as_ref());
-            let least = gang.map_or(0, |gang| usize::try_from(gang.min_count).unwrap_or(0));
-            let is_in = |pod: &k8s_openapi::api::core::v1::Pod| {
-                let own = pod
-                    .spec
-                    .as_ref()
-                    .and_then(|spec| spec.scheduling_group.as_ref());
-                own.is_some_and(|own| own.pod_group_name.as_deref() == Some(group))
-            };
-            let pods = snapshot.pods.in_namespace(namespace);
-            let there = pods.filter(|pod| pod::is_active(pod) && pod::node_name(pod).is_some());
-            let bound = added + there.filter(|pod| is_in(pod)).count();
+            let least = gang.and_then(|gang| scheduler::least(gang)).unwrap_or(0);
+            let bound = added + scheduler::bound(snapshot, namespace, group);
             if bound < least {
                 faults.push(Violation::Torn {
                     group: format!("{namespace}/{group}"),
@@ -305,6 +294,7 @@ fn written_twice(plan: &Plan) -> Vec<Violation> {
         Write::Create(value) | Write::Update(value) | Write::UpdateStatus(value) => {
             Some(Meta::of(value).object)
         }
+        Write::Patch { object, .. } => Some(object.clone()),
         _ => None,
     });
     let keys = values.map(|object| format!("{} {}/{}", object.kind, object.namespace, object.name));

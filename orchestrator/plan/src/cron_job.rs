@@ -12,7 +12,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use waggle_api::schedule::{Schedule, time_zone};
 
 use crate::ownership::{controller_reference, delete, json};
-use crate::snapshot::{Adopts, Kind};
 use crate::template::{Hand, annotation, put};
 use crate::write::{ObjectRef, Propagation};
 use crate::{Plan, Scope, Snapshot, Write, job, pod};
@@ -22,18 +21,10 @@ const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 /// Missed moments after which people are told.
 const MANY_MISSED: u32 = 100;
 
-/// What this planner goes over.
-const KIND: Kind = Kind {
-    api_version: "batch/v1",
-    kind: "CronJob",
-    adopts: Adopts::Nothing,
-    placement: false,
-};
-
 /// Makes the Jobs that are due, removes finished ones beyond the limits, and writes every CronJob's status.
 pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    for cron in snapshot.in_scope(scope, &snapshot.cron_jobs, KIND) {
+    for cron in snapshot.in_scope(scope, &snapshot.cron_jobs, &[]) {
         if cron.metadata.deletion_timestamp.is_none() {
             reconcile(snapshot, cron, now, &mut plan);
         }
@@ -187,7 +178,7 @@ impl Work<'_> {
             return;
         };
         if let Some(next) = schedule.next_after(self.now, &zone) {
-            plan.again_at(next, self.now);
+            plan.again_when(next, self.now);
         }
         let Some(due) = self.due(&schedule, &zone, status) else {
             return;
@@ -373,7 +364,7 @@ mod tests {
         assert_eq!(jobs(&world), [""; 0]);
         assert_eq!(
             plan(&world.snapshot, Scope::EVERYTHING, world.now).again_after,
-            Some(301)
+            Some(300)
         );
         world.pass(300);
         step(&mut world);

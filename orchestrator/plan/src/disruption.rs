@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::deployment::part;
 use crate::ownership::json;
+use crate::pod::{self, Pod};
 use crate::replica_set::count;
-use crate::{Plan, Scope, Snapshot, Write, pod, selector};
+use crate::{Plan, Scope, Snapshot, Write, selector};
 
 const ALLOWED: &str = "DisruptionAllowed";
 /// Seconds for which an allowed eviction is remembered while its pod does not end.

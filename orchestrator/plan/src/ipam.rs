@@ -49,7 +49,7 @@ pub fn assign_pod_cidr(
     };
     (0..)
         .map_while(|index| cluster.subnet(prefix, index))
-        .find(|&range| !overlaps(range))
+        .find(|&range| !used.contains(&range) && !overlaps(range))
         .ok_or(IpamError::Exhausted {
             range: cluster,
             used: used.len(),

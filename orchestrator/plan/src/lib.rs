@@ -11,6 +11,7 @@ pub mod daemon_set;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoint_slice;
+pub mod endpoints;
 pub mod garbage;
 mod history;
 pub mod identity;
@@ -52,5 +53,5 @@ mod write;
 
 pub use attention::Attention;
 pub use ids::Ids;
-pub use snapshot::{Scope, Snapshot, Touched};
+pub use snapshot::{ObjectKey, Scope, Snapshot, Touched};
 pub use write::{EventDraft, ObjectRef, Plan, Propagation, Write};

@@ -15,14 +15,15 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use waggle_model::network::{
     Cidr, Endpoint, HostPort, NetworkState, NodeNetwork, PerFamily, Protocol,
 };
 use waggle_model::{Generation, IdentityId, TenantId};
 
+use crate::Snapshot;
 use crate::identity::{Naming, Registry};
-use crate::{Snapshot, pod};
+use crate::pod::{self, Pod};
 
 pub use follow::Follower;
 

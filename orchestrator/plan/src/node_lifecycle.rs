@@ -10,15 +10,18 @@
 mod tests;
 mod zones;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{
-    Node, NodeCondition, NodeSpec, Pod, PodCondition, PodStatus, Taint, Toleration,
-};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, PodCondition, Taint, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde_json::json;
 
 use crate::ownership::{delete, json};
+use crate::pod::{self, Pod};
 use crate::write::{EventDraft, Propagation};
-use crate::{Plan, Snapshot, Write, pod, taint};
+use crate::{Plan, Scope, Snapshot, Write, taint};
 use zones::Zones;
 
 /// Namespace of the nodes' Leases, each named as its node.
@@ -73,18 +76,64 @@ impl Default for Settings {
     }
 }
 
-/// Judges every node by its Lease and its pods by that.
-pub fn plan(snapshot: &Snapshot, now: Timestamp, settings: &Settings) -> Plan {
+/// Judges nodes by their Leases and their pods by that: those that were touched, and all of them once the first Lease
+/// runs out. A Lease that is renewed touches nothing: until then its node is as well as it was.
+pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp, settings: &Settings) -> Plan {
     let mut plan = Plan::default();
-    let zones = Zones::new(snapshot, now, settings, &mut plan);
-    for node in snapshot
-        .nodes
-        .iter()
-        .filter(|node| node.metadata.deletion_timestamp.is_none())
-    {
-        judge(snapshot, node, &zones, now, settings, &mut plan);
+    let looks = looks(snapshot, scope);
+    let lost = looks.values().filter(|look| {
+        let node = look.node;
+        look.pods.is_none() && ready(node) == Some("True") && due(snapshot, node, settings) < now
+    });
+    let lost = lost.map(|look| look.node);
+    let zones = Zones::new(snapshot, lost, now, settings, &mut plan);
+    for look in looks.values() {
+        judge(snapshot, look, &zones, now, settings, &mut plan);
     }
     plan
+}
+
+/// A node that is looked at.
+struct Look<'a> {
+    node: &'a Node,
+    /// Only these of its pods, and not the node itself.
+    pods: Option<Vec<&'a Arc<Pod>>>,
+}
+
+/// Nodes to look at, by name.
+fn looks(snapshot: &Snapshot, scope: Scope) -> BTreeMap<&str, Look<'_>> {
+    let mut looks = BTreeMap::new();
+    let mut whole = |name: &str| {
+        if let Some(node) = snapshot.nodes.get("", name) {
+            let name = node.metadata.name.as_deref().unwrap_or_default();
+            looks.insert(name, Look { node, pods: None });
+        }
+    };
+    let name = |metadata: &ObjectMeta| metadata.name.clone().unwrap_or_default();
+    let nodes = snapshot.in_scope(scope, &snapshot.nodes, &[]).into_iter();
+    nodes.for_each(|node| whole(&name(&node.metadata)));
+    if !snapshot.is_whole(scope) {
+        let leases = snapshot.in_scope(scope, &snapshot.leases, &[]).into_iter();
+        leases.for_each(|lease| whole(&name(&lease.metadata)));
+        // How fast a silent node is given up hangs on what the others are.
+        if snapshot.is_placement_in(scope) {
+            let zones = snapshot.zones().iter();
+            let unready = zones.flat_map(|(_, zone)| &zone.unready);
+            unready.for_each(|name| whole(name));
+        }
+        for pod in snapshot.in_scope(scope, &snapshot.pods, &[]) {
+            let node = pod::node_name(pod).and_then(|name| snapshot.nodes.get("", name));
+            let Some(node) = node else { continue };
+            let name = node.metadata.name.as_deref().unwrap_or_default();
+            let look = looks.entry(name).or_insert_with(|| Look {
+                node,
+                pods: Some(Vec::new()),
+            });
+            look.pods.as_mut().into_iter().for_each(|one| one.push(pod));
+        }
+    }
+    looks.retain(|_, look| look.node.metadata.deletion_timestamp.is_none());
+    looks
 }
 
 /// Until when the node's last sign of life counts.
@@ -94,17 +143,46 @@ fn due(snapshot: &Snapshot, node: &Node, settings: &Settings) -> Timestamp {
 
 fn judge(
     snapshot: &Snapshot,
-    node: &Node,
+    look: &Look<'_>,
     zones: &Zones<'_>,
     now: Timestamp,
     settings: &Settings,
     plan: &mut Plan,
 ) {
+    let node = look.node;
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    let mut pods = Vec::new();
+    let pods = match &look.pods {
+        Some(pods) => pods,
+        None => {
+            if !judge_node(snapshot, node, zones, now, settings, plan) {
+                return;
+            }
+            pods.extend(snapshot.pods_on(name));
+            &pods
+        }
+    };
+    for one in pods.iter().filter(|one| !pod::is_terminated(one)) {
+        level_readiness(one, ready(node), now, plan);
+        if !pod::is_deleted(one) && !zones.nobody_reports() {
+            evict(one, taint::of(node), now, settings, plan);
+        }
+    }
+}
+
+/// The node itself; false when its taints, and what its pods have of it, wait for a condition that is written first.
+fn judge_node(
+    snapshot: &Snapshot,
+    node: &Node,
+    zones: &Zones<'_>,
+    now: Timestamp,
+    settings: &Settings,
+    plan: &mut Plan,
+) -> bool {
     let due = due(snapshot, node, settings);
     let lost = due < now;
     if lost && mark_unknown(node, now, plan) {
-        // Taints follow from the conditions, once those are committed.
-        return;
+        return false;
     }
     if !lost {
         plan.again_at(due, now);
@@ -120,16 +198,7 @@ fn judge(
             ..Node::clone(node)
         })));
     }
-    let name = node.metadata.name.as_deref().unwrap_or_default();
-    for one in snapshot
-        .pods_on(name)
-        .filter(|one| !pod::is_terminated(one))
-    {
-        level_readiness(one, ready(node), now, plan);
-        if !pod::is_deleted(one) && !zones.nobody_reports() {
-            evict(one, taint::of(node), now, settings, plan);
-        }
-    }
+    true
 }
 
 fn seconds(number: u64) -> i64 {
@@ -284,14 +353,12 @@ fn level_readiness(one: &Pod, node_ready: Option<&str>, now: Timestamp, plan: &m
         },
         _ => return,
     };
-    let mut status: PodStatus = one.status.clone().unwrap_or_default();
-    let rows = status.conditions.iter_mut().flatten();
-    rows.filter(|row| row.type_ == "Ready")
-        .for_each(|row| *row = after.clone());
-    plan.writes.push(Write::UpdateStatus(json(&Pod {
-        status: Some(status),
-        ..one.clone()
-    })));
+    let status = one.status.as_ref();
+    let mut rows = status.and_then(|status| status.conditions.clone());
+    let own = rows.iter_mut().flatten().filter(|row| row.type_ == "Ready");
+    own.for_each(|row| *row = after.clone());
+    let change = json!({"status": {"conditions": rows}});
+    plan.writes.push(pod::patch(one, change));
 }
 
 /// Deletes a pod that does not tolerate a NoExecute taint, or no longer.

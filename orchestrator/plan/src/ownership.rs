@@ -18,23 +18,32 @@ pub(crate) fn controller_reference(owner: &ObjectRef) -> OwnerReference {
     }
 }
 
-/// `meta` with `owner` as its controller.
-pub(crate) fn adopted(meta: &ObjectMeta, owner: &ObjectRef) -> ObjectMeta {
-    let mut meta = meta.clone();
-    meta.owner_references
-        .get_or_insert_default()
-        .push(controller_reference(owner));
-    meta
+/// Makes `owner` the controller of an object as it was seen.
+pub(crate) fn adopt(object: ObjectRef, meta: &ObjectMeta, owner: &ObjectRef) -> Write {
+    let mut owners = meta.owner_references.clone().unwrap_or_default();
+    owners.push(controller_reference(owner));
+    patch(object, meta, owners_are(Some(owners)))
 }
 
-/// `meta` without the owner `uid`.
-pub(crate) fn released(meta: &ObjectMeta, uid: &str) -> ObjectMeta {
-    let mut meta = meta.clone();
-    if let Some(owners) = &mut meta.owner_references {
-        owners.retain(|owner| owner.uid != uid);
+/// Takes the owner `uid` from an object as it was seen.
+pub(crate) fn release(object: ObjectRef, meta: &ObjectMeta, uid: &str) -> Write {
+    let mut owners = meta.owner_references.clone().unwrap_or_default();
+    owners.retain(|owner| owner.uid != uid);
+    let rest = (!owners.is_empty()).then_some(owners);
+    patch(object, meta, owners_are(rest))
+}
+
+fn owners_are(owners: Option<Vec<OwnerReference>>) -> Value {
+    serde_json::json!({"metadata": {"ownerReferences": owners}})
+}
+
+/// Changes fields of an object as it was seen, by a JSON merge patch; one with a `status` changes nothing else.
+pub(crate) fn patch(object: ObjectRef, meta: &ObjectMeta, patch: Value) -> Write {
+    Write::Patch {
+        object,
+        version: meta.resource_version.clone().unwrap_or_default(),
+        patch,
     }
-    meta.owner_references = meta.owner_references.filter(|owners| !owners.is_empty());
-    meta
 }
 
 /// The delete of an object, its own grace kept.

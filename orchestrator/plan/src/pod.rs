@@ -1,10 +1,18 @@
 //! What a pod's and any object's fields say: readiness, ends, owners. No decisions.
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+mod fields;
+mod needs;
 
-use crate::write::ObjectRef;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodCondition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde_json::Value;
+
+pub use fields::{Container, ContainerStatus, Place, Pod, PodSpec, PodStatus, Resources, Volume};
+pub use needs::Needs;
+
+use crate::ownership;
+use crate::write::{ObjectRef, Write};
 
 /// The owner that manages an object.
 pub fn controller(meta: &ObjectMeta) -> Option<&OwnerReference> {
@@ -16,11 +24,8 @@ pub fn controller(meta: &ObjectMeta) -> Option<&OwnerReference> {
 
 /// The node a pod is bound to.
 pub fn node_name(pod: &Pod) -> Option<&str> {
-    pod.spec
-        .as_ref()?
-        .node_name
-        .as_deref()
-        .filter(|name| !name.is_empty())
+    let name = pod.place.node_name.as_deref();
+    name.filter(|name| !name.is_empty())
 }
 
 /// Has ended by itself and won't be started again.
@@ -86,6 +91,11 @@ pub(crate) fn after(moment: Timestamp, seconds: i64) -> Timestamp {
     moment
         .checked_add(jiff::SignedDuration::from_secs(seconds))
         .unwrap_or(Timestamp::MAX)
+}
+
+/// Changes fields of a pod as it was seen.
+pub(crate) fn patch(pod: &Pod, patch: Value) -> Write {
+    ownership::patch(reference(pod), &pod.metadata, patch)
 }
 
 /// Names a pod.

@@ -5,20 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use waggle_model::network::{Cidr, PerFamily};
 
 use crate::ipam::{IpamError, PodAddresses};
-use crate::snapshot::{Adopts, Kind};
-use crate::{Scope, Snapshot, pod};
-
-/// What has ranges of addresses.
-const KIND: Kind = Kind {
-    api_version: "v1",
-    kind: "Node",
-    adopts: Adopts::Nothing,
-    placement: false,
-};
+use crate::pod::{self, Pod};
+use crate::{Scope, Snapshot};
 
 /// Addresses in use, by node and family.
 #[derive(Debug, Default)]
@@ -43,7 +35,7 @@ impl Pool {
         let mut found = Reservations::default();
         self.nodes
             .retain(|name, _| snapshot.nodes.get("", name).is_some());
-        for node in snapshot.in_scope(scope, &snapshot.nodes, KIND) {
+        for node in snapshot.in_scope(scope, &snapshot.nodes, &[]) {
             let name = node.metadata.name.as_deref().unwrap_or_default();
             let Some(ranges) = ranges(node) else {
                 continue;

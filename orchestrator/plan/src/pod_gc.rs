@@ -2,20 +2,13 @@
 //! were never bound, and deleted ones on nodes that were declared out of service.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 
 use crate::ownership::delete;
-use crate::snapshot::{Adopts, Kind};
+use crate::pod::{self, Pod};
+use crate::snapshot::Also;
 use crate::write::Propagation;
-use crate::{Plan, Scope, Snapshot, pod, taint};
-
-/// What this planner goes over.
-const KIND: Kind = Kind {
-    api_version: "v1",
-    kind: "Pod",
-    adopts: Adopts::Nothing,
-    placement: true,
-};
+use crate::{Plan, Scope, Snapshot, taint};
 
 /// Seconds after which ended pods are counted again.
 const COUNT_AGAIN: u64 = 60;
@@ -35,10 +28,11 @@ impl Default for Settings {
     }
 }
 
-/// Removes ended pods beyond the kept ones (when it looks at everything), pods of missing nodes, and deleted pods that no node will report as gone.
+/// Removes pods of missing nodes and deleted pods that no node will report as gone; ended pods beyond the kept ones when
+/// it looks at everything, which it asks for once in [`COUNT_AGAIN`].
 pub fn plan(snapshot: &Snapshot, scope: Scope, _now: Timestamp, settings: &Settings) -> Plan {
     let mut plan = Plan::default();
-    for one in snapshot.in_scope(scope, &snapshot.pods, KIND) {
+    for one in snapshot.in_scope(scope, &snapshot.pods, &[Also::Placement]) {
         let lost = match pod::node_name(one) {
             None => pod::is_deleted(one),
             Some(node) => snapshot

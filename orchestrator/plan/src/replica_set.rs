@@ -9,32 +9,24 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::Pod;
 
 use crate::ownership::json;
-use crate::snapshot::{Adopts, Kind};
+use crate::pod::{self, Pod};
+use crate::snapshot::Also;
 use crate::template::{Hand, claim, free_name};
 use crate::write::ObjectRef;
-use crate::{Ids, Plan, Scope, Snapshot, Write, pod, selector, template};
+use crate::{Ids, Plan, Scope, Snapshot, Write, selector, template};
 
 /// Most pods that one plan creates or deletes for one ReplicaSet.
 const BURST: usize = 500;
 const COMPONENT: &str = "replicaset-controller";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
-/// What this planner goes over.
-const KIND: Kind = Kind {
-    api_version: "apps/v1",
-    kind: "ReplicaSet",
-    adopts: Adopts::Orphans,
-    placement: false,
-};
-
 /// Creates, removes, adopts and releases the pods of every ReplicaSet and writes its status.
 pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp, ids: &mut Ids) -> Plan {
     let mut plan = Plan::default();
     let mut claimed = BTreeSet::new();
-    for set in snapshot.in_scope(scope, &snapshot.replica_sets, KIND) {
+    for set in snapshot.in_scope(scope, &snapshot.replica_sets, &[Also::Orphans]) {
         let keeper = Keeper {
             owner: pod::object("apps/v1", "ReplicaSet", &set.metadata),
             component: COMPONENT,

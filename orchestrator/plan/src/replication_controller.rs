@@ -13,24 +13,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::ownership::json;
 use crate::replica_set::{self, Keeper};
-use crate::snapshot::{Adopts, Kind};
+use crate::snapshot::Also;
 use crate::{Ids, Plan, Scope, Snapshot, Write, pod};
 
 const COMPONENT: &str = "replication-controller";
-
-/// What this planner goes over.
-const KIND: Kind = Kind {
-    api_version: "v1",
-    kind: "ReplicationController",
-    adopts: Adopts::Orphans,
-    placement: false,
-};
 
 /// Creates, removes, adopts and releases the pods of every ReplicationController and writes its status.
 pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp, ids: &mut Ids) -> Plan {
     let mut plan = Plan::default();
     let mut claimed = BTreeSet::new();
-    for one in snapshot.in_scope(scope, &snapshot.replication_controllers, KIND) {
+    for one in snapshot.in_scope(scope, &snapshot.replication_controllers, &[Also::Orphans]) {
         let set = as_set(one);
         let keeper = Keeper {
             owner: pod::object("v1", "ReplicationController", &one.metadata),

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Node, Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use serde::{Deserialize, Deserializer};
 use waggle_model::Quantity;
+
+use crate::pod::{Container, Pod, Resources};
 
 /// Milli-cores that a container without a request counts as, when nodes are compared.
 const USUAL_CPU: i64 = 100;
@@ -13,7 +16,28 @@ const USUAL_MEMORY: i64 = 200 << 20;
 /// Pods of a node that does not say how many it takes.
 const USUAL_PODS: i64 = 110;
 
-type Quantities = BTreeMap<String, Text>;
+/// Quantities by resource name, in little memory.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Quantities(Box<[(Box<str>, Text)]>);
+
+impl Quantities {
+    /// Of one resource.
+    pub fn get(&self, resource: &str) -> Option<&Text> {
+        let (_, found) = self.0.iter().find(|(name, _)| **name == *resource)?;
+        Some(found)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&str, &Text)> {
+        self.0.iter().map(|(name, text)| (name.as_ref(), text))
+    }
+}
+
+impl<'de> Deserialize<'de> for Quantities {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let map = Option::<BTreeMap<Box<str>, Text>>::deserialize(deserializer)?;
+        Ok(Self(map.into_iter().flatten().collect()))
+    }
+}
 
 /// Amounts of resources.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,19 +121,19 @@ impl Amounts {
         short
     }
 
-    fn read(quantities: &Quantities) -> Self {
+    fn read<'a>(quantities: impl IntoIterator<Item = (&'a str, &'a Text)>) -> Self {
         let mut amounts = Self::default();
         for (name, text) in quantities {
             // Quantities were validated when the object was accepted; one that can't be read asks for nothing.
             let Ok(quantity) = text.0.parse::<Quantity>() else {
                 continue;
             };
-            match name.as_str() {
+            match name {
                 "cpu" => amounts.cpu = i64::try_from(quantity.milli()).unwrap_or(i64::MAX),
                 "memory" => amounts.memory = quantity.value(),
                 "ephemeral-storage" => amounts.ephemeral = quantity.value(),
                 "pods" => amounts.pods = quantity.value(),
-                _ => drop(amounts.extended.insert(name.clone(), quantity.value())),
+                _ => drop(amounts.extended.insert(name.to_owned(), quantity.value())),
             }
         }
         amounts
@@ -130,7 +154,8 @@ pub fn allocatable(node: &Node) -> Amounts {
     let status = node.status.as_ref();
     let quantities =
         status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
-    let mut amounts = quantities.map(Amounts::read).unwrap_or_default();
+    let listed = quantities.into_iter().flatten();
+    let mut amounts = Amounts::read(listed.map(|(name, text)| (name.as_str(), text)));
     if quantities.is_none_or(|all| !all.contains_key("pods")) {
         amounts.pods = USUAL_PODS;
     }
@@ -159,14 +184,14 @@ pub fn usual_requests(pod: &Pod) -> (i64, i64) {
     (amounts.cpu, amounts.memory)
 }
 
-fn total(pod: &Pod, requested: fn(Option<&ResourceRequirements>) -> Amounts) -> Amounts {
+fn total(pod: &Pod, requested: fn(&Resources) -> Amounts) -> Amounts {
     let Some(spec) = &pod.spec else {
         return Amounts {
             pods: 1,
             ..Amounts::default()
         };
     };
-    let of = |container: &Container| requested(container.resources.as_ref());
+    let of = |container: &Container| requested(&container.resources);
     let mut running = Amounts::default();
     let mut starting = Amounts::default();
     for container in spec.init_containers.iter().flatten() {
@@ -183,36 +208,25 @@ fn total(pod: &Pod, requested: fn(Option<&ResourceRequirements>) -> Amounts) -> 
         .iter()
         .for_each(|container| running.add(&of(container)));
     running.raise_to(&starting);
-    if let Some(whole) = spec
-        .resources
-        .as_ref()
-        .and_then(|resources| resources.requests.as_ref())
-    {
-        let pod_level = Amounts::read(whole);
-        for (name, own, given) in [
-            ("cpu", &mut running.cpu, pod_level.cpu),
-            ("memory", &mut running.memory, pod_level.memory),
-        ] {
-            if whole.contains_key(name) {
-                *own = given;
-            }
+    let whole = &spec.resources.requests;
+    let pod_level = Amounts::read(whole.iter());
+    for (name, own, given) in [
+        ("cpu", &mut running.cpu, pod_level.cpu),
+        ("memory", &mut running.memory, pod_level.memory),
+    ] {
+        if whole.get(name).is_some() {
+            *own = given;
         }
     }
-    if let Some(overhead) = &spec.overhead {
-        running.add(&Amounts::read(overhead));
-    }
+    running.add(&Amounts::read(spec.overhead.iter()));
     running.pods = 1;
     running
 }
 
 /// A container's requests; a limit stands for a request that is missing.
-fn requested(resources: Option<&ResourceRequirements>) -> Amounts {
-    let Some(resources) = resources else {
-        return Amounts::default();
-    };
-    let mut quantities = resources.limits.clone().unwrap_or_default();
-    quantities.extend(resources.requests.clone().unwrap_or_default());
-    Amounts::read(&quantities)
+fn requested(resources: &Resources) -> Amounts {
+    // What is read later wins.
+    Amounts::read(resources.limits.iter().chain(resources.requests.iter()))
 }
 
 #[cfg(test)]

@@ -163,8 +163,12 @@ impl Cluster {
             },
             |world| crate::endpoint_slice::plan(&world.snapshot, Scope::EVERYTHING, world.now),
             |world| {
-                let mut plan =
-                    node_lifecycle::plan(&world.snapshot, world.now, &Default::default());
+                let mut plan = node_lifecycle::plan(
+                    &world.snapshot,
+                    Scope::EVERYTHING,
+                    world.now,
+                    &Default::default(),
+                );
                 plan.writes.extend(
                     pod_gc::plan(
                         &world.snapshot,

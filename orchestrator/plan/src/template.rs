@@ -4,17 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{self as core, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
-use crate::ownership::{adopted, controller_reference, delete, json, released};
+use crate::ownership::{adopt, controller_reference, delete, json, release};
+use crate::pod::{self, Pod};
 use crate::write::{EventDraft, ObjectRef, Propagation};
-use crate::{Ids, Plan, Snapshot, Write, pod, selector};
+use crate::{Ids, Plan, Snapshot, Write, selector};
 
 /// A pod of this template and name, owned by `owner`.
-pub(crate) fn pod(owner: &ObjectRef, template: &PodTemplateSpec, name: String) -> Pod {
+pub(crate) fn pod(owner: &ObjectRef, template: &PodTemplateSpec, name: String) -> core::Pod {
     let meta = template.metadata.clone().unwrap_or_default();
-    Pod {
+    core::Pod {
         metadata: ObjectMeta {
             name: Some(name),
             namespace: Some(owner.namespace.clone()),
@@ -63,7 +64,7 @@ pub(crate) fn claim<'a>(
             pods.push(pod);
         } else if !pod::is_deleted(pod) {
             plan.writes
-                .push(with_meta(pod, released(&pod.metadata, &owner.uid)));
+                .push(release(pod::reference(pod), &pod.metadata, &owner.uid));
         }
     }
     if ending {
@@ -75,18 +76,11 @@ pub(crate) fn claim<'a>(
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         if free && claimed.insert(uid) {
             plan.writes
-                .push(with_meta(pod, adopted(&pod.metadata, owner)));
+                .push(adopt(pod::reference(pod), &pod.metadata, owner));
             pods.push(pod);
         }
     }
     pods
-}
-
-fn with_meta(pod: &Pod, metadata: ObjectMeta) -> Write {
-    Write::Update(json(&Pod {
-        metadata,
-        ..pod.clone()
-    }))
 }
 
 /// A controller that makes and removes pods, and tells its owner's readers of it.
@@ -97,7 +91,7 @@ pub(crate) struct Hand<'a> {
 }
 
 impl Hand<'_> {
-    pub(crate) fn create(&self, pod: &Pod, plan: &mut Plan) {
+    pub(crate) fn create(&self, pod: &core::Pod, plan: &mut Plan) {
         let name = pod.metadata.name.clone().unwrap_or_default();
         plan.writes.push(Write::Create(json(pod)));
         self.say("SuccessfulCreate", format!("Created pod: {name}"), plan);

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use waggle_api::patch::Patch;
+
 use crate::snapshot::Meta;
-use crate::{Ids, Plan, Snapshot, Write};
+use crate::{Ids, ObjectRef, Plan, Snapshot, Write};
 
 /// apiVersion, kind, namespace, name.
 pub(crate) type Key = (String, String, String, String);
@@ -55,7 +57,7 @@ pub(crate) struct World {
     pub(crate) refused: usize,
     /// Everything that happened, for those who see it later.
     pub(crate) log: Vec<Change>,
-    objects: BTreeMap<Key, Value>,
+    objects: BTreeMap<Key, Arc<Value>>,
     revision: u64,
 }
 
@@ -102,36 +104,51 @@ impl World {
         value["metadata"]["generation"] = json!(generation);
         value["metadata"]["resourceVersion"] = json!(self.revision.to_string());
         self.snapshot.upsert(&value).unwrap();
+        let value = Arc::new(value);
         self.log.push(Change {
             key: key.clone(),
-            value: Some(Arc::new(value.clone())),
+            value: Some(Arc::clone(&value)),
         });
         self.objects.insert(key.clone(), value);
         self.finish(&key);
     }
 
     pub(crate) fn remove(&mut self, kind: &str, namespace: &str, name: &str) {
-        let found = self
-            .objects
-            .keys()
-            .find(|key| key.1 == kind && key.2 == namespace && key.3 == name);
-        let key = found
-            .cloned()
-            .unwrap_or_else(|| panic!("no {kind} {namespace}/{name}"));
+        let key = self.key(kind, namespace, name);
+        let there = self.objects.contains_key(&key);
+        assert!(there, "no {kind} {namespace}/{name}");
         self.forget(&key);
     }
 
     pub(crate) fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<&Value> {
-        let mut rows = self.objects.iter();
-        rows.find(|(key, _)| key.1 == kind && key.2 == namespace && key.3 == name)
-            .map(|(_, value)| value)
+        let found = self.objects.get(&self.key(kind, namespace, name));
+        found.map(AsRef::as_ref)
+    }
+
+    /// Where an object of this kind is: in the version in which the others of its kind are.
+    fn key(&self, kind: &str, namespace: &str, name: &str) -> Key {
+        let version = KINDS.iter().find(|(_, known)| *known == kind);
+        let version = version.map_or_else(
+            || {
+                let mut keys = self.objects.keys();
+                let found = keys.find(|key| key.1 == kind);
+                found.map(|key| key.0.clone()).unwrap_or_default()
+            },
+            |(version, _)| (*version).to_owned(),
+        );
+        (
+            version,
+            kind.to_owned(),
+            namespace.to_owned(),
+            name.to_owned(),
+        )
     }
 
     pub(crate) fn all(&self, kind: &str) -> Vec<&Value> {
         self.objects
             .iter()
             .filter(|(key, _)| key.1 == kind)
-            .map(|(_, value)| value)
+            .map(|(_, value)| value.as_ref())
             .collect()
     }
 
@@ -143,10 +160,8 @@ impl World {
         name: &str,
         change: impl FnOnce(&mut Value),
     ) {
-        let mut value = self
-            .get(kind, namespace, name)
-            .unwrap_or_else(|| panic!("no {kind} {name}"))
-            .clone();
+        let found = self.get(kind, namespace, name);
+        let mut value = found.unwrap_or_else(|| panic!("no {kind} {name}")).clone();
         change(&mut value);
         self.put(value);
     }
@@ -257,7 +272,7 @@ impl World {
     /// A pod's node says that nothing of it is left.
     pub(crate) fn over(&mut self, key: &Key) {
         if has_finalizers(&self.objects[key]) {
-            let mut pod = self.objects[key].clone();
+            let mut pod = Value::clone(&self.objects[key]);
             pod["metadata"]["deletionGracePeriodSeconds"] = json!(0);
             self.put(pod);
         } else {
@@ -274,6 +289,22 @@ impl World {
             },
             Write::Update(value) => self.replace(value, true),
             Write::UpdateStatus(value) => self.replace(value, false),
+            Write::Patch {
+                object,
+                version,
+                patch,
+            } => {
+                let found = self.object(object).cloned();
+                let same = |one: &Value| one["metadata"]["resourceVersion"] == **version;
+                let Some(old) = found.filter(same) else {
+                    self.refused += 1;
+                    return;
+                };
+                let resource = waggle_api::find("", "v1", "pods").expect("pods");
+                // A merge patch is the same for every kind.
+                let new = Patch::Merge(patch.clone()).apply(resource, &old);
+                self.put(new.expect("a patch that applies"));
+            }
             Write::Bind {
                 namespace,
                 name,
@@ -281,14 +312,15 @@ impl World {
                 node,
             } => {
                 let key = ("v1".into(), "Pod".into(), namespace.clone(), name.clone());
-                let found = self.objects.get(&key).cloned();
-                let free = |pod: &Value| {
+                let found = self.objects.get(&key);
+                let free = |pod: &&Arc<Value>| {
                     pod["metadata"]["uid"] == **uid && pod["spec"]["nodeName"].is_null()
                 };
-                let Some(mut pod) = found.filter(free) else {
+                let Some(pod) = found.filter(free) else {
                     self.refused += 1;
                     return;
                 };
+                let mut pod = Value::clone(pod);
                 pod["spec"]["nodeName"] = json!(node);
                 pod["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "True"}]);
                 self.put(pod);
@@ -336,7 +368,18 @@ impl World {
         }
     }
 
-    fn strip(&mut self, object: &crate::ObjectRef, change: impl FnOnce(&mut Value)) {
+    fn strip(&mut self, object: &ObjectRef, change: impl FnOnce(&mut Value)) {
+        match self.object(object).cloned() {
+            Some(mut value) => {
+                change(&mut value);
+                self.put(value);
+            }
+            None => self.refused += 1,
+        }
+    }
+
+    /// The object, if it still has this uid.
+    fn object(&self, object: &ObjectRef) -> Option<&Value> {
         let object = object.clone();
         let key = (
             object.api_version,
@@ -344,13 +387,8 @@ impl World {
             object.namespace,
             object.name,
         );
-        match self.objects.get(&key).cloned() {
-            Some(mut value) if value["metadata"]["uid"] == *object.uid => {
-                change(&mut value);
-                self.put(value);
-            }
-            _ => self.refused += 1,
-        }
+        let found = self.objects.get(&key)?;
+        (found["metadata"]["uid"] == *object.uid).then_some(found)
     }
 
     /// Whether a binding's condition holds.
@@ -380,7 +418,7 @@ impl World {
         let (mut next, status) = if spec {
             (value.clone(), &old["status"])
         } else {
-            (old.clone(), &value["status"])
+            (Value::clone(&old), &value["status"])
         };
         if !status.is_null() {
             next["status"] = status.clone();
@@ -389,15 +427,12 @@ impl World {
     }
 
     fn end(&mut self, key: &Key, uid: &str, grace: Option<i64>) {
-        let Some(mut value) = self
-            .objects
-            .get(key)
-            .filter(|value| value["metadata"]["uid"] == *uid)
-            .cloned()
-        else {
+        let found = self.objects.get(key);
+        let Some(value) = found.filter(|value| value["metadata"]["uid"] == *uid) else {
             self.refused += 1;
             return;
         };
+        let mut value = Value::clone(value);
         let ended = ["Succeeded", "Failed"]
             .iter()
             .any(|end| value["status"]["phase"] == *end);

@@ -40,6 +40,15 @@ pub enum Write {
     Update(Value),
     /// The object's status, if it is still at `metadata.resourceVersion` of the value.
     UpdateStatus(Value),
+    /// Changes fields of an object, if it still has this uid and is at this version of it.
+    Patch {
+        /// The object.
+        object: ObjectRef,
+        /// Its `metadata.resourceVersion`.
+        version: String,
+        /// A JSON merge patch (RFC 7386). One that has a `status` is of the status alone.
+        patch: Value,
+    },
     /// Binds a pod to a node (spec.nodeName, PodScheduled=True), if it is still unbound and has this uid.
     Bind {
         /// Pod's namespace.
@@ -132,6 +141,12 @@ impl Plan {
             self.again_after
                 .map_or(seconds, |before| before.min(seconds)),
         );
+    }
+
+    /// Asks to be asked again once `moment` has come, in the first whole second that is not before it.
+    pub fn again_when(&mut self, moment: Timestamp, now: Timestamp) {
+        let rest = moment.as_millisecond() - now.as_millisecond();
+        self.again_in(u64::try_from(rest).unwrap_or(0).div_ceil(1000));
     }
 
     /// Asks to be asked again once `moment` is past.

@@ -8,6 +8,7 @@ pub mod client;
 pub mod error;
 pub mod images;
 pub mod logs;
+pub mod mount_table;
 pub mod spec;
 pub mod supervisor;
 pub mod users;

@@ -7,14 +7,13 @@ use libcontainer::oci_spec::runtime::{
     Capabilities, Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder,
     LinuxCpuBuilder, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
     LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, LinuxSeccomp, Mount, MountBuilder,
-    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec,
-    SpecBuilder, UserBuilder,
+    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    UserBuilder,
 };
 
 use crate::limits::{CPU_PERIOD, cpu_quota, cpu_shares};
-use crate::seccomp::default_profile;
-use crate::spec::{ContainerSpec, ResourceSpec};
+use crate::spec::{ContainerSpec, MountSpec, ResourceSpec};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const MASKED: [&str; 12] = [
@@ -58,19 +57,17 @@ pub(crate) struct Ready {
     pub(crate) oom_score_adj: i32,
     /// Soft and hard limit of open files.
     pub(crate) open_files: (u64, u64),
-    /// The node's own seccomp profile that was asked for.
-    pub(crate) seccomp: Option<LinuxSeccomp>,
+    /// Its first process has all of them until its filter is in place, and drops what it isn't to have itself.
+    pub(crate) has_all: bool,
     /// The host's devices, for a privileged container.
     pub(crate) devices: Vec<LinuxDevice>,
 }
 
-/// A bind mount.
+/// A bind mount, with where its source is in the worker's mount namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bind {
     pub(crate) source: PathBuf,
-    pub(crate) target: String,
-    pub(crate) read_only: bool,
-    pub(crate) slave: bool,
+    pub(crate) mount: MountSpec,
 }
 
 /// A specification that libcontainer takes, and what in it is less than was asked for.
@@ -89,7 +86,11 @@ pub(crate) fn build(
             ready.oom_score_adj, spec.oom_score_adj
         ));
     }
-    let mut process = process(spec, &capabilities, ready)?;
+    let has = match ready.has_all {
+        true => &ready.available,
+        false => &capabilities,
+    };
+    let mut process = process(spec, has, ready)?;
     process.set_oom_score_adj(Some(ready.oom_score_adj));
     let mut oci = SpecBuilder::default()
         .version("1.0.2")
@@ -101,7 +102,7 @@ pub(crate) fn build(
                 .build()?,
         )
         .mounts(mounts(spec, &ready.binds)?)
-        .linux(linux(spec, &capabilities, ready)?)
+        .linux(linux(spec, ready)?)
         .build()?;
     oci.set_hostname(None);
     oci.set_annotations(None);
@@ -231,18 +232,20 @@ fn mounts(spec: &ContainerSpec, binds: &[Bind]) -> Result<Vec<Mount>, OciSpecErr
     ];
     let mut asked = Vec::new();
     for bind in binds {
-        let access = if bind.read_only { "ro" } else { "rw" };
+        let how = &bind.mount;
+        let access = match (how.read_only, how.recursive) {
+            (true, true) => "rro",
+            (true, false) => "ro",
+            (false, _) => "rw",
+        };
+        let propagation = match (how.sends_mounts, how.receives_mounts) {
+            (true, _) => "rshared",
+            (false, true) => "rslave",
+            (false, false) => "rprivate",
+        };
         let source = bind.source.to_string_lossy();
-        asked.push(mount(
-            "bind",
-            &source,
-            &bind.target,
-            &[
-                "rbind",
-                if bind.slave { "rslave" } else { "rprivate" },
-                access,
-            ],
-        )?);
+        let options = ["rbind", propagation, access];
+        asked.push(mount("bind", &source, &how.target, &options)?);
     }
     for tmpfs in spec.mounts.iter().filter(|m| m.source.is_none()) {
         let size = tmpfs.tmpfs_bytes.map(|bytes| format!("size={bytes}"));
@@ -272,11 +275,7 @@ fn namespace(
     }
 }
 
-fn linux(
-    spec: &ContainerSpec,
-    capabilities: &[String],
-    ready: &Ready,
-) -> Result<Linux, OciSpecError> {
+fn linux(spec: &ContainerSpec, ready: &Ready) -> Result<Linux, OciSpecError> {
     let mut namespaces = vec![namespace(LinuxNamespaceType::Mount, None)?];
     let joins = |(kind, _): &(LinuxNamespaceType, _)| *kind == LinuxNamespaceType::Pid;
     if !spec.host_pid && !ready.namespaces.iter().any(joins) {
@@ -303,10 +302,8 @@ fn linux(
     } else {
         None
     });
-    if let Some(profile) = &ready.seccomp {
-        linux.set_seccomp(Some(profile.clone()));
-    } else if spec.seccomp_default && !spec.privileged {
-        linux.set_seccomp(Some(default_profile(capabilities)?));
+    if spec.mounts.iter().any(|mount| mount.sends_mounts) {
+        linux.set_rootfs_propagation(Some("shared".to_owned()));
     }
     Ok(linux)
 }
@@ -392,7 +389,7 @@ mod tests {
             available: vec!["CAP_CHOWN".into(), "CAP_NET_ADMIN".into()],
             oom_score_adj: 0,
             open_files: (1024, 4096),
-            seccomp: None,
+            has_all: true,
             devices: Vec::new(),
         }
     }
@@ -402,12 +399,22 @@ mod tests {
         let (spec, notes) = build(&sample(), &ready()).unwrap();
         let process = spec.process().as_ref().unwrap();
         let sets = process.capabilities().as_ref().unwrap();
-        assert_eq!(sets.effective().as_ref().unwrap().len(), 1);
+        assert_eq!(
+            sets.effective().as_ref().unwrap().len(),
+            2,
+            "all, to load its filter"
+        );
         assert_eq!(sets.ambient().as_ref().unwrap().len(), 0);
         assert_eq!(notes, ["this host can't give CAP_SYS_RESOURCE"]);
         assert_eq!(process.no_new_privileges(), None);
         assert_eq!(spec.hostname(), &None);
-        assert!(spec.linux().as_ref().unwrap().seccomp().is_some());
+        let dropped = Ready {
+            has_all: false,
+            ..ready()
+        };
+        let (bound, _) = build(&sample(), &dropped).unwrap();
+        let sets = bound.process().as_ref().unwrap().capabilities().clone();
+        assert_eq!(sets.unwrap().effective().as_ref().unwrap().len(), 1);
     }
 
     #[test]
@@ -439,13 +446,14 @@ mod tests {
             target: "/data/cache".into(),
             read_only: false,
             tmpfs_bytes: Some(1 << 20),
-            receives_mounts: false,
+            ..MountSpec::default()
         }];
         let bind = |target: &str| Bind {
             source: "/s".into(),
-            target: target.into(),
-            read_only: true,
-            slave: false,
+            mount: MountSpec {
+                target: target.into(),
+                ..MountSpec::default()
+            },
         };
         let mounts = mounts(&spec, &[bind("/data"), bind("/dev/mqueue")]).unwrap();
         let targets: Vec<_> = mounts

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{FaultKind, RuntimeError};
 use crate::spec::{
-    ContainerKey, ContainerSpec, ContainerState, ExecSpec, ResourceSpec, Sandbox, SandboxSpec,
+    ContainerKey, ContainerSpec, ContainerState, ExecSpec, MountSpec, ResourceSpec, Sandbox,
+    SandboxSpec,
 };
 
 /// Name of the supervisor's socket in its data folder.
@@ -177,7 +178,7 @@ impl Fault {
 pub(crate) struct WorkerSetup {
     /// Where libcontainer keeps its state.
     pub(crate) oci: PathBuf,
-    /// Mounts below this folder have no business in the worker's mount namespace.
+    /// Mounts below this folder have no business in the worker's mount namespace; there it is a place of its own.
     pub(crate) hide: PathBuf,
     /// Soft and hard limit of open files that containers get.
     pub(crate) open_files: (u64, u64),
@@ -235,10 +236,7 @@ pub(crate) enum NamespaceKind {
 /// A mount whose source comes as a descriptor of a detached mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct JobBind {
-    pub(crate) target: String,
-    pub(crate) read_only: bool,
-    /// Mounts below the source propagate into the container.
-    pub(crate) slave: bool,
+    pub(crate) mount: MountSpec,
     /// The source is a folder, otherwise a file.
     pub(crate) folder: bool,
 }

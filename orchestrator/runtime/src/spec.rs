@@ -138,7 +138,7 @@ pub struct UserSpec {
 }
 
 /// One bind mount or tmpfs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountSpec {
     /// Folder or file of the host; `None` for a tmpfs.
     pub source: Option<PathBuf>,
@@ -151,6 +151,12 @@ pub struct MountSpec {
     /// What the node mounts below the source later is seen in the container (`HostToContainer`).
     #[serde(default)]
     pub receives_mounts: bool,
+    /// And what the container mounts below it is seen on the node, and in who shares it (`Bidirectional`).
+    #[serde(default)]
+    pub sends_mounts: bool,
+    /// What is mounted below the source is read-only too, when it is.
+    #[serde(default)]
+    pub recursive: bool,
 }
 
 /// cgroup limits; `None` means none.

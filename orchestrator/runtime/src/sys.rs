@@ -127,6 +127,27 @@ pub(crate) fn open_tree(path: &Path) -> io::Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
 }
 
+/// Puts a filter, a program of `struct sock_filter`s, over the calling thread; `flags` as seccomp(2) takes them.
+pub(crate) fn load_filter(program: &[u8], flags: libc::c_ulong) -> io::Result<()> {
+    let instruction = std::mem::size_of::<libc::sock_filter>();
+    let len = u16::try_from(program.len() / instruction)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the filter is too long"))?;
+    let program = libc::sock_fprog {
+        len,
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    // SAFETY: the program is as long as it says, and the kernel copies it without writing to it or minding its alignment.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    };
+    Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
 /// Attaches a detached mount.
 pub(crate) fn move_mount(tree: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
     let target = text(target)?;

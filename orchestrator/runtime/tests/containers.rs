@@ -72,15 +72,14 @@ async fn containers_of_a_pod_share_what_they_should() {
             source: Some(shared.clone()),
             target: "/data".into(),
             read_only: true,
-            tmpfs_bytes: None,
-            receives_mounts: false,
+            ..MountSpec::default()
         },
         MountSpec {
             source: None,
             target: "/cache".into(),
             read_only: false,
             tmpfs_bytes: Some(1 << 20),
-            receives_mounts: false,
+            ..MountSpec::default()
         },
     ];
     node.run(spec).await;
@@ -171,8 +170,7 @@ async fn what_cannot_run_says_why_and_leaves_nothing() {
             source,
             target: "/v".into(),
             read_only: false,
-            tmpfs_bytes: None,
-            receives_mounts: false,
+            ..MountSpec::default()
         }];
     };
     check(

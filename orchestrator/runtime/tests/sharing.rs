@@ -2,9 +2,12 @@
 
 mod support;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use support::{Node, exec, output, parent_of};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use waggle_runtime::spec::MountSpec;
 
 #[tokio::test]
@@ -40,8 +43,7 @@ async fn the_node_shares_what_it_is_asked_to() {
         source: Some(hosts),
         target: "/etc/hosts".into(),
         read_only: false,
-        tmpfs_bytes: None,
-        receives_mounts: false,
+        ..MountSpec::default()
     }];
     node.run(spec).await;
     let (_, out, err) = output(
@@ -203,4 +205,85 @@ fn pauses(core: i32) -> Vec<i32> {
         stat.contains("(pause)") && parent_of(*pid) == core
     })
     .collect()
+}
+
+/// Mounts of this host's that go when the test does.
+struct Mounted(Vec<PathBuf>);
+
+impl Mounted {
+    fn tmpfs(&mut self, at: PathBuf) {
+        std::fs::create_dir_all(&at).unwrap();
+        let none = None::<&str>;
+        mount(Some("wgt"), &at, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        mount(none, &at, none, MsFlags::MS_SHARED, none).unwrap();
+        self.0.push(at);
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        for place in self.0.iter().rev() {
+            // What a container mounted there may be gone already.
+            let _ = umount2(place, MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+#[tokio::test]
+async fn mounts_cross_between_node_and_container_as_asked() {
+    let node = Node::start("crossing").await;
+    node.sandbox("p1").await;
+    let volume = node.dir.path().join("volume");
+    let mut mounted = Mounted(Vec::new());
+    mounted.tmpfs(volume.clone());
+    mounted.tmpfs(volume.join("sub"));
+    std::fs::write(volume.join("sub/theirs"), "x").unwrap();
+    let with = |name: &str, script: &str| {
+        let mut spec = node.container("p1", name, &format!("{script}; sleep 1000"));
+        spec.privileged = true;
+        spec.mounts = vec![MountSpec {
+            source: Some(volume.clone()),
+            target: "/v".into(),
+            ..MountSpec::default()
+        }];
+        spec
+    };
+    let mut plain = with("plain", "true");
+    plain.mounts[0].read_only = true;
+    node.run(plain).await;
+    let mut deep = with("deep", "true");
+    (deep.mounts[0].read_only, deep.mounts[0].recursive) = (true, true);
+    node.run(deep).await;
+    let mut receives = with("receives", "true");
+    receives.mounts[0].receives_mounts = true;
+    node.run(receives).await;
+    // A copy of the folder came and went with each creation; what is mounted in the node's own is still there.
+    assert!(
+        volume.join("sub/theirs").exists(),
+        "a mount of the node's is gone"
+    );
+    let mut sends = with(
+        "sends",
+        "mkdir /v/new && mount -t tmpfs new /v/new && touch /v/new/ours && echo done",
+    );
+    sends.mounts[0].sends_mounts = true;
+    mounted.0.push(volume.join("new"));
+    node.run(sends).await;
+    node.log_with("p1", "sends", "done\n").await;
+    assert!(
+        volume.join("new/ours").exists(),
+        "the node sees nothing of it"
+    );
+    let sees = "ls /v/new; touch /v/sub/written && echo written || echo refused";
+    let of = async |name: &str| output(&node, exec("p1", name, sees)).await.1;
+    assert_eq!(of("plain").await, "written\n");
+    assert_eq!(of("deep").await, "refused\n");
+    assert_eq!(of("receives").await, "ours\nwritten\n");
+    for name in ["sends", "receives", "deep", "plain"] {
+        node.client.remove_container("p1", name).await.unwrap();
+    }
+    assert!(
+        volume.join("sub/theirs").exists(),
+        "a mount of the node's is gone"
+    );
 }

@@ -138,14 +138,9 @@ impl FlowControl {
         let known = inner.revision;
         if known.is_none_or(|seen| changed(schemas, seen) || changed(levels, seen)) {
             let (schemas, levels) = (objects.list(schemas, None), objects.list(levels, None));
-            let values = |listing: &'_ [Arc<crate::objects::Object>]| {
-                listing
-                    .iter()
-                    .map(|one| serde_json::Value::clone(&one.value))
-                    .collect::<Vec<_>>()
-            };
-            let (schema_values, level_values) = (values(&schemas.objects), values(&levels.objects));
-            inner.config = Arc::new(Config::read(&schema_values, &level_values));
+            let schema_values = schemas.objects.iter().map(|one| &*one.value);
+            let level_values = levels.objects.iter().map(|one| &*one.value);
+            inner.config = Arc::new(Config::read(schema_values, level_values));
             inner.revision = Some(schemas.revision.min(levels.revision));
             let config = Arc::clone(&inner.config);
             inner.gate.arrange(self.seats, &config, self.now());

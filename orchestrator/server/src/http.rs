@@ -262,7 +262,7 @@ async fn follow(
     if auth::is_open(path) {
         return Err(request);
     }
-    if forward::is_leaders(&request) {
+    if forward::is_leaders(&request) || needs_webhook(state, path) {
         let peer = request.extensions().get::<PeerCertificate>();
         let peer = peer.cloned().unwrap_or_default();
         if auth::is_server(&peer) {
@@ -287,6 +287,12 @@ async fn follow(
         return Ok(refusal(&status));
     }
     Err(request)
+}
+
+/// Whether a webhook converts what is at this path: only the leader calls webhooks.
+fn needs_webhook(state: &ServerState, path: &str) -> bool {
+    let target = Target::parse(&state.objects.kinds(), path);
+    target.is_some_and(|target| target.resource.converter().is_some())
 }
 
 /// Who asks, as the request carries them from here on, and whether they may.
@@ -359,7 +365,7 @@ async fn dispatch(state: &ServerState, request: Request) -> Result<Response, Sta
         _ if method == Method::HEAD || method == Method::OPTIONS => {
             Err(Status::method_not_allowed())
         }
-        ("get", "scale") => read::scale(state, &target),
+        ("get", "scale") => read::scale(state, &target).await,
         ("get", _) => read::get(state, &target, &query, request.headers()).await,
         ("list", _) => collection::list(state, &target, &query, request.headers()).await,
         ("watch", "") => watch::watch(state, &target, &query, request.headers()).await,

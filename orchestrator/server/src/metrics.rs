@@ -157,7 +157,7 @@ fn stored(state: &ServerState) -> Family {
         Kind::Gauge,
     );
     for resource in state.objects.kinds().stored() {
-        let count = state.objects.list(resource, None).objects.len();
+        let count = state.objects.count(resource, None, usize::MAX);
         let name = if resource.group.is_empty() {
             resource.plural.to_owned()
         } else {

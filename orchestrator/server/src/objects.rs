@@ -8,10 +8,12 @@ mod bootstrap;
 mod cache;
 mod caller;
 mod commit;
+mod convert;
 mod decoded;
 mod delete;
 mod hooks;
 mod node_port;
+mod own_write;
 mod plan;
 mod priority;
 mod registry;
@@ -374,7 +376,7 @@ impl Objects {
         !self.cache.unchanged_since(resource.stored(), revision)
     }
 
-    /// How many objects of a kind there are, or of one namespace; there are no more than `most` looked at.
+    /// How many objects of a kind there are, or of one namespace, of which no more than `most` are counted.
     pub(crate) fn count(
         &self,
         resource: &'static Resource,

@@ -425,10 +425,12 @@ fn fingerprint(pem: &str) -> String {
     let der = CertificateDer::from_pem_slice(pem.as_bytes())
         .map(|der| der.to_vec())
         .unwrap_or_default();
-    Sha256::digest(der)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&Sha256::digest(der))
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The random token at `path`, made if it is not there: 32 bytes, base64 for URLs, then `suffix`.

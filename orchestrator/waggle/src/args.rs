@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use waggle_agent::{EvictionOptions, GracePeriods, Reserved, Thresholds};
+use waggle_agent::{EvictionOptions, GracePeriods, Reclaims, Reserved, Thresholds};
 use waggle_model::network::{AddressPool, Cidr, PerFamily, PortRange, TunnelMode, XdpMode};
 
 use clap::{Parser, Subcommand};
@@ -276,7 +276,7 @@ pub(crate) struct AgentArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct EvictionArgs {
     /// What must be left, or pods go at once: SIGNAL<AMOUNT,... of memory.available, nodefs.available, nodefs.inodesFree,
-    /// pid.available; 100Mi or 10%
+    /// imagefs.available, imagefs.inodesFree (the same file system), pid.available; 100Mi or 10%
     #[arg(
         long,
         env = "WAGGLE_EVICTION_HARD",
@@ -301,6 +301,14 @@ pub(crate) struct EvictionArgs {
         value_parser = |text: &str| GracePeriods::parse(text, waggle_cli::parse_duration)
     )]
     eviction_soft_grace_period: GracePeriods,
+    /// How much more than what must be left is made free once less was: SIGNAL=AMOUNT,...
+    #[arg(
+        long,
+        env = "WAGGLE_EVICTION_MINIMUM_RECLAIM",
+        value_name = "LIST",
+        default_value = ""
+    )]
+    eviction_minimum_reclaim: Reclaims,
     /// How long pods have to end, at most, when a soft threshold is passed, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     eviction_max_pod_grace_period: u32,
@@ -323,6 +331,7 @@ impl From<EvictionArgs> for EvictionOptions {
             soft_grace: args.eviction_soft_grace_period,
             most_grace: args.eviction_max_pod_grace_period.into(),
             transition: args.eviction_pressure_transition_period,
+            reclaim: args.eviction_minimum_reclaim,
         }
     }
 }

@@ -8,6 +8,7 @@ mod peers;
 mod planners;
 mod pods;
 mod podstart;
+mod scale;
 mod scheduler;
 mod statistics;
 mod vip;
@@ -26,12 +27,14 @@ pub(crate) enum What {
     /// The datapath by all that it is measured by: what `vip` and `pods` do, and programming, connections, pods of two nodes,
     /// policy verdicts, forwarding.
     Datapath(datapath::Options),
-    /// What each planner takes on a cluster at rest, 5,000 nodes and 100,000 pods: all of it, and after one pod's change.
+    /// What each planner takes on a cluster at rest, 1,000 nodes and 20,000 pods: all of it, and after one pod's change.
     Planners,
     /// Pod to pod on one node, beside a bare veth pair, and a bridge with netfilter and connection tracking.
     Pods(pods::Options),
     /// Container create + start + wait + delete beside crun and runc; pod created to Running.
     Podstart(podstart::Options),
+    /// A server with thousands of nodes that hold real sessions: at rest, when a node fails, under a large Deployment.
+    Scale(scale::Options),
     /// Pods a second from waiting to bound durably, on the cases of Kubernetes' scheduler_perf, beside its floors.
     Scheduler(scheduler::Options),
     /// Connect and one byte there and back through a VIP, beside direct, nftables and iptables.
@@ -41,7 +44,7 @@ pub(crate) enum What {
 /// Measures it.
 pub(crate) fn run(what: &What) -> Result<()> {
     crate::setup::build_tools()?;
-    if !matches!(what, What::Scheduler(_) | What::Planners) {
+    if !matches!(what, What::Scheduler(_) | What::Scale(_) | What::Planners) {
         crate::setup::bench_tools()?;
     }
     match what {
@@ -50,6 +53,7 @@ pub(crate) fn run(what: &What) -> Result<()> {
         What::Pods(options) => pods::run(options, Place::OneNode, Profile::Release),
         What::Planners => planners::run(),
         What::Podstart(options) => podstart::run(options),
+        What::Scale(options) => scale::run(options),
         What::Scheduler(options) => scheduler::run(options),
         What::Vip(options) => vip::run(options, Profile::Release),
     }

@@ -15,8 +15,10 @@ pub(crate) fn run() -> Result<()> {
         "--lib",
         "pace::",
         "--",
-        "--ignored",
         "--nocapture",
     ]);
+    for size in ["PACE_NODES", "PACE_APPLICATIONS"] {
+        command.env(size, "1000");
+    }
     run_command(&mut command)
 }

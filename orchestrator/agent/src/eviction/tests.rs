@@ -64,7 +64,7 @@ fn pressures_come_with_the_readings_and_go_later() {
         let (pressures, due) = watcher.look(&usual, machine, second * SECOND);
         (
             pressures.into_iter().collect::<Vec<_>>(),
-            due.map(|d| d.signal),
+            due.first().map(|d| d.signal),
         )
     };
     assert_eq!(look(&machine(4000, 50), 0), (vec![], None));
@@ -121,7 +121,7 @@ fn a_soft_threshold_must_be_passed_for_its_time_without_a_break() {
     let mut watcher = Watcher::default();
     let mut look = |mib: u64, second: i64| {
         let (pressures, due) = watcher.look(&soft, &machine(mib, 50), second * SECOND);
-        (!pressures.is_empty(), due.map(|d| d.grace))
+        (!pressures.is_empty(), due.first().map(|d| d.grace))
     };
     assert_eq!(look(900, 0), (true, None));
     assert_eq!(look(900, 29), (true, None));
@@ -148,6 +148,7 @@ fn pod(uid: &str, priority: i32, used: u64, asked: u64) -> Candidate {
 
 fn check(signal: Signal, pods: &[Candidate], expect: Option<&str>) -> Option<Victim> {
     let due = Due {
+        news: true,
         signal,
         threshold: "100Mi".to_owned(),
         available: 50 << 20,
@@ -237,4 +238,50 @@ fn what_is_kept_from_pods_is_what_hard_thresholds_say() {
         (100 << 20, (100 << 30) / 1000 * 100)
     );
     assert_eq!(options("", "", "").kept(&machine), (0, 0));
+}
+
+#[test]
+fn more_than_the_threshold_is_reclaimed_and_said_once() {
+    let options = EvictionOptions {
+        reclaim: "imagefs.available=5%".parse().unwrap(),
+        ..options("imagefs.available<15%", "", "")
+    };
+    let mut watcher = Watcher::default();
+    let mut look = |percent, at: i64| {
+        let (pressures, due) = watcher.look(&options, &machine(4096, percent), at * SECOND);
+        (
+            pressures.contains(&Pressure::Disk),
+            due.first().map(|due| due.news),
+        )
+    };
+    assert_eq!(look(16, 0), (false, None));
+    assert_eq!(look(14, 10), (true, Some(true)));
+    assert_eq!(
+        look(16, 20),
+        (true, Some(false)),
+        "above it, but not by enough"
+    );
+    assert_eq!(look(21, 30), (true, None), "the pressure holds for a while");
+    assert_eq!(look(16, 400), (false, None));
+    assert_eq!(look(14, 410), (true, Some(true)));
+    assert!("imagefs.available<5%".parse::<Reclaims>().is_err());
+}
+
+#[test]
+fn what_only_came_close_is_not_reclaimed_beyond_its_threshold() {
+    let options = EvictionOptions {
+        reclaim: "memory.available=500Mi".parse().unwrap(),
+        ..options("", "memory.available<1Gi", "memory.available=90")
+    };
+    let mut watcher = Watcher::default();
+    let mut due = |mib, at: i64| {
+        let (_, due) = watcher.look(&options, &machine(mib, 50), at * SECOND);
+        !due.is_empty()
+    };
+    assert!(!due(1000, 0), "its grace begins");
+    assert!(!due(1200, 10));
+    assert!(!due(1200, 100), "it was never due");
+    assert!(!due(1000, 110));
+    assert!(due(1000, 200));
+    assert!(due(1200, 210), "now 500Mi more have to be free");
 }

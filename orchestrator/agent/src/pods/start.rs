@@ -7,6 +7,7 @@ use base64::Engine as _;
 use k8s_openapi::api::core::v1::Container;
 use waggle_runtime::FaultKind;
 use waggle_runtime::images::{Credentials, ImageError};
+use waggle_runtime::mount_table::unmount_below;
 use waggle_runtime::spec::{ContainerState, MountSpec};
 
 use super::compose::{Attempt, container_spec};
@@ -196,8 +197,7 @@ impl Worker {
             source: Some(source),
             target: target.to_owned(),
             read_only,
-            tmpfs_bytes: None,
-            receives_mounts: false,
+            ..MountSpec::default()
         };
         let message = message_file(&folder, &container.name, attempt);
         make_parent(&message)?;
@@ -271,7 +271,8 @@ impl Worker {
     /// Removes volumes, generated files and logs.
     pub(super) fn remove_files(&self) -> std::io::Result<()> {
         let folder = self.node.folder.pod(&self.pod.key.uid);
-        volumes::release(&folder.join("volumes"))?;
+        // What `prepare` mounted, and what privileged containers did.
+        unmount_below(&folder)?;
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

@@ -84,6 +84,17 @@ pub(crate) fn pod_status(
     }
 }
 
+/// Nothing has run yet and nothing has gone wrong: what follows says more.
+pub(crate) fn is_on_its_way(status: &PodStatus) -> bool {
+    let lists = [&status.container_statuses, &status.init_container_statuses];
+    let mut containers = lists.into_iter().flatten().flatten();
+    let waits = |one: &ContainerStatus| {
+        let waiting = one.state.as_ref().and_then(|state| state.waiting.as_ref());
+        waiting.is_some_and(|waiting| waiting.message.is_none())
+    };
+    status.phase.as_deref() == Some("Pending") && status.message.is_none() && containers.all(waits)
+}
+
 fn phase(pod: &Desired, seen: &Observed, initialized: bool) -> &'static str {
     match outcome(pod, seen) {
         Some(true) => return "Succeeded",

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
     Container, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath,
     ServiceAccountTokenProjection, Volume,
 };
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use waggle_runtime::spec::MountSpec;
 
 use self::payload::{Content, inside, open_to};
@@ -64,19 +64,6 @@ pub(crate) fn prepare(
         );
     }
     Ok(places)
-}
-
-/// Undoes what `prepare` mounted, so that the folder can be removed.
-pub(crate) fn release(folder: &Path) -> std::io::Result<()> {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return Ok(());
-    };
-    for entry in entries.flatten() {
-        if is_mount_point(&entry.path()) {
-            umount2(&entry.path(), MntFlags::MNT_DETACH).map_err(std::io::Error::from)?;
-        }
-    }
-    Ok(())
 }
 
 fn is_mount_point(path: &Path) -> bool {
@@ -450,6 +437,11 @@ pub(crate) fn mounts(
             read_only: wanted.read_only == Some(true) || read_only.contains(&wanted.name.as_str()),
             tmpfs_bytes: None,
             receives_mounts: wanted.mount_propagation.as_deref() == Some("HostToContainer"),
+            sends_mounts: wanted.mount_propagation.as_deref() == Some("Bidirectional"),
+            recursive: matches!(
+                wanted.recursive_read_only.as_deref(),
+                Some("Enabled" | "IfPossible")
+            ),
         });
     }
     Ok(mounts)

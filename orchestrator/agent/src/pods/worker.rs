@@ -17,11 +17,12 @@ use super::desired::Desired;
 use super::next::{Step, StopReason, deadline, next_steps, outcome, over_before};
 use super::observed::{Ended, Failure, Hold, Observed, Prepare, SECOND, start_error};
 use super::qos::limits;
-use super::status::pod_status;
+use super::status::{is_on_its_way, pod_status};
 use super::stop::Stopper;
 use super::tokens::Tokens;
 use crate::clock;
 use crate::node::Node;
+use crate::outbox::Hurry;
 use crate::probe;
 
 /// What a pod's task hears.
@@ -469,13 +470,20 @@ impl Worker {
         if self.status.as_ref() == Some(&status) {
             return;
         }
+        let hurry = match is_on_its_way(&status) && !self.pod.ending() {
+            true => Hurry::Soon,
+            false => Hurry::Now,
+        };
         match serde_json::to_vec(&status) {
-            Ok(json) => self.node.outbox.pod_status(v1::PodStatus {
-                namespace: self.pod.key.namespace.clone(),
-                name: self.pod.key.name.clone(),
-                uid: self.pod.key.uid.clone(),
-                status_json: json.into(),
-            }),
+            Ok(json) => {
+                let said = v1::PodStatus {
+                    namespace: self.pod.key.namespace.clone(),
+                    name: self.pod.key.name.clone(),
+                    uid: self.pod.key.uid.clone(),
+                    status_json: json.into(),
+                };
+                self.node.outbox.pod_status(said, hurry);
+            }
             Err(error) => tracing::error!(pod = %self.pod.key, %error, "a status can't be encoded"),
         }
         self.status = Some(status);

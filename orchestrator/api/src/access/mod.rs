@@ -101,7 +101,7 @@ pub struct Action {
 
 impl Action {
     /// `pods/log`.
-    fn full_resource(&self) -> String {
+    pub(crate) fn full_resource(&self) -> String {
         if self.subresource.is_empty() {
             self.resource.clone()
         } else {
@@ -260,7 +260,8 @@ fn names_object(rule: &Value, action: &Action) -> bool {
     only.is_empty() || only.iter().any(|one| one == action.name.as_str())
 }
 
-fn path_matches(pattern: &str, path: &str) -> bool {
+/// Whether a path is meant by a rule's: the same, or one that begins so where that ends in a star.
+pub(crate) fn path_matches(pattern: &str, path: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(start) => path.starts_with(start),
         None => pattern == path,

@@ -44,9 +44,7 @@ impl Amount {
             binary: self.binary || other.binary,
         }
     }
-}
 
-impl Amount {
     /// What is left of it without the other.
     pub(super) fn minus(self, other: Self) -> Self {
         Self {

@@ -2,6 +2,7 @@
 //! webhooks are asked. Pure: whoever admits brings the namespace's objects along.
 
 mod amounts;
+pub mod condition;
 pub mod limit_range;
 pub mod pod_security;
 pub mod quota;

@@ -3,13 +3,14 @@
 //! elsewhere, from its conditions.
 
 mod check;
+pub mod conversion;
 mod format;
 mod json_path;
 mod kinds;
+mod rules;
 mod schema;
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use serde_json::{Value, json};
@@ -27,12 +28,16 @@ use json_path::JsonPath;
 pub struct Custom {
     /// The structural schema of the whole object.
     pub(crate) schema: Value,
+    /// Its rules that are expressions.
+    rules: rules::Rules,
     /// Its OpenAPI name, `com.example.v1.Widget`.
     pub(crate) definition: String,
     /// The columns after the name.
     columns: Vec<(JsonPath, ColumnKind)>,
     /// Where the scale subresource finds its numbers.
     scale: Option<ScalePaths>,
+    /// `spec.conversion.webhook`, when a webhook converts between versions.
+    pub(crate) converter: Option<Value>,
     /// The row of the version that is stored, when it is another one.
     pub(crate) stored: Option<&'static Resource>,
 }
@@ -55,11 +60,9 @@ enum ColumnKind {
     Date,
 }
 
-/// What rows were made from, and the rows.
-type Made = (Value, Vec<&'static Resource>);
-
-/// Rows that were made, by the hash of what they were made from.
-static MADE: LazyLock<Mutex<HashMap<u64, Vec<Made>>>> = LazyLock::new(Mutex::default);
+/// Rows that were made, by the text of what they were made from.
+static MADE: LazyLock<Mutex<HashMap<String, Vec<&'static Resource>>>> =
+    LazyLock::new(Mutex::default);
 
 /// The rows of a definition, the stored version's first. They live as long as the process, because everything that
 /// handles objects holds on to their rows; so a definition that is again what it was gets the rows that it had.
@@ -67,15 +70,13 @@ static MADE: LazyLock<Mutex<HashMap<u64, Vec<Made>>>> = LazyLock::new(Mutex::def
 /// `None` for a definition without a stored version, which validation refuses.
 pub(crate) fn rows(definition: &Value) -> Option<Vec<&'static Resource>> {
     let spec = &definition["spec"];
-    let mut hasher = DefaultHasher::new();
-    spec.to_string().hash(&mut hasher);
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    let alike = made.entry(hasher.finish()).or_default();
-    if let Some((_, rows)) = alike.iter().find(|(known, _)| known == spec) {
+    let text = spec.to_string();
+    if let Some(rows) = made.get(&text) {
         return Some(rows.clone());
     }
     let rows = make_rows(spec)?;
-    alike.push((spec.clone(), rows.clone()));
+    made.insert(text, rows.clone());
     Some(rows)
 }
 
@@ -94,11 +95,15 @@ fn make_rows(spec: &Value) -> Option<Vec<&'static Resource>> {
 fn row(spec: &Value, version: &Value, stored: Option<&'static Resource>) -> Resource {
     let names = &spec["names"];
     let (group, kind) = (text(spec, &["group"]), text(names, &["kind"]));
+    let schema = schema::prepared(&version["schema"]["openAPIV3Schema"]);
     let custom = Custom {
-        schema: schema::prepared(&version["schema"]["openAPIV3Schema"]),
+        rules: rules::of(&schema),
+        schema,
         definition: definition_name(group, text(version, &["name"]), kind),
         columns: columns(version),
         scale: scale(&version["subresources"]["scale"]),
+        converter: (spec["conversion"]["strategy"] == "Webhook")
+            .then(|| spec["conversion"]["webhook"].clone()),
         stored,
     };
     let mut subresources = Vec::new();
@@ -234,6 +239,7 @@ pub(crate) fn expression_faults(version: &Value, path: &str, out: &mut Vec<Fault
     }
 }
 
+pub(crate) use rules::faults as rule_faults;
 pub(crate) use schema::{faults as schema_faults, field, is_embedded};
 
 impl Custom {
@@ -261,6 +267,7 @@ impl Custom {
     pub(crate) fn faults(&self, value: &Value, old: Option<&Value>) -> Vec<Fault> {
         let mut out = validate::metadata_only(value, old);
         check::faults(&self.schema, value, old, "", &mut out);
+        self.rules.faults(&self.schema, value, old, &mut out);
         out
     }
 
@@ -309,8 +316,11 @@ fn cell(found: Option<&Value>, kind: ColumnKind, now: i64) -> Cell {
 }
 
 /// An object as it came from the store, in the form of the version that is stored now: an older version's name, and
-/// fields that have since got defaults or gone.
+/// fields that have since got defaults or gone. What only a webhook can convert stays in the version that it is in.
 pub(crate) fn settle(row: &Resource, custom: &Custom, value: &mut Value) {
+    if custom.converter.is_some() && value["apiVersion"] != *row.api_version() {
+        return;
+    }
     set(value, &[], "apiVersion", row.api_version());
     schema::prune(&custom.schema, value, "", true, &mut Vec::new());
     custom.fill_in(value);
@@ -352,3 +362,5 @@ pub(crate) fn open_api(row: &Resource, custom: &Custom) -> Value {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_rules;

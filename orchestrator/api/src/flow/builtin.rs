@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{CATCH_ALL, EXEMPT, GROUP};
+use crate::access::{AUTHENTICATED, UNAUTHENTICATED};
 
 /// Annotation of objects whose spec is the server's to keep.
 const KEPT: &str = "apf.kubernetes.io/autoupdate-spec";
@@ -122,10 +123,7 @@ fn schemas() -> [Value; 13] {
         user("system:kube-controller-manager"),
         user("system:kube-scheduler"),
     ];
-    let everybody = [
-        group("system:unauthenticated"),
-        group("system:authenticated"),
-    ];
+    let everybody = [group(UNAUTHENTICATED), group(AUTHENTICATED)];
     let mut election = managers.to_vec();
     election.push(account("*"));
     let endpoints = [

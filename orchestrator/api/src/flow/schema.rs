@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde_json::Value;
 
-use crate::access::{Action, SERVICE_ACCOUNT_USER, User};
+use crate::access::{Action, SERVICE_ACCOUNT_USER, User, path_matches};
 use crate::walk::{list, number, text};
 
 #[derive(Debug, Clone)]
@@ -157,11 +157,6 @@ impl Subject {
 
 impl Resources {
     fn takes(&self, action: &Action) -> bool {
-        let resource = if action.subresource.is_empty() {
-            action.resource.clone()
-        } else {
-            format!("{}/{}", action.resource, action.subresource)
-        };
         let here = if action.namespace.is_empty() {
             self.cluster
         } else {
@@ -169,17 +164,14 @@ impl Resources {
         };
         here && any(&self.verbs, &action.verb)
             && any(&self.groups, &action.group)
-            && any(&self.resources, &resource)
+            && any(&self.resources, &action.full_resource())
     }
 }
 
 impl Paths {
     fn takes(&self, action: &Action) -> bool {
-        let path = |wanted: &String| match wanted.strip_suffix('*') {
-            Some(start) => action.path.starts_with(start),
-            None => *wanted == action.path,
-        };
-        any(&self.verbs, &action.verb) && self.paths.iter().any(path)
+        let mut paths = self.paths.iter();
+        any(&self.verbs, &action.verb) && paths.any(|one| path_matches(one, &action.path))
     }
 }
 

@@ -57,9 +57,12 @@ impl FieldSelector {
 
     /// Whether the object satisfies it. A missing field is the empty text, a missing boolean is `false`.
     pub fn matches(&self, object: &Value) -> bool {
-        self.terms
-            .iter()
-            .all(|term| (read(object, &term.path) == term.value) == term.equal)
+        self.holds(|path| read(object, path))
+    }
+
+    fn holds<T: PartialEq<String>>(&self, found: impl Fn(&str) -> T) -> bool {
+        let mut terms = self.terms.iter();
+        terms.all(|term| (found(&term.path) == term.value) == term.equal)
     }
 
     /// What objects of a kind can be selected by beside their names, of one object.
@@ -76,7 +79,7 @@ impl FieldSelector {
         name: &str,
         values: &[Box<str>],
     ) -> bool {
-        let found = |path: &str| match path {
+        self.holds(|path| match path {
             "metadata.name" => name,
             "metadata.namespace" => namespace,
             _ => {
@@ -85,9 +88,7 @@ impl FieldSelector {
                     .and_then(|index| values.get(index))
                     .map_or("", |value| value)
             }
-        };
-        let mut terms = self.terms.iter();
-        terms.all(|term| (found(&term.path) == term.value) == term.equal)
+        })
     }
 
     /// What a field of every match must be, if it asks for one value.

@@ -105,9 +105,7 @@ impl LabelSelector {
 
     /// Whether `labels`, a JSON object of texts or null, satisfy it.
     pub fn matches(&self, labels: &Value) -> bool {
-        self.requirements
-            .iter()
-            .all(|one| one.matches(labels[one.key.as_str()].as_str()))
+        self.matches_by(|key| labels[key].as_str())
     }
 
     /// Whether labels, which `find` finds by their keys, satisfy it.

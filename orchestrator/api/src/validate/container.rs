@@ -295,23 +295,51 @@ fn mounts(spec: &Value, one: &Value, path: &str, out: &mut Vec<Fault>) {
                 volume::local_path(&mount[field], &format!("{path}.{field}"), out);
             }
         }
-        if mount["recursiveReadOnly"] == "Enabled" {
-            let detail = "this cluster doesn't make mounts below a mount read-only; use IfPossible";
-            out.push(Fault::forbidden(
-                format!("{path}.recursiveReadOnly"),
-                detail,
-            ));
-        }
-        if mount["mountPropagation"] == "Bidirectional" {
-            let detail = "this cluster doesn't carry mounts from a container to its node";
-            out.push(Fault::forbidden(format!("{path}.mountPropagation"), detail));
-        }
+        propagation(one, mount, &path, out);
     }
     if !list(one, &["volumeDevices"]).is_empty() {
         out.push(Fault::forbidden(
             format!("{path}.volumeDevices"),
             "this cluster has no block volumes",
         ));
+    }
+}
+
+/// Which mounts cross between node and container, and whether those below a mount are read-only too.
+fn propagation(container: &Value, mount: &Value, path: &str, out: &mut Vec<Fault>) {
+    let propagation = text(mount, &["mountPropagation"]);
+    let field = format!("{path}.mountPropagation");
+    match propagation {
+        "" | "None" | "HostToContainer" => {}
+        "Bidirectional" => {
+            if container["securityContext"]["privileged"] != true {
+                let detail =
+                    "Bidirectional mount propagation is available only to privileged containers";
+                out.push(Fault::forbidden(field, detail));
+            }
+        }
+        other => out.push(Fault::not_supported(
+            field,
+            other,
+            &["Bidirectional", "HostToContainer", "None"],
+        )),
+    }
+    let recursive = text(mount, &["recursiveReadOnly"]);
+    let field = format!("{path}.recursiveReadOnly");
+    match recursive {
+        "" | "Disabled" => return,
+        "Enabled" | "IfPossible" => {}
+        other => {
+            let known = ["Disabled", "Enabled", "IfPossible"];
+            return out.push(Fault::not_supported(field, other, &known));
+        }
+    }
+    let mut forbid = |detail| out.push(Fault::forbidden(field.clone(), detail));
+    if mount["readOnly"] != true {
+        forbid("may only be specified when readOnly is true");
+    }
+    if !matches!(propagation, "" | "None") {
+        forbid("may only be specified when mountPropagation is None or not specified");
     }
 }
 

@@ -3,8 +3,12 @@
 use serde_json::Value;
 
 use super::{meta, names, one_of};
+use crate::admission::condition;
 use crate::walk::{has, list, text};
 use crate::{Fault, RESOURCES, custom};
+
+/// Most `matchConditions` of a webhook.
+const MOST_CONDITIONS: usize = 64;
 
 /// Faults of a CustomResourceDefinition.
 pub(crate) fn custom_resource_definition(value: &Value, old: Option<&Value>) -> Vec<Fault> {
@@ -53,14 +57,8 @@ pub(crate) fn custom_resource_definition(value: &Value, old: Option<&Value>) -> 
     } else {
         one_of(&spec["scope"], &scopes, "spec.scope", &mut out);
     }
-    let conversion = &spec["conversion"]["strategy"];
-    if conversion == "Webhook" {
-        let detail = "this cluster does not call conversion webhooks: use None";
-        out.push(Fault::forbidden("spec.conversion.strategy", detail));
-    } else {
-        one_of(conversion, &["None"], "spec.conversion.strategy", &mut out);
-    }
-    versions(spec, &mut out);
+    custom::conversion::faults(&spec["conversion"], &mut out);
+    versions(spec, old.map(|old| &old["spec"]), &mut out);
     if let Some(old) = old {
         for path in [["spec", "group"], ["spec", "scope"]] {
             meta::immutable(value, old, &path, &mut out);
@@ -70,7 +68,7 @@ pub(crate) fn custom_resource_definition(value: &Value, old: Option<&Value>) -> 
     out
 }
 
-fn versions(spec: &Value, out: &mut Vec<Fault>) {
+fn versions(spec: &Value, old: Option<&Value>, out: &mut Vec<Fault>) {
     let versions = list(spec, &["versions"]);
     let stored = versions.iter().filter(|one| one["storage"] == true).count();
     if stored != 1 {
@@ -94,6 +92,11 @@ fn versions(spec: &Value, out: &mut Vec<Fault>) {
             out.push(Fault::required(path, "schemas are required"));
         } else {
             custom::schema_faults(schema, &path, out);
+            // Rules that were let in once stay as they are.
+            let mut before = old.into_iter().flat_map(|old| list(old, &["versions"]));
+            if !before.any(|one| &one["schema"]["openAPIV3Schema"] == schema) {
+                custom::rule_faults(schema, &path, out);
+            }
         }
     }
 }
@@ -141,6 +144,7 @@ pub(crate) fn webhooks(value: &Value, old: Option<&Value>) -> Vec<Fault> {
                 &mut out,
             );
         }
+        conditions(hook, &path, &mut out);
         if list(hook, &["admissionReviewVersions"]).is_empty() {
             let detail = "must specify one of v1, v1beta1";
             out.push(Fault::required(
@@ -161,6 +165,34 @@ pub(crate) fn webhooks(value: &Value, old: Option<&Value>) -> Vec<Fault> {
         }
     }
     out
+}
+
+/// Faults of `matchConditions`.
+fn conditions(hook: &Value, path: &str, out: &mut Vec<Fault>) {
+    let all = list(hook, &["matchConditions"]);
+    let path = format!("{path}.matchConditions");
+    if all.len() > MOST_CONDITIONS {
+        out.push(Fault::too_many(&path, all.len(), MOST_CONDITIONS));
+        return;
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for (index, one) in all.iter().enumerate() {
+        let (name, source) = (text(one, &["name"]), text(one, &["expression"]));
+        let path = format!("{path}[{index}]");
+        if name.is_empty() {
+            out.push(Fault::required(format!("{path}.name"), ""));
+        } else if let Some(rule) = names::qualified_name(name) {
+            out.push(Fault::invalid(format!("{path}.name"), name, rule));
+        } else if !seen.insert(name) {
+            out.push(Fault::duplicate(format!("{path}.name"), name));
+        }
+        let path = format!("{path}.expression");
+        if source.trim().is_empty() {
+            out.push(Fault::required(path, ""));
+        } else if let Err(why) = condition::compiled(source) {
+            out.push(Fault::invalid(path, source, why));
+        }
+    }
 }
 
 /// Faults of a CertificateSigningRequest.

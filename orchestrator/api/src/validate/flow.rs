@@ -109,7 +109,7 @@ pub(crate) fn priority_level(value: &Value, old: Option<&Value>) -> Vec<Fault> {
             let detail = "must not be empty when type is Limited";
             out.push(Fault::required("spec.limited", detail));
         }
-        "Limited" => limited(&spec["limited"], &mut out),
+        "Limited" => limited(spec, &mut out),
         other => {
             let types = ["Exempt", "Limited"];
             out.push(Fault::not_supported("spec.type", other, &types));
@@ -118,33 +118,25 @@ pub(crate) fn priority_level(value: &Value, old: Option<&Value>) -> Vec<Fault> {
     out
 }
 
-fn limited(limited: &Value, out: &mut Vec<Fault>) {
-    let mut faults = Vec::new();
-    between(
-        limited,
-        &["nominalConcurrencyShares"],
-        0,
-        1_000_000,
-        &mut faults,
-    );
-    between(limited, &["lendablePercent"], 0, 100, &mut faults);
-    between(
-        limited,
-        &["borrowingLimitPercent"],
-        0,
-        1_000_000,
-        &mut faults,
-    );
+fn limited(spec: &Value, out: &mut Vec<Fault>) {
+    let limited = &spec["limited"];
+    for (field, most) in [
+        ("nominalConcurrencyShares", 1_000_000),
+        ("lendablePercent", 100),
+        ("borrowingLimitPercent", 1_000_000),
+    ] {
+        between(spec, &["limited", field], 0, most, out);
+    }
     let (response, path) = (&limited["limitResponse"], "spec.limited.limitResponse");
     let queuing = &response["queuing"];
     match text(response, &["type"]) {
         "Queue" => {
             let queues = number(queuing, &["queues"]).unwrap_or(0);
             let hand = number(queuing, &["handSize"]).unwrap_or(0);
-            let inner = ["limitResponse", "queuing"];
-            let of = |field| [inner[0], inner[1], field];
-            between(limited, &of("queues"), 1, MOST_QUEUES, &mut faults);
-            between(limited, &of("queueLengthLimit"), 1, 1_000_000, &mut faults);
+            for (field, most) in [("queues", MOST_QUEUES), ("queueLengthLimit", 1_000_000)] {
+                let place = ["limited", "limitResponse", "queuing", field];
+                between(spec, &place, 1, most, out);
+            }
             if hand < 1 || !can_deal(queues, hand) {
                 let detail = "must be at least 1, at most the number of queues, and small enough that hands can be \
                               told apart by 60 bits";
@@ -164,10 +156,6 @@ fn limited(limited: &Value, out: &mut Vec<Fault>) {
             let types = ["Queue", "Reject"];
             out.push(Fault::not_supported(format!("{path}.type"), other, &types));
         }
-    }
-    for mut fault in faults {
-        fault.path = fault.path.replacen("spec.", "spec.limited.", 1);
-        out.push(fault);
     }
 }
 

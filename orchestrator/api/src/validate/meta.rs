@@ -7,7 +7,10 @@ use crate::Fault;
 use crate::walk::{has, list, members, text};
 
 /// How the pods of a workload are placed.
-const PLACEMENT: &str = "waggle.dev/placement";
+/// Annotation of a pod that stands for one in a file of its node.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Annotation of a pod: whether nodes are filled up (`pack`) or the emptiest taken (`spread`).
+pub const PLACEMENT: &str = "waggle.dev/placement";
 /// All annotations together.
 const ANNOTATION_BYTES: usize = 256 * 1024;
 /// Finalizers that need no domain.

@@ -26,6 +26,8 @@ mod storage;
 mod volume;
 mod workload;
 
+pub use meta::{MIRROR, PLACEMENT};
+
 use serde_json::Value;
 
 use crate::Fault;

@@ -279,6 +279,44 @@ fn pods_are_checked() {
 }
 
 #[test]
+fn mounts_cross_for_the_privileged_only() {
+    let at = "spec.containers[0].volumeMounts[0]";
+    let mount = |more: Value, privileged: bool| {
+        let mut mount = json!({"name": "v", "mountPath": "/v"});
+        mount
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let pod = with(&pod(), "/spec/containers/0/volumeMounts/0", mount);
+        let context = json!({"privileged": privileged});
+        faults(
+            "pods",
+            with(&pod, "/spec/containers/0/securityContext", context),
+        )
+    };
+    assert_eq!(
+        mount(json!({"mountPropagation": "Bidirectional"}), true),
+        [""; 0]
+    );
+    let said = mount(json!({"mountPropagation": "Bidirectional"}), false);
+    assert!(
+        said[0].starts_with(&format!("{at}.mountPropagation: Forbidden")),
+        "{said:?}"
+    );
+    let said = mount(json!({"mountPropagation": "Both"}), true);
+    assert!(said[0].contains("Unsupported value"), "{said:?}");
+    let deep = json!({"recursiveReadOnly": "Enabled", "readOnly": true});
+    assert_eq!(mount(deep, false), [""; 0]);
+    let said = mount(json!({"recursiveReadOnly": "Enabled"}), false);
+    assert!(said[0].contains("readOnly is true"), "{said:?}");
+    let said = mount(
+        json!({"recursiveReadOnly": "IfPossible", "readOnly": true, "mountPropagation": "HostToContainer"}),
+        false,
+    );
+    assert!(said[0].contains("mountPropagation is None"), "{said:?}");
+}
+
+#[test]
 fn deployments_are_checked() {
     for (pointer, new, expect) in [
         (

@@ -231,7 +231,7 @@ fn what_extends_the_api() {
             (
                 "/spec/conversion",
                 json!({"strategy": "Webhook"}),
-                "spec.conversion.strategy",
+                "spec.conversion.webhook",
             ),
         ],
     );

@@ -52,6 +52,11 @@ impl StoreArgs {
         if self.store.is_none() {
             return Ok(known);
         }
+        if layout.server_dir().exists() && known.store != self.store {
+            bail!(
+                "the cluster {name} keeps its objects elsewhere: run `waggle dev down` before you give it another --store"
+            );
+        }
         if self.servers() < had {
             bail!(
                 "the cluster {name} has {had} servers: --servers can add to them; to have fewer, run `waggle dev down` first"
@@ -277,6 +282,14 @@ mod tests {
             fault.contains("has 2 servers") && fault.contains("dev down"),
             "{fault}"
         );
+        std::fs::create_dir_all(layout.server_dir()).unwrap();
+        assert_eq!(given.clone().or_known(&layout).unwrap(), given);
+        let elsewhere = StoreArgs {
+            store: Some("etcd=https://b".into()),
+            ..given.clone()
+        };
+        let fault = elsewhere.or_known(&layout).unwrap_err().to_string();
+        assert!(fault.contains("another --store"), "{fault}");
         let second = arguments(&layout, 7443, 2, &given);
         for word in [
             "--store",

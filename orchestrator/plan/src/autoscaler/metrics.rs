@@ -9,12 +9,12 @@ use k8s_openapi::api::autoscaling::v2::{
     ContainerResourceMetricStatus, HorizontalPodAutoscaler, MetricSpec, MetricStatus, MetricTarget,
     MetricValueStatus, ResourceMetricStatus,
 };
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use waggle_model::Quantity;
 
 use super::Target;
-use crate::{Snapshot, pod, selector};
+use crate::pod::{self, Pod};
+use crate::{Snapshot, selector};
 
 /// A change smaller than this part of what is wanted is none.
 const TOLERANCE: f64 = 0.1;
@@ -132,12 +132,7 @@ fn of_pod(source: &Source<'_>, pod: &Pod, usage: &Usage) -> (Option<i64>, i64) {
     let requests = containers
         .filter(|one| counts(&one.name))
         .filter_map(|one| {
-            let text = one
-                .resources
-                .as_ref()?
-                .requests
-                .as_ref()?
-                .get(source.resource)?;
+            let text = one.resources.requests.get(source.resource)?;
             amount(source, text)
         });
     (used, requests.sum())

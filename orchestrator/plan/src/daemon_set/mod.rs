@@ -9,15 +9,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
-use k8s_openapi::api::core::v1::Pod;
 
 use crate::deployment::part;
 use crate::history::{History, Present, REVISION_LABEL};
 use crate::ownership::json;
-use crate::snapshot::{Adopts, Kind};
+use crate::pod::{self, Pod};
+use crate::snapshot::Also;
 use crate::template::{Hand, claim, free_name, label, put};
 use crate::write::ObjectRef;
-use crate::{Ids, Plan, Scope, Snapshot, Write, pod, template};
+use crate::{Ids, Plan, Scope, Snapshot, Write, template};
 
 use nodes::Fit;
 
@@ -28,19 +28,15 @@ const GENERATION_LABEL: &str = "pod-template-generation";
 /// tight circle.
 const RETRY_SECONDS: i64 = 10;
 
-/// What this planner goes over.
-const KIND: Kind = Kind {
-    api_version: "apps/v1",
-    kind: "DaemonSet",
-    adopts: Adopts::Orphans,
-    placement: true,
-};
-
 /// Creates, removes and renews the pods of every DaemonSet and writes its status.
 pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp, ids: &mut Ids) -> Plan {
     let mut plan = Plan::default();
     let mut claimed = BTreeSet::new();
-    for set in snapshot.in_scope(scope, &snapshot.daemon_sets, KIND) {
+    for set in snapshot.in_scope(
+        scope,
+        &snapshot.daemon_sets,
+        &[Also::Orphans, Also::Placement],
+    ) {
         reconcile(snapshot, set, now, ids, &mut claimed, &mut plan);
     }
     plan

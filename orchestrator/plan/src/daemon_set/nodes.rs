@@ -1,12 +1,12 @@
 //! Which nodes a DaemonSet's pods are for, and how a pod is aimed at one.
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, PodTemplateSpec,
-    Toleration,
+    Affinity, Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, PodTemplateSpec, Toleration,
 };
 
+use crate::pod::{self, Pod};
 use crate::selector::matches_node;
-use crate::{pod, taint};
+use crate::taint;
 
 /// What is tolerated beside what the template tolerates: daemons stay where others must go.
 const TOLERATED: [(&str, &str); 6] = [
@@ -43,7 +43,7 @@ pub(super) fn fit(template: &PodTemplateSpec, node: &Node) -> Fit {
     let mut selected = spec.node_selector.iter().flatten();
     let selected =
         selected.all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));
-    let terms = required_terms(spec);
+    let terms = required_terms(spec.affinity.as_ref());
     let near = terms.is_none_or(|terms| terms.iter().any(|term| matches_node(term, name, labels)));
     if !selected || !near {
         return nowhere;
@@ -61,8 +61,8 @@ pub(super) fn fit(template: &PodTemplateSpec, node: &Node) -> Fit {
     }
 }
 
-fn required_terms(spec: &PodSpec) -> Option<&[NodeSelectorTerm]> {
-    let affinity = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+fn required_terms(affinity: Option<&Affinity>) -> Option<&[NodeSelectorTerm]> {
+    let affinity = affinity?.node_affinity.as_ref()?;
     let required = affinity
         .required_during_scheduling_ignored_during_execution
         .as_ref()?;
@@ -115,7 +115,7 @@ pub(super) fn target(pod: &Pod) -> Option<String> {
     if let Some(node) = pod::node_name(pod) {
         return Some(node.to_owned());
     }
-    let terms = required_terms(pod.spec.as_ref()?)?;
+    let terms = required_terms(pod.spec.as_ref()?.affinity.as_deref())?;
     let mut fields = terms
         .iter()
         .flat_map(|term| term.match_fields.iter().flatten());

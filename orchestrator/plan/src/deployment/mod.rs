@@ -13,30 +13,22 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::ownership::{adopted, delete, json, released};
-use crate::snapshot::{Adopts, Kind};
+use crate::ownership::{adopt, delete, json, release};
+use crate::pod::{self, Pod};
+use crate::snapshot::Also;
 use crate::write::{EventDraft, ObjectRef, Propagation};
-use crate::{Plan, Scope, Snapshot, Write, pod, selector};
+use crate::{Plan, Scope, Snapshot, Write, selector};
 
 const COMPONENT: &str = "deployment-controller";
 const DEFAULT_HISTORY: i32 = 10;
-
-/// What this planner goes over.
-const KIND: Kind = Kind {
-    api_version: "apps/v1",
-    kind: "Deployment",
-    adopts: Adopts::Orphans,
-    placement: false,
-};
 
 /// Creates, scales and removes the ReplicaSets of every Deployment and writes its status.
 pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let mut claimed = BTreeSet::new();
-    for deployment in snapshot.in_scope(scope, &snapshot.deployments, KIND) {
+    for deployment in snapshot.in_scope(scope, &snapshot.deployments, &[Also::Orphans]) {
         reconcile(snapshot, deployment, now, &mut claimed, &mut plan);
     }
     plan
@@ -222,11 +214,8 @@ fn claim<'a>(
         if fits(set) {
             sets.push(set);
         } else if set.metadata.deletion_timestamp.is_none() {
-            let metadata = released(&set.metadata, &owner.uid);
-            plan.writes.push(Write::Update(json(&ReplicaSet {
-                metadata,
-                ..ReplicaSet::clone(set)
-            })));
+            let object = pod::object("apps/v1", "ReplicaSet", &set.metadata);
+            plan.writes.push(release(object, &set.metadata, &owner.uid));
         }
     }
     for set in snapshot
@@ -237,11 +226,8 @@ fn claim<'a>(
         let free =
             pod::controller(&set.metadata).is_none() && set.metadata.deletion_timestamp.is_none();
         if free && fits(set) && claimed.insert(set.metadata.uid.clone().unwrap_or_default()) {
-            let metadata = adopted(&set.metadata, owner);
-            plan.writes.push(Write::Update(json(&ReplicaSet {
-                metadata,
-                ..ReplicaSet::clone(set)
-            })));
+            let object = pod::object("apps/v1", "ReplicaSet", &set.metadata);
+            plan.writes.push(adopt(object, &set.metadata, owner));
         }
     }
     (plan.writes.len() == before).then_some(sets)

@@ -9,44 +9,39 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::snapshot::{Adopts, Kind};
-use crate::{Plan, Scope, Snapshot, pod, selector};
+use crate::pod::{self, Pod};
+use crate::snapshot::Also;
+use crate::{Plan, Scope, Snapshot, selector};
 
 /// Label of a slice that names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Label of a slice that names who writes it.
 pub const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+/// Label on what belongs to a Service without an address.
+pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// Value of [`MANAGED_BY_LABEL`] on the slices of this controller.
 pub const MANAGER: &str = "endpointslice-controller.k8s.io";
 
 /// Slices of one kind: address type, and the ports of which every endpoint has all.
-type GroupKey = (&'static str, Ports);
+pub(crate) type GroupKey = (&'static str, Ports);
 
 /// Resolved ports: name, protocol, number, application protocol.
-type Ports = Vec<(String, String, i32, Option<String>)>;
+pub(crate) type Ports = Vec<(String, String, i32, Option<String>)>;
 
 /// Endpoints by the uid of their pod.
-type Group = BTreeMap<String, Endpoint>;
-
-/// What this planner goes over.
-const KIND: Kind = Kind {
-    api_version: "v1",
-    kind: "Service",
-    adopts: Adopts::Nothing,
-    placement: true,
-};
+pub(crate) type Group = BTreeMap<String, Endpoint>;
 
 /// Keeps the slices of every Service with a selector. The time decides nothing here.
 pub fn plan(snapshot: &Snapshot, scope: Scope, _now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     for service in snapshot
-        .in_scope(scope, &snapshot.services, KIND)
+        .in_scope(scope, &snapshot.services, &[Also::Zones])
         .into_iter()
         .filter(|one| one.metadata.deletion_timestamp.is_none())
     {
@@ -57,7 +52,10 @@ pub fn plan(snapshot: &Snapshot, scope: Scope, _now: Timestamp) -> Plan {
 }
 
 /// Every endpoint of a Service; `None` when this controller has no say in them.
-fn endpoints(snapshot: &Snapshot, service: &Service) -> Option<BTreeMap<GroupKey, Group>> {
+pub(crate) fn endpoints(
+    snapshot: &Snapshot,
+    service: &Service,
+) -> Option<BTreeMap<GroupKey, Group>> {
     let spec = service.spec.as_ref()?;
     let wanted = spec.selector.as_ref().filter(|labels| !labels.is_empty())?;
     if spec.type_.as_deref() == Some("ExternalName") {
@@ -109,9 +107,7 @@ fn endpoint(snapshot: &Snapshot, service: &Service, pod: &Pod, address: IpAddr) 
     let object = pod::reference(pod);
     let pod_spec = pod.spec.as_ref();
     let subdomain = pod_spec.and_then(|spec| spec.subdomain.as_ref());
-    let hostname = pod_spec
-        .and_then(|spec| spec.hostname.clone())
-        .filter(|name| !name.is_empty());
+    let hostname = pod.place.hostname.clone().filter(|name| !name.is_empty());
     let ready = unready_too || (serving && !terminating);
     let node = pod::node_name(pod);
     let zone = node.and_then(|node| zone(snapshot, node));
@@ -143,8 +139,16 @@ fn endpoint(snapshot: &Snapshot, service: &Service, pod: &Pod, address: IpAddr) 
 
 /// The failure zone of a node, if it says one.
 fn zone<'a>(snapshot: &'a Snapshot, node: &str) -> Option<&'a str> {
-    let labels = snapshot.nodes.get("", node)?.metadata.labels.as_ref()?;
-    let zone = labels.get("topology.kubernetes.io/zone")?;
+    zone_of(snapshot.nodes.get("", node)?)
+}
+
+/// The same, of the node itself.
+pub(crate) fn zone_of(node: &Node) -> Option<&str> {
+    let zone = node
+        .metadata
+        .labels
+        .as_ref()?
+        .get("topology.kubernetes.io/zone")?;
     (!zone.is_empty()).then_some(zone)
 }
 

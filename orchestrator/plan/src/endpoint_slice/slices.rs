@@ -8,7 +8,9 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{Group, GroupKey, MANAGED_BY_LABEL, MANAGER, SERVICE_NAME_LABEL, slice_ports};
+use super::{
+    Group, GroupKey, HEADLESS_LABEL, MANAGED_BY_LABEL, MANAGER, SERVICE_NAME_LABEL, slice_ports,
+};
 use crate::ids::{fnv32, safe_text};
 use crate::ownership::{controller_reference, delete, json};
 use crate::write::{ObjectRef, Propagation};
@@ -16,7 +18,6 @@ use crate::{Plan, Snapshot, Write, pod};
 
 /// Most endpoints in one slice.
 const ROOM: usize = 100;
-const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
 /// Makes the slices of a Service hold exactly `wanted`; `None` removes them.
 pub(super) fn reconcile(

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use waggle_model::network::{NamedPort, Protocol};
 
+use crate::pod::{Container, Pod};
 use crate::selector::Labels;
 use crate::{Snapshot, tenant};
 

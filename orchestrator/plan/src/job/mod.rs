@@ -14,15 +14,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::ownership::{delete, json};
+use crate::pod::{self, Pod};
 use crate::replica_set::count;
-use crate::snapshot::{Adopts, Kind};
+use crate::snapshot::Also;
 use crate::template::{Hand, claim};
 use crate::write::{ObjectRef, Propagation};
-use crate::{Ids, Plan, Scope, Snapshot, Write, pod};
+use crate::{Ids, Plan, Scope, Snapshot, Write};
 
 use tally::Tally;
 
@@ -38,27 +38,11 @@ const SUSPENDED: &str = "Suspended";
 const WILL_FAIL: &str = "FailureTarget";
 const WILL_SUCCEED: &str = "SuccessCriteriaMet";
 
-/// What this planner goes over.
-const KIND: Kind = Kind {
-    api_version: "batch/v1",
-    kind: "Job",
-    adopts: Adopts::Orphans,
-    placement: false,
-};
-
-/// Pods whose Job may be gone.
-const PODS: Kind = Kind {
-    api_version: "v1",
-    kind: "Pod",
-    adopts: Adopts::Nothing,
-    placement: false,
-};
-
 /// Runs the pods of every Job, counts their ends, writes its status, and removes Jobs whose time to live is over.
 pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp, ids: &mut Ids) -> Plan {
     let mut plan = Plan::default();
     let mut claimed = BTreeSet::new();
-    for job in snapshot.in_scope(scope, &snapshot.jobs, KIND) {
+    for job in snapshot.in_scope(scope, &snapshot.jobs, &[Also::Orphans]) {
         reconcile(snapshot, job, now, ids, &mut claimed, &mut plan);
     }
     release_orphans(snapshot, scope, &mut plan);
@@ -175,7 +159,7 @@ fn reconcile(
 /// Pods whose Job is gone are let go.
 fn release_orphans(snapshot: &Snapshot, scope: Scope, plan: &mut Plan) {
     for one in snapshot
-        .in_scope(scope, &snapshot.pods, PODS)
+        .in_scope(scope, &snapshot.pods, &[])
         .into_iter()
         .filter(|one| is_tracked(one))
     {

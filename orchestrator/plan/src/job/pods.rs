@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod, PodSpec,
+    self as core, Container, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec,
 };
 
 use super::tally::{Tally, has_failed};
 use super::{FINALIZER, Work, by_index};
+use crate::pod::{self, Pod};
 use crate::template::{annotation, free_name, put};
-use crate::{Ids, Plan, pod, template};
+use crate::{Ids, Plan, template};
 
 /// Most pods that one plan makes or ends for one Job.
 const BURST: usize = 500;
@@ -198,7 +199,7 @@ fn tell_index(spec: &mut PodSpec) {
     });
 }
 
-fn new_pod(work: &Work<'_>, name: String, generate_name: &str) -> Pod {
+fn new_pod(work: &Work<'_>, name: String, generate_name: &str) -> core::Pod {
     let template = work.job.spec.as_ref().map(|spec| spec.template.clone());
     let mut pod = template::pod(&work.owner, &template.unwrap_or_default(), name);
     pod.metadata.generate_name = Some(generate_name.to_owned());

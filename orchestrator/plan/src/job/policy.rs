@@ -3,9 +3,9 @@
 use k8s_openapi::api::batch::v1::{
     JobSpec, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
 };
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use super::indexes::Indexes;
+use crate::pod::{ContainerStatus, Pod};
 
 /// What a failed pod means.
 #[derive(Debug, Clone, PartialEq, Eq)]

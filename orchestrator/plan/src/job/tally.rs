@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::batch::v1::{JobStatus, UncountedTerminatedPods};
-use k8s_openapi::api::core::v1::Pod;
 
 use super::indexes::Indexes;
 use super::pods::{failures_before, index_of};
 use super::policy::{self, Verdict};
 use super::{Work, is_tracked, untrack};
+use crate::Plan;
+use crate::pod::{self, Pod};
 use crate::replica_set::{count, nonzero};
-use crate::{Plan, pod};
 
 /// What is known of a Job's pods.
 pub(super) struct Tally {

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use waggle_model::ServiceId;
 use waggle_model::network::{Endpoint, NetworkDelta, NetworkState};
 
@@ -14,6 +14,7 @@ use super::announce::{Announcers, may_announce};
 use super::{Reserved, endpoints_of, network_state, node, service};
 use crate::Snapshot;
 use crate::identity::{Naming, Registry};
+use crate::pod::Pod;
 use crate::snapshot::Touched;
 
 /// A namespace and a name in it.

@@ -15,7 +15,7 @@ const SETTINGS: Settings = Settings {
 };
 
 fn step(world: &mut World) -> Plan {
-    plan(&world.snapshot, world.now, &SETTINGS)
+    plan(&world.snapshot, Scope::EVERYTHING, world.now, &SETTINGS)
 }
 
 fn beat(world: &mut World, node: &str) {
@@ -250,4 +250,58 @@ fn conditions_and_cordons_become_taints() {
         ["node.kubernetes.io/disk-pressure", taint::UNSCHEDULABLE]
     );
     assert!(!is_deleted_pod(&world, "on-a"));
+}
+
+#[test]
+fn a_lease_that_is_renewed_to_less_than_it_said_is_looked_at() {
+    let mut world = after_silence(0, |_| ());
+    world.pass(300);
+    beat(&mut world, "a");
+    beat(&mut world, "b");
+    world.settle(step);
+    // The clock is set back, and the renewal is seen late.
+    world.pass(-300);
+    let seen = world.snapshot.position();
+    beat(&mut world, "a");
+    world.pass(13);
+    let found = plan(&world.snapshot, Scope::since(seen), world.now, &SETTINGS);
+    assert_eq!(found.writes, step(&mut world).writes);
+    assert_eq!(found.writes.len(), 1, "its node is lost");
+}
+
+#[test]
+fn what_was_not_touched_is_not_looked_at_before_its_time() {
+    let nodes = ["a1", "a2", "a3"];
+    let mut world = after_partition(&nodes, &[], 1);
+    let part =
+        |world: &World, seen| plan(&world.snapshot, Scope::since(seen), world.now, &SETTINGS);
+    let seen = world.snapshot.position();
+    beat(&mut world, "a1");
+    let quiet = part(&world, seen);
+    assert_eq!(
+        (quiet.writes.len(), quiet.again_after),
+        (0, None),
+        "no lease is looked at"
+    );
+    world.edit("Pod", "shop", "on-a1", |pod| {
+        pod["status"]["conditions"][1]["reason"] = json!(NODE_LOST);
+        pod["status"]["conditions"][1]["status"] = json!("False");
+    });
+    assert_eq!(part(&world, seen).writes.len(), 1, "the pod is ready again");
+    world.settle(step);
+    // A condition of one node says how fast another is given up.
+    let nodes = ["a1", "a2", "a3", "a4", "a5", "b1"];
+    let mut world = after_partition(&nodes, &["a1", "a2", "a3"], 60);
+    assert_eq!(evicted(&world, &nodes), [""; 0]);
+    let seen = world.snapshot.position();
+    assert_eq!(part(&world, seen).writes, []);
+    for name in ["a6", "a7"] {
+        let mut value = crate::world::node(name, "4", "4Gi");
+        value["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("a");
+        world.put(value);
+        beat(&mut world, name);
+    }
+    let given_up = part(&world, seen);
+    assert_eq!(given_up.writes, step(&mut world).writes);
+    assert_eq!(given_up.writes.len(), 1, "one of the silent nodes");
 }

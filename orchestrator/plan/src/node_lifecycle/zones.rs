@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Taint};
 
-use super::{Settings, condition, due, ready};
+use super::{Settings, condition};
+use crate::snapshot::{ZoneNodes, place};
 use crate::{Plan, Snapshot, taint};
 
 /// Silent nodes of a zone below which nothing is said of the zone.
@@ -18,9 +19,9 @@ enum State {
     /// Enough of it.
     Normal,
     /// Too little of it.
-    Partial,
+    PartialDisruption,
     /// Nothing.
-    Full,
+    FullDisruption,
 }
 
 /// The nodes of one region and zone.
@@ -34,14 +35,42 @@ struct Zone<'a> {
     waiting: BTreeSet<(Option<Timestamp>, &'a str)>,
 }
 
-impl Zone<'_> {
+impl<'a> Zone<'a> {
+    fn of(snapshot: &'a Snapshot, nodes: &ZoneNodes, given_up: &mut BTreeSet<&'a str>) -> Self {
+        let mut zone = Self {
+            ready: nodes.count - nodes.unready.len(),
+            ..Self::default()
+        };
+        let unready = nodes.unready.iter();
+        for node in unready.filter_map(|name| snapshot.nodes.get("", name)) {
+            zone.add_silent(node, given_up);
+        }
+        zone
+    }
+
+    fn add_silent(&mut self, node: &'a Node, given_up: &mut BTreeSet<&'a str>) {
+        self.silent += 1;
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        match since_given_up(node) {
+            Some(since) => {
+                self.last = self.last.max(since);
+                given_up.insert(name);
+            }
+            None => {
+                let row = condition(node, "Ready");
+                let since = row.and_then(|row| row.last_transition_time.as_ref());
+                self.waiting.insert((since.map(|time| time.0), name));
+            }
+        }
+    }
+
     fn state(&self, settings: &Settings) -> State {
         // Counts of nodes are far below what a float holds exactly.
         let part = self.silent as f64 / (self.ready + self.silent) as f64;
         if self.ready == 0 && self.silent > 0 {
-            State::Full
+            State::FullDisruption
         } else if self.silent > FEW && part >= settings.unhealthy_zone_threshold {
-            State::Partial
+            State::PartialDisruption
         } else {
             State::Normal
         }
@@ -51,9 +80,9 @@ impl Zone<'_> {
     fn pause(&self, settings: &Settings) -> Option<SignedDuration> {
         let large = self.ready + self.silent > settings.large_cluster_size_threshold;
         let rate = match self.state(settings) {
-            State::Normal | State::Full => settings.node_eviction_rate,
-            State::Partial if large => settings.secondary_node_eviction_rate,
-            State::Partial => 0.0,
+            State::Normal | State::FullDisruption => settings.node_eviction_rate,
+            State::PartialDisruption if large => settings.secondary_node_eviction_rate,
+            State::PartialDisruption => 0.0,
         };
         (rate > 0.0).then(|| SignedDuration::try_from_secs_f64(1.0 / rate).ok())?
     }
@@ -66,34 +95,24 @@ pub(super) struct Zones<'a> {
 }
 
 impl<'a> Zones<'a> {
-    /// Looks at all nodes; `plan` is asked to come back when the next may be given up.
+    /// Looks at the nodes that are not ready, and at the `lost` ones that are not known to be silent yet; `plan` is asked
+    /// to come back when the next may be given up.
     pub(super) fn new(
         snapshot: &'a Snapshot,
+        lost: impl Iterator<Item = &'a Node>,
         now: Timestamp,
         settings: &Settings,
         plan: &mut Plan,
     ) -> Self {
-        let mut zones: BTreeMap<(&str, &str), Zone<'a>> = BTreeMap::new();
         let mut given_up = BTreeSet::new();
-        let nodes = snapshot.nodes.iter();
-        for node in nodes.filter(|node| node.metadata.deletion_timestamp.is_none()) {
-            let name = node.metadata.name.as_deref().unwrap_or_default();
-            let zone = zones.entry(place(node)).or_default();
-            if ready(node) == Some("True") && due(snapshot, node, settings) >= now {
-                zone.ready += 1;
-                continue;
-            }
-            zone.silent += 1;
-            match since_given_up(node) {
-                Some(since) => {
-                    zone.last = zone.last.max(since);
-                    given_up.insert(name);
-                }
-                None => {
-                    let row = condition(node, "Ready");
-                    let since = row.and_then(|row| row.last_transition_time.as_ref());
-                    zone.waiting.insert((since.map(|time| time.0), name));
-                }
+        let counted = snapshot.zones().iter();
+        let mut zones: BTreeMap<_, Zone<'a>> = counted
+            .map(|(place, zone)| (place.clone(), Zone::of(snapshot, zone, &mut given_up)))
+            .collect();
+        for node in lost {
+            if let Some(zone) = zones.get_mut(&place(node)) {
+                zone.ready -= 1;
+                zone.add_silent(node, &mut given_up);
             }
         }
         let nobody_reports = zones.values().all(|zone| zone.ready == 0);
@@ -130,20 +149,6 @@ impl<'a> Zones<'a> {
         let name = node.metadata.name.as_deref().unwrap_or_default();
         self.given_up.contains(name)
     }
-}
-
-/// Region and zone of a node; empty where it says none.
-fn place(node: &Node) -> (&str, &str) {
-    let label = |key: &str| {
-        let labels = node.metadata.labels.as_ref();
-        labels
-            .and_then(|labels| labels.get(key))
-            .map_or("", String::as_str)
-    };
-    (
-        label("topology.kubernetes.io/region"),
-        label("topology.kubernetes.io/zone"),
-    )
 }
 
 /// When this controller gave the node up, if it did.

@@ -171,7 +171,7 @@ fn two_sets_never_adopt_one_pod() {
     assert_eq!(
         plan.writes
             .iter()
-            .filter(|write| matches!(write, Write::Update(_)))
+            .filter(|write| matches!(write, Write::Patch { .. }))
             .count(),
         1
     );

@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 
 use super::class::{Class, ClassKey};
 use super::cluster::Cluster;
@@ -13,8 +12,9 @@ use super::plugin::Plugin;
 use super::queue::Hints;
 use super::{Refusal, bind, displace, preempt, reason, refuse, score};
 use crate::ownership::json;
+use crate::pod::Pod;
 use crate::resources::Amounts;
-use crate::{Plan, Snapshot, Write};
+use crate::{Plan, Snapshot, Write, pod};
 
 /// So many nodes that fit are compared at least, if there are as many.
 const ENOUGH_NODES: usize = 100;
@@ -36,7 +36,7 @@ pub(super) struct Batch<'a> {
     /// Classes that may be of one template; a pod belongs to the first whose template is its own.
     by_key: HashMap<ClassKey, Vec<usize>>,
     /// Pods that go for more important ones, by uid.
-    doomed: BTreeSet<String>,
+    pub(super) doomed: BTreeSet<String>,
     /// Where the next search begins, so that searches which end early don't crowd the first nodes.
     pub(super) start: usize,
     settings: &'a Settings,
@@ -151,7 +151,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Keeps room for a pod on the node that was promised to it, until those who leave it are gone.
-    fn keep_promise(&mut self, pod: &'a Arc<Pod>) {
+    pub(super) fn keep_promise(&mut self, pod: &'a Arc<Pod>) {
         let Some(node) = preempt::nominated(pod).and_then(|name| self.cluster.index_named(name))
         else {
             return;
@@ -277,6 +277,17 @@ impl<'a> Batch<'a> {
         {
             class.notice(pod, node, change, &self.cluster);
         }
+    }
+
+    /// Takes note everywhere that the pod of this class that is on this node already is not there. One that is to end was
+    /// counted as what it takes of the node only.
+    pub(super) fn leave(&mut self, index: usize, node: usize) {
+        let class = &self.classes[index];
+        if pod::is_active(class.pod) {
+            return self.shift(index, node, -1);
+        }
+        let (requests, usual, ports) = (class.requests.clone(), class.usual, class.ports.clone());
+        self.cluster.nodes[node].untake(&requests, usual, &ports);
     }
 
     /// Why the pod found no node, as the cluster is after the whole batch.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{NodeAffinity, Pod, PodSpec, Taint};
+use k8s_openapi::api::core::v1::{NodeAffinity, Taint};
 
 use super::cluster::{Cluster, HostPort, NodeState, are_free, host_ports, repels, uses};
 use super::config::{Fit, PLACEMENT, Profile};
@@ -12,10 +12,11 @@ use super::queue::Hints;
 use super::reason::Reason;
 use super::score;
 use super::topology::{Spread, Terms, attracts};
+use crate::pod::{self, Pod, PodSpec};
 use crate::resources::{self, Amounts};
 use crate::selector::matches_node;
 use crate::storage::{ClaimFault, PodClaims, claims_of};
-use crate::{pod, taint};
+use crate::taint;
 
 /// A cheap first comparison of templates: namespace, owner and labels.
 #[derive(PartialEq, Eq, Hash)]
@@ -149,6 +150,10 @@ impl<'a> Class<'a> {
             let annotations = pod.metadata.annotations.as_ref();
             annotations.and_then(|all| all.get(PLACEMENT)).cloned()
         };
+        if Arc::ptr_eq(own, other) {
+            return placement(self.pod) == placement(whole)
+                && claims_of(self.pod).eq(claims_of(whole));
+        }
         own.node_selector == other.node_selector
             && own.scheduler_name == other.scheduler_name
             && placement(self.pod) == placement(whole)

@@ -4,13 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use k8s_openapi::api::core::v1::{Node, Taint};
 
 use super::topology::attracts;
+use crate::pod::{self, Pod};
 use crate::resources::{self, Amounts};
 use crate::selector::Labels;
 use crate::storage::claims_of;
-use crate::{Snapshot, pod, taint};
+use crate::{Snapshot, taint};
 
 /// A host port: protocol, port, address.
 pub(crate) type HostPort = (String, i32, String);

@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::NAME;
 use super::plugin::Plugin;
-use k8s_openapi::api::core::v1::{Pod, TopologySpreadConstraint};
+use crate::pod::Pod;
+use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 pub use read::ConfigError;
-
-/// Annotation of a pod: `pack` fills nodes up before others are begun, `spread` takes the emptiest.
-pub const PLACEMENT: &str = "waggle.dev/placement";
+pub use waggle_api::PLACEMENT;
 
 /// Seconds of the first and the longest pause of a pod that fits nowhere.
 const BACKOFF: (i64, i64) = (1, 10);
@@ -44,8 +43,8 @@ impl Settings {
     /// Seconds after which a pod that was tried so many times may be tried again.
     pub(super) fn backoff(&self, times: u32) -> i64 {
         let (first, longest) = self.backoff;
-        let doubled = 1i64.checked_shl(times.saturating_sub(1)).unwrap_or(longest);
-        first.saturating_mul(doubled.max(1)).min(longest)
+        let doubled = 2i64.saturating_pow(times.saturating_sub(1));
+        first.saturating_mul(doubled).min(longest)
     }
 
     /// The first profile.
@@ -177,5 +176,17 @@ impl Default for Fit {
             kind: FitKind::Emptiest,
             resources: vec![("cpu".to_owned(), 1), ("memory".to_owned(), 1)],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let settings = Settings::default();
+        let pauses = [1, 2, 4, 5, 63, 64, 65, u32::MAX].map(|times| settings.backoff(times));
+        assert_eq!(pauses, [1, 2, 8, 10, 10, 10, 10, 10]);
     }
 }

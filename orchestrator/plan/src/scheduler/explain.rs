@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 
 use super::batch::Batch;
 use super::config::Settings;
-use super::score;
-use crate::ownership::json;
+use super::{gang, score};
+use crate::Snapshot;
+use crate::pod::{self, Pod};
 use crate::resources::Amounts;
-use crate::snapshot::SnapshotError;
-use crate::{Snapshot, pod};
 
 /// What a scheduler would do with a pod now, were it not bound yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -29,8 +27,38 @@ pub struct Explanation {
     /// Why it waits, as it was told last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// The gang that it runs together with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gang: Option<GangExplanation>,
     /// Every node, the best first, those that don't fit last.
     pub nodes: Vec<NodeExplanation>,
+}
+
+/// What is said of a gang.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GangExplanation {
+    /// Name of its PodGroup.
+    pub name: String,
+    /// How many of its pods must run together.
+    pub min_count: usize,
+    /// How many have a node.
+    pub bound: usize,
+    /// How many of those that wait fit now, all at once.
+    pub fitting: usize,
+    /// Those that wait, in the order in which they are placed.
+    pub members: Vec<Seat>,
+}
+
+/// Where a member of a gang would be, were all of them placed now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seat {
+    /// Its name.
+    pub pod: String,
+    /// Its node; none when it fits nowhere beside the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// What is said of one node.
@@ -54,18 +82,13 @@ pub struct NodeExplanation {
 }
 
 /// Explains a pod; `None` when there is no such pod. One that is another scheduler's has no nodes.
-///
-/// # Errors
-/// [`SnapshotError`] when the pod can't be looked at as if it were not bound.
 pub fn explain(
     snapshot: &Snapshot,
     settings: &Settings,
     namespace: &str,
     name: &str,
-) -> Result<Option<Explanation>, SnapshotError> {
-    let Some(found) = snapshot.pods.get(namespace, name) else {
-        return Ok(None);
-    };
+) -> Option<Explanation> {
+    let found = snapshot.pods.get(namespace, name)?;
     let mut answer = Explanation {
         scheduler: scheduler_of(found),
         bound: pod::node_name(found).map(str::to_owned),
@@ -73,23 +96,40 @@ pub fn explain(
         message: pod::condition(found, "PodScheduled")
             .filter(|one| one.status == "False")
             .and_then(|one| one.message.clone()),
+        gang: gang_of(snapshot, settings, found),
         nodes: Vec::new(),
     };
-    if answer.bound.is_none() {
-        fill(&mut answer, snapshot, settings, found);
-        return Ok(Some(answer));
-    }
-    // What it takes of its node must not stand in its own way.
-    let mut free = snapshot.clone();
-    let mut value = json(found.as_ref());
-    if let Some(spec) = value["spec"].as_object_mut() {
-        spec.remove("nodeName");
-    }
-    free.upsert(&value)?;
-    if let Some(found) = free.pods.get(namespace, name) {
-        fill(&mut answer, &free, settings, found);
-    }
-    Ok(Some(answer))
+    fill(&mut answer, snapshot, settings, found);
+    Some(answer)
+}
+
+/// Explains the gang of a pod.
+fn gang_of(snapshot: &Snapshot, settings: &Settings, pod: &Pod) -> Option<GangExplanation> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let name = gang::group_of(pod)?;
+    let min_count = gang::least(snapshot.pod_groups.get(namespace, name)?)?;
+    let waiting = snapshot.unbound_pods().filter(|one| {
+        let same = one.metadata.namespace.as_deref() == Some(namespace);
+        same && pod::is_active(one) && gang::group_of(one) == Some(name)
+    });
+    let waiting = waiting.filter(|one| settings.profile_of(one).is_some());
+    let waiting: Vec<&Arc<Pod>> = super::in_order(waiting.collect());
+    let mut batch = Batch::new(snapshot, settings);
+    let members = waiting.into_iter().map(|one| {
+        let place = batch.place(one);
+        Seat {
+            pod: one.metadata.name.clone().unwrap_or_default(),
+            node: place.map(|(_, node)| batch.cluster.nodes[node].name.to_owned()),
+        }
+    });
+    let members: Vec<Seat> = members.collect();
+    Some(GangExplanation {
+        name: name.to_owned(),
+        min_count,
+        bound: gang::bound(snapshot, namespace, name),
+        fitting: members.iter().filter(|one| one.node.is_some()).count(),
+        members,
+    })
 }
 
 fn scheduler_of(pod: &Pod) -> String {
@@ -112,6 +152,14 @@ fn fill<'a>(
     }
     let mut batch = Batch::new(snapshot, settings);
     let index = batch.class_of(pod);
+    // What it takes of its node must not stand in its own way.
+    if let Some(node) = batch
+        .cluster
+        .index_of(pod)
+        .filter(|_| !pod::is_terminated(pod))
+    {
+        batch.leave(index, node);
+    }
     batch.classes[index].prepare();
     let (cluster, class) = (&batch.cluster, &batch.classes[index]);
     let (mut fitting, mut rows) = (Vec::new(), Vec::new());

@@ -1,20 +1,22 @@
 //! Gangs: pods of a PodGroup (scheduling.k8s.io/v1beta1) whose policy is `gang` are bound together, in one write, once
-//! `minCount` of them fit at once. A gang that does not fit holds nothing, so two of them never wait for each other. Its
-//! members displace nobody.
+//! `minCount` of them fit at once. A gang that does not fit holds nothing, so two of them never wait for each other. Less
+//! important pods go for it when that makes room for enough members, and nobody goes otherwise.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::scheduling::v1beta1::{PodGroup, PodGroupStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::batch::Batch;
-use super::bind;
+use super::cluster::host_ports;
+use super::preempt::{self, Choice};
 use super::queue::Hints;
+use super::{bind, displace};
 use crate::ownership::json;
-use crate::{Plan, Snapshot, Write, pod};
+use crate::pod::{self, Pod};
+use crate::{Plan, Snapshot, Write};
 
 /// Condition of a PodGroup that had enough of its pods bound once.
 const SCHEDULED: &str = "PodGroupInitiallyScheduled";
@@ -35,8 +37,30 @@ pub(super) struct Gang<'a> {
     pub(super) refusal: (String, Hints),
 }
 
+impl Gang<'_> {
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        self.group.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Whether less important pods are on their way out for it already.
+    pub(super) fn is_under_way(&self, snapshot: &Snapshot) -> bool {
+        let mut members = self.members.iter();
+        members.any(|pod| preempt::is_under_way(snapshot, pod))
+    }
+}
+
+/// A member of a gang, as a preemption places it.
+struct Seat<'a> {
+    pod: &'a Arc<Pod>,
+    class: usize,
+    node: usize,
+    /// Who goes for it.
+    victims: Vec<&'a Arc<Pod>>,
+}
+
 /// The group that a pod belongs to.
-pub(super) fn group_of(pod: &Pod) -> Option<&str> {
+pub(crate) fn group_of(pod: &Pod) -> Option<&str> {
     let group = pod.spec.as_ref()?.scheduling_group.as_ref()?;
     group.pod_group_name.as_deref()
 }
@@ -48,7 +72,7 @@ pub(super) fn key_of(pod: &Pod) -> (&str, &str) {
 }
 
 /// How many pods of a gang are to run together; `None` for a group whose pods are placed one by one.
-fn least(group: &PodGroup) -> Option<usize> {
+pub(crate) fn least(group: &PodGroup) -> Option<usize> {
     let policy = &group.spec.scheduling_policy;
     policy
         .gang
@@ -57,7 +81,7 @@ fn least(group: &PodGroup) -> Option<usize> {
 }
 
 /// Active pods of a group that have nodes.
-fn bound(snapshot: &Snapshot, namespace: &str, group: &str) -> usize {
+pub(crate) fn bound(snapshot: &Snapshot, namespace: &str, group: &str) -> usize {
     let pods = snapshot.pods.in_namespace(namespace);
     let members = pods.filter(|one| group_of(one) == Some(group) && pod::is_active(one));
     members.filter(|one| pod::node_name(one).is_some()).count()
@@ -99,7 +123,7 @@ pub(super) fn units<'a>(
     }
     units.retain(|unit| match unit {
         Unit::Gang(gang) if gang.members.len() < gang.needed => {
-            let name = gang.group.metadata.name.as_deref().unwrap_or_default();
+            let name = gang.name();
             let why = format!("waiting for minCount pods from a gang {name:?} to appear");
             held.extend(gang.members.iter().map(|pod| (*pod, why.clone())));
             false
@@ -128,7 +152,7 @@ impl<'a> Batch<'a> {
         }
         if let Some(pod) = left.first() {
             let index = self.class_of(pod);
-            let name = gang.group.metadata.name.as_deref().unwrap_or_default();
+            let name = gang.name();
             let (mut message, hints) = self.reasons(index);
             if placed.len() < gang.needed {
                 let (fit, needed) = (placed.len(), gang.needed);
@@ -153,6 +177,97 @@ impl<'a> Batch<'a> {
         self.bind_gang(gang, &placed, now, plan);
         (gang.members, gang.needed) = (left, 0);
         !gang.members.is_empty()
+    }
+
+    /// Keeps room for the members where it was promised to them, until those who leave are gone.
+    pub(super) fn keep_promises(&mut self, gang: &Gang<'a>) {
+        for &pod in &gang.members {
+            self.keep_promise(pod);
+        }
+    }
+
+    /// Ends less important pods where that makes room for as many members as must run together; answers where each of
+    /// these is to be, or why nobody goes. Those who would go for one member on one node are chosen as for a single pod,
+    /// and members that fit without come first.
+    pub(super) fn preempt_gang(
+        &mut self,
+        gang: &Gang<'a>,
+        now: Timestamp,
+        plan: &mut Plan,
+    ) -> Result<Vec<(&'a Arc<Pod>, String)>, String> {
+        if gang.members.iter().any(|pod| preempt::is_polite(pod)) {
+            return Err("not eligible due to preemptionPolicy=Never.".to_owned());
+        }
+        let refused: Vec<bool> = self.classes.iter().map(|class| class.refused).collect();
+        let (start, volumes) = (self.start, self.cluster.volumes_taken.clone());
+        let doomed = self.doomed.clone();
+        let mut seats = Vec::new();
+        let outcome = self.seat(gang, &mut seats);
+        if let Err(why) = outcome {
+            for seat in seats.into_iter().rev() {
+                self.shift(seat.class, seat.node, -1);
+                let (freed, usual) = preempt::together(&seat.victims);
+                let victims = seat.victims.iter();
+                let ports: Vec<_> = victims.flat_map(|victim| host_ports(victim)).collect();
+                self.cluster.nodes[seat.node].take(&freed, usual, &ports);
+            }
+            for (index, class) in self.classes.iter_mut().enumerate() {
+                class.refused = refused.get(index).copied().unwrap_or(false);
+            }
+            (self.start, self.cluster.volumes_taken) = (start, volumes);
+            self.doomed = doomed;
+            return Err(why);
+        }
+        let promises = seats.into_iter().map(|seat| {
+            let node = self.cluster.nodes[seat.node].name;
+            for victim in seat.victims {
+                displace(victim, seat.pod, node, now, plan);
+            }
+            (seat.pod, node.to_owned())
+        });
+        Ok(promises.collect())
+    }
+
+    /// Seats as many members as must run together, whoever has to go for it; why not, when that is not possible.
+    fn seat(&mut self, gang: &Gang<'a>, seats: &mut Vec<Seat<'a>>) -> Result<(), String> {
+        let own = gang.members.iter().map(|pod| preempt::priority(pod)).min();
+        let own = own.unwrap_or(0);
+        let mut left = Vec::new();
+        for &pod in &gang.members {
+            match self.place(pod) {
+                Some((class, node)) => seats.push(Seat {
+                    pod,
+                    class,
+                    node,
+                    victims: Vec::new(),
+                }),
+                None => left.push(pod),
+            }
+        }
+        for pod in left {
+            if seats.len() >= gang.needed {
+                break;
+            }
+            let class = self.class_of(pod);
+            if !self.classes[class].profile.preempts() {
+                return Err("not asked for by the scheduler's profile.".to_owned());
+            }
+            self.classes[class].prepare();
+            let chosen = preempt::choose(&self.cluster, &self.classes[class], own, &self.doomed);
+            let Choice { node, victims } = chosen?;
+            let (freed, usual) = preempt::together(&victims);
+            self.cluster.nodes[node].give_back(&freed, usual);
+            let uids = victims.iter().filter_map(|one| one.metadata.uid.clone());
+            self.doomed.extend(uids);
+            self.shift(class, node, 1);
+            seats.push(Seat {
+                pod,
+                class,
+                node,
+                victims,
+            });
+        }
+        Ok(())
     }
 
     /// Binds them, unless one still waits for its volumes: then all do.

@@ -18,7 +18,7 @@ mod tests;
 mod topology;
 
 pub use config::{ConfigError, PLACEMENT, Profile, Settings};
-pub use explain::{Explanation, NodeExplanation, explain};
+pub use explain::{Explanation, GangExplanation, NodeExplanation, Seat, explain};
 pub use plugin::Plugin;
 pub use queue::Queue;
 
@@ -27,18 +27,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::PodCondition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
 
 use crate::ownership::delete;
-use crate::ownership::json;
+use crate::pod::{self, Pod};
 use crate::write::{EventDraft, Propagation};
-use crate::{Plan, Snapshot, Write, pod};
+use crate::{Plan, Snapshot, Write};
 
 use batch::{Batch, Settled};
 
 pub(crate) use cluster::{Demand, is_ready};
 use gang::Unit;
+pub(crate) use gang::{bound, group_of, least};
 use queue::Hints;
 
 /// The value of `spec.schedulerName` that this scheduler answers to; an absent one too.
@@ -69,7 +71,14 @@ pub fn plan(snapshot: &Snapshot, settings: &Settings, queue: &mut Queue, now: Ti
     loop {
         let before = left.len();
         left.retain_mut(|unit| match unit {
-            Unit::Gang(gang) => batch.place_gang(gang, now, &mut plan),
+            Unit::Gang(gang) => {
+                let waits = batch.place_gang(gang, now, &mut plan);
+                let promised = waits && gang.is_under_way(snapshot);
+                if promised {
+                    batch.keep_promises(gang);
+                }
+                waits && !promised
+            }
             Unit::One(pod) => match batch.settle(pod, &mut plan) {
                 Settled::Placed => false,
                 Settled::Promised => {
@@ -86,30 +95,43 @@ pub fn plan(snapshot: &Snapshot, settings: &Settings, queue: &mut Queue, now: Ti
     }
     let mut refusals: Vec<_> = held
         .into_iter()
-        .map(|(pod, why)| (pod, why, Hints::GANG))
+        .map(|(pod, why)| (pod, why, Hints::GANG, None))
         .collect();
+    let mut homeless = Vec::new();
     for unit in left {
         match unit {
             Unit::One(pod) => promised.push(pod),
             // Once more, so that what is said is true of the cluster as it is after all.
             Unit::Gang(mut gang) => {
                 if batch.place_gang(&mut gang, now, &mut plan) {
-                    let (why, hints) = gang.refusal;
-                    let members = gang.members.into_iter();
-                    refusals.extend(members.map(|pod| (pod, why.clone(), hints)));
+                    homeless.push(gang);
                 }
             }
+        }
+    }
+    // Only now: nobody may be bound to what a victim has yet to leave.
+    for gang in homeless {
+        let made = batch.preempt_gang(&gang, now, &mut plan);
+        let (mut why, hints) = gang.refusal;
+        if let Err(cause) = &made {
+            why.push_str(&format!(" preemption: {cause}"));
+        }
+        let promises = made.unwrap_or_default();
+        for pod in gang.members {
+            let promise = promises.iter().find(|(one, _)| Arc::ptr_eq(one, pod));
+            let promise = promise.map(|(_, node)| node.clone());
+            refusals.push((pod, why.clone(), hints, promise));
         }
     }
     for pod in promised {
         let hints = batch.refuse(pod, now, &mut plan);
         queue.failed(pod, hints, snapshot, now);
     }
-    for (pod, message, hints) in refusals {
+    for (pod, message, hints, promise) in refusals {
         let verdict = Refusal {
             reason: "Unschedulable",
             message,
-            promise: None,
+            promise,
         };
         refuse(pod, verdict, now, &mut plan);
         queue.failed(pod, hints, snapshot, now);
@@ -118,7 +140,7 @@ pub fn plan(snapshot: &Snapshot, settings: &Settings, queue: &mut Queue, now: Ti
     plan
 }
 
-/// Pods without a node that this scheduler is asked to place: the most important first, then the oldest.
+/// Pods without a node that this scheduler is asked to place, in order.
 fn waiting<'a>(
     snapshot: &'a Snapshot,
     settings: &Settings,
@@ -147,13 +169,14 @@ fn waiting<'a>(
             pods.push(pod);
         }
     }
+    in_order(pods)
+}
+
+/// The most important first, then the oldest.
+fn in_order(mut pods: Vec<&Arc<Pod>>) -> Vec<&Arc<Pod>> {
     pods.sort_by_cached_key(|pod| {
-        let priority = pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.priority)
-            .unwrap_or(0);
-        (Reverse(priority), pod.metadata.creation_timestamp.clone())
+        let created = pod.metadata.creation_timestamp.clone();
+        (Reverse(preempt::priority(pod)), created)
     });
     pods
 }
@@ -214,16 +237,9 @@ fn refuse(pod: &Pod, refusal: Refusal, now: Timestamp, plan: &mut Plan) {
         last_transition_time: Some(since.unwrap_or(Time(now))),
         ..PodCondition::default()
     };
-    let mut status: PodStatus = pod.status.clone().unwrap_or_default();
-    status.phase.get_or_insert_with(|| "Pending".to_owned());
-    status.nominated_node_name = promise;
-    let rows = status.conditions.get_or_insert_default();
-    rows.retain(|one| one.type_ != "PodScheduled");
-    rows.push(condition);
-    plan.writes.push(Write::UpdateStatus(json(&Pod {
-        status: Some(status),
-        ..pod.clone()
-    })));
+    let status =
+        json!({"nominatedNodeName": promise, "conditions": with_condition(pod, condition)});
+    plan.writes.push(pod::patch(pod, json!({"status": status})));
     if reason == "Unschedulable" {
         let object = pod::reference(pod);
         plan.events.push(EventDraft {
@@ -236,13 +252,20 @@ fn refuse(pod: &Pod, refusal: Refusal, now: Timestamp, plan: &mut Plan) {
     }
 }
 
+/// A pod's conditions with one of them anew.
+fn with_condition(pod: &Pod, condition: PodCondition) -> Vec<PodCondition> {
+    let before = pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    let others = before.filter(|one| one.type_ != condition.type_).cloned();
+    others.chain([condition.clone()]).collect()
+}
+
 /// Ends a pod for a more important one: marked as disrupted, so that its owner knows why, then deleted.
 fn displace(victim: &Pod, by: &Pod, node: &str, now: Timestamp, plan: &mut Plan) {
     let uid = by.metadata.uid.as_deref().unwrap_or_default();
-    let mut status: PodStatus = victim.status.clone().unwrap_or_default();
-    let rows = status.conditions.get_or_insert_default();
-    rows.retain(|one| one.type_ != "DisruptionTarget");
-    rows.push(PodCondition {
+    let condition = PodCondition {
         type_: "DisruptionTarget".to_owned(),
         status: "True".to_owned(),
         reason: Some("PreemptionByScheduler".to_owned()),
@@ -251,11 +274,10 @@ fn displace(victim: &Pod, by: &Pod, node: &str, now: Timestamp, plan: &mut Plan)
         )),
         last_transition_time: Some(Time(now)),
         ..PodCondition::default()
-    });
-    plan.writes.push(Write::UpdateStatus(json(&Pod {
-        status: Some(status),
-        ..victim.clone()
-    })));
+    };
+    let status = json!({"conditions": with_condition(victim, condition)});
+    plan.writes
+        .push(pod::patch(victim, json!({"status": status})));
     let object = pod::reference(victim);
     plan.events.push(EventDraft {
         object: object.clone(),

@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use super::class::Class;
 use super::cluster::{Cluster, host_ports};
 use super::reason;
+use crate::pod::{self, Pod};
 use crate::resources::{self, Amounts};
-use crate::{Snapshot, pod, selector};
+use crate::{Snapshot, selector};
 
 /// So many nodes are compared at most, beyond a tenth of all.
 const MOST_CANDIDATES: usize = 100;

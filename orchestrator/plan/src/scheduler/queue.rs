@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
 
 use super::config::Settings;
 use super::plugin::Plugin;
 use super::preempt;
+use crate::pod::Pod;
 use crate::snapshot::Stirs;
 use crate::{Plan, Snapshot};
 

@@ -1,12 +1,11 @@
 //! The comparison of nodes that fit: how full they are, evenly used, fewer pods of the same kind, what the pod prefers.
 //! Each score is 0 to 100; what each counts for is the profile's.
 
-use k8s_openapi::api::core::v1::Pod;
-
 use super::class::Class;
 use super::cluster::{Cluster, NodeState};
 use super::config::{Fit, FitKind};
 use super::plugin::Plugin;
+use crate::pod::Pod;
 
 const MAX: i64 = 100;
 

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Affinity, Pod, PodAffinityTerm, TopologySpreadConstraint};
+use k8s_openapi::api::core::v1::{Affinity, PodAffinityTerm, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::cluster::{Cluster, NOWHERE, Topology};
 use super::config::Profile;
 use super::reason::Reason;
+use crate::Snapshot;
+use crate::pod::{self, Pod};
 use crate::selector::{self, Labels};
-use crate::{Snapshot, pod};
 
 /// One topology spread constraint of a class.
 pub(super) struct Spread {
@@ -506,7 +507,7 @@ impl Terms {
 }
 
 fn pod_affinity(pod: &Pod) -> Option<&Affinity> {
-    pod.spec.as_ref()?.affinity.as_ref()
+    pod.spec.as_ref()?.affinity.as_deref()
 }
 
 fn affinity(pod: &Pod) -> &[PodAffinityTerm] {

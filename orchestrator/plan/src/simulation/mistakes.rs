@@ -70,6 +70,7 @@ fn a_surge_beyond_the_bound_is_noticed() {
 #[test]
 fn pods_too_many_are_noticed() {
     check("replica-set", create_twice);
+    check("replication-controller", create_twice);
     check("daemon-set", create_twice);
 }
 
@@ -99,7 +100,14 @@ fn a_run_that_was_not_is_noticed() {
 
 #[test]
 fn planners_that_do_nothing_are_noticed() {
-    for planner in ["garbage", "endpoint-slice", "stateful-set"] {
+    for planner in [
+        "garbage",
+        "endpoint-slice",
+        "stateful-set",
+        "replication-controller",
+        "service-account",
+        "cron-job",
+    ] {
         check(planner, |plan| plan.writes.clear());
     }
 }

@@ -30,7 +30,7 @@ use workload::{NODES, Order};
 /// Steps under faults.
 const STEPS: usize = 1500;
 /// Seeds that an ordinary test run takes.
-const SEEDS: u64 = 32;
+const SEEDS: u64 = 400;
 /// Rounds in which a cluster without faults must come to rest.
 const ROUNDS: usize = 600;
 /// Servers that may lead.

@@ -7,25 +7,34 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::node::{Assigned, Told};
-use crate::ownership::json;
 use crate::pod_addresses::{Pool, addresses};
 use crate::scheduler::Queue;
 use crate::snapshot::Meta;
 use crate::world::{Change, World};
 use crate::{Attention, Ids, Plan, Scope, Snapshot, Write, node_lifecycle, pod};
+use serde_json::json;
 
 type Planner = fn(&mut Server, Scope, Timestamp, i64) -> Plan;
 
 /// In the order in which a server asks them.
-pub(super) const PLANNERS: [(&str, Planner); 12] = [
+pub(super) const PLANNERS: [(&str, Planner); 16] = [
+    ("service-account", |one, scope, now, _| {
+        crate::service_account::plan(&one.view, scope, "", now)
+    }),
     ("garbage", |one, scope, now, _| {
         crate::garbage::plan(&one.view, scope, now)
+    }),
+    ("cron-job", |one, scope, now, _| {
+        crate::cron_job::plan(&one.view, scope, now)
     }),
     ("deployment", |one, scope, now, _| {
         crate::deployment::plan(&one.view, scope, now)
     }),
     ("replica-set", |one, scope, now, _| {
         crate::replica_set::plan(&one.view, scope, now, &mut one.ids)
+    }),
+    ("replication-controller", |one, scope, now, _| {
+        crate::replication_controller::plan(&one.view, scope, now, &mut one.ids)
     }),
     ("stateful-set", |one, scope, now, _| {
         crate::stateful_set::plan(&one.view, scope, now)
@@ -47,6 +56,9 @@ pub(super) const PLANNERS: [(&str, Planner); 12] = [
     }),
     ("endpoint-slice", |one, scope, now, _| {
         crate::endpoint_slice::plan(&one.view, scope, now)
+    }),
+    ("endpoints", |one, scope, now, _| {
+        crate::endpoints::plan(&one.view, scope, now)
     }),
     ("node-lifecycle", Server::node_lifecycle),
     ("pod-gc", |one, scope, now, _| {
@@ -138,7 +150,7 @@ impl Server {
 
     pub(super) fn ask(&mut self, planner: usize, truth: Timestamp, elapsed: i64) -> Plan {
         let now = self.now(truth);
-        let kinds = ["Deployment", "ReplicaSet"];
+        let kinds = ["Deployment", "ReplicaSet", "ReplicationController"];
         self.decided = kinds
             .map(|kind| (kind.to_owned(), self.seen_of(kind)))
             .into();
@@ -158,6 +170,15 @@ impl Server {
         );
         self.ids = after;
         attention.answered(&plan, clock);
+        if let Some(seconds) = whole.again_after {
+            let wanted = clock + Duration::from_secs(seconds.max(1));
+            let due = attention.due();
+            assert!(
+                due.is_some_and(|due| due <= wanted),
+                "{}: asked again at {due:?}, and everything at {wanted:?}",
+                PLANNERS[planner].0
+            );
+        }
         self.attention[planner] = attention;
         plan
     }
@@ -169,13 +190,16 @@ impl Server {
     }
 
     /// Nodes are not judged before their heartbeats could come in.
-    fn node_lifecycle(&mut self, _scope: Scope, now: Timestamp, elapsed: i64) -> Plan {
+    fn node_lifecycle(&mut self, scope: Scope, now: Timestamp, elapsed: i64) -> Plan {
         let settings = node_lifecycle::Settings::default();
         let patience = i64::try_from(settings.grace_seconds).unwrap_or(i64::MAX);
         if elapsed - self.since < patience {
-            return Plan::default();
+            return Plan {
+                again_after: Some(1),
+                ..Plan::default()
+            };
         }
-        node_lifecycle::plan(&self.view, now, &settings)
+        node_lifecycle::plan(&self.view, scope, now, &settings)
     }
 
     /// Takes in history up to `until`; with `torn`, of some kinds only, so that the view shows no single moment.
@@ -218,11 +242,10 @@ impl Server {
             found.refused[0].1
         );
         for (pod, ips) in found.new {
-            let mut value = json(pod.as_ref());
             let ips: Vec<String> = ips.iter().map(|one| one.to_string()).collect();
-            value["status"]["podIP"] = ips[0].as_str().into();
-            value["status"]["podIPs"] = serde_json::json!([{ "ip": ips[0] }]);
-            self.flight.push_back(Write::UpdateStatus(value));
+            let status = json!({"podIP": ips[0], "podIPs": [{ "ip": ips[0] }]});
+            self.flight
+                .push_back(pod::patch(&pod, json!({ "status": status })));
         }
     }
 
@@ -257,6 +280,9 @@ pub(super) fn shown(write: &Write) -> String {
         Write::Create(value) => format!("create {}", named(value)),
         Write::Update(value) => format!("update {} {}", named(value), value["spec"]["replicas"]),
         Write::UpdateStatus(value) => format!("status of {}", named(value)),
+        Write::Patch { object, patch, .. } => {
+            format!("patch {} {}: {patch}", object.kind, object.name)
+        }
         Write::Gang(binds) => {
             let binds: Vec<String> = binds.iter().map(shown).collect();
             format!("together: {}", binds.join(", "))

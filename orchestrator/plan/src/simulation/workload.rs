@@ -16,6 +16,11 @@ pub(super) const GANGS: [&str; 2] = ["blue", "red"];
 /// Pods of a gang that run together.
 pub(super) const GANG_SIZE: u64 = 3;
 
+/// Size of the ReplicationController in the end.
+pub(super) const OLD: u64 = 2;
+/// Jobs of the CronJob that are kept after they succeeded, and after they failed.
+pub(super) const KEPT_RUNS: usize = 2;
+
 /// Something that a client wants.
 #[derive(Debug, Clone)]
 pub(super) enum Order {
@@ -25,6 +30,8 @@ pub(super) enum Order {
     /// The Deployment goes, or is made when it is not there.
     ComeOrGo(&'static str),
     Cordon(&'static str, bool),
+    /// The CronJob begins nothing, or goes on.
+    Suspend(bool),
     /// Somebody takes the label away by which a pod is found.
     Estrange(usize),
 }
@@ -32,7 +39,7 @@ pub(super) enum Order {
 impl Order {
     pub(super) fn any(chance: &mut Ids) -> Self {
         let mut pick = |count: u64| usize::try_from(chance.number() % count).unwrap_or(0);
-        match pick(13) {
+        match pick(15) {
             0..=2 => Self::Size("Deployment", "web", "replicas", pick(7)),
             3 => Self::Size("Deployment", "api", "replicas", pick(5)),
             4 => Self::Size("StatefulSet", "db", "replicas", pick(4)),
@@ -42,6 +49,8 @@ impl Order {
             9 => Self::ComeOrGo("api"),
             10 => Self::Cordon(NODES[pick(4)], pick(2) == 0),
             11 => Self::Size("ReplicaSet", GANGS[pick(2)], "replicas", 3 * pick(2)),
+            12 => Self::Size("ReplicationController", "old", "replicas", pick(4)),
+            13 => Self::Suspend(pick(2) == 0),
             _ => Self::Estrange(pick(20)),
         }
     }
@@ -72,6 +81,9 @@ impl Order {
             },
             Self::Cordon(name, yes) => world.edit("Node", "", name, |one| {
                 one["spec"]["unschedulable"] = json!(yes);
+            }),
+            Self::Suspend(yes) => world.edit("CronJob", NAMESPACE, "tick", |one| {
+                one["spec"]["suspend"] = json!(yes);
             }),
             Self::Estrange(index) => {
                 let pods = world.all("Pod");
@@ -118,6 +130,11 @@ pub(super) fn put(world: &mut World) {
         world.put(value);
     }
     world.put(job());
+    world.put(cron_job());
+    world.put(
+        json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "old", "namespace": NAMESPACE},
+        "spec": {"replicas": OLD, "selector": {"app": "old"}, "template": template("old")}}),
+    );
     for name in GANGS {
         world.put(
             json!({"apiVersion": "scheduling.k8s.io/v1beta1", "kind": "PodGroup",
@@ -163,6 +180,16 @@ fn job() -> Value {
             "selector": {"matchLabels": {"app": "sum"}}, "template": template}})
 }
 
+fn cron_job() -> Value {
+    let mut template = template("tick");
+    template["spec"]["restartPolicy"] = json!("Never");
+    json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "tick", "namespace": NAMESPACE},
+        "spec": {"schedule": "* * * * *", "concurrencyPolicy": "Forbid", "successfulJobsHistoryLimit": KEPT_RUNS,
+            "failedJobsHistoryLimit": KEPT_RUNS, "jobTemplate": {"spec": {"completions": 1, "parallelism": 1,
+                "backoffLimit": 1, "completionMode": "NonIndexed",
+                "selector": {"matchLabels": {"app": "tick"}}, "template": template}}}})
+}
+
 /// What clients want in the end.
 pub(super) fn last_orders(world: &mut World) {
     world.edit("StatefulSet", NAMESPACE, "db", |one| {
@@ -171,6 +198,10 @@ pub(super) fn last_orders(world: &mut World) {
     world.edit("Job", NAMESPACE, "sum", |one| {
         one["spec"]["parallelism"] = json!(2)
     });
+    world.edit("ReplicationController", NAMESPACE, "old", |one| {
+        one["spec"]["replicas"] = json!(OLD);
+    });
+    Order::Suspend(true).obey(world);
     for name in GANGS {
         world.edit("ReplicaSet", NAMESPACE, name, |one| {
             one["spec"]["replicas"] = json!(GANG_SIZE)

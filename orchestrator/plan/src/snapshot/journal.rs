@@ -33,6 +33,8 @@ pub enum Touched {
     Kinds,
     /// Which nodes there are, or what they are to pods: labels, taints, resources, conditions.
     Placement,
+    /// Which nodes there are in which zone.
+    Zones,
     /// Something of this namespace that nobody controls, and whoever selects it may adopt.
     Orphan(String),
     /// The object itself, something that it owns or selects, the addresses of a node's pods, or its owner's coming and going.

@@ -4,9 +4,11 @@
 mod journal;
 mod meta;
 mod scope;
+mod specs;
 mod stirs;
 mod table;
 mod touch;
+mod zones;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, ReplicationController,
     ResourceQuota, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -36,13 +38,14 @@ use serde_json::Value;
 use journal::Journal;
 pub use journal::{ObjectKey, Touched};
 pub use meta::{Meta, Owner};
+pub(crate) use scope::Also;
 pub use scope::Scope;
-pub(crate) use scope::{Adopts, Kind};
-use stirs::Before;
+use specs::Specs;
 pub use stirs::Stirs;
 pub use table::Table;
+pub(crate) use zones::{ZoneNodes, Zones, place};
 
-use crate::pod;
+use crate::pod::{self, Pod};
 use crate::scheduler::Demand;
 use crate::selector::Labels;
 use crate::tenant::Tenant;
@@ -96,6 +99,8 @@ pub struct Snapshot {
     pub persistent_volume_claims: Table<PersistentVolumeClaim>,
     /// storage.k8s.io/v1.
     pub storage_classes: Table<StorageClass>,
+    /// core/v1.
+    pub endpoints: Table<Endpoints>,
     /// discovery.k8s.io/v1.
     pub endpoint_slices: Table<EndpointSlice>,
     /// apps/v1.
@@ -136,6 +141,7 @@ pub struct Snapshot {
     dependents: HashMap<String, BTreeSet<MetaKey>>,
     covered: BTreeSet<KindKey>,
     pods_by_owner: HashMap<String, PodGroup>,
+    specs: Specs,
     pods_by_node: HashMap<String, BTreeMap<(String, String), Bound>>,
     unbound: PodGroup,
     deleted: PodGroup,
@@ -143,6 +149,7 @@ pub struct Snapshot {
     slices_by_service: HashMap<(String, String), BTreeMap<String, Arc<EndpointSlice>>>,
     pods_by_label: HashMap<String, LabelGroups>,
     selecting: HashMap<String, Selecting>,
+    zones: Zones,
     journal: Journal,
     stirs: Stirs,
 }
@@ -197,12 +204,11 @@ impl Snapshot {
     /// [`SnapshotError`] when a kind that planners read does not decode; the snapshot then keeps the version it had.
     pub fn upsert(&mut self, value: &Value) -> Result<(), SnapshotError> {
         let meta = Meta::of(value);
-        let object = &meta.object;
-        let of =
-            |snapshot: &Self| Before::of(snapshot, &object.kind, &object.namespace, &object.name);
-        let before = of(self);
         match (meta.object.api_version.as_str(), meta.object.kind.as_str()) {
-            ("v1", "Pod") => self.put_pod(&meta, decode(value, &meta)?),
+            ("v1", "Pod") => self.put_pod(
+                &meta,
+                Pod::of(value).map_err(|cause| refused(&meta, cause))?,
+            ),
             ("v1", "Node") => self.put_node(&meta, decode(value, &meta)?),
             ("v1", "Service") => self.put_service(&meta, decode(value, &meta)?),
             ("v1", "ResourceQuota") => {
@@ -222,6 +228,7 @@ impl Snapshot {
             ("storage.k8s.io/v1", "StorageClass") => {
                 drop(put(&mut self.storage_classes, &meta, decode(value, &meta)?))
             }
+            ("v1", "Endpoints") => drop(put(&mut self.endpoints, &meta, decode(value, &meta)?)),
             ("discovery.k8s.io/v1", "EndpointSlice") => {
                 self.put_slice(&meta, decode(value, &meta)?)
             }
@@ -260,9 +267,7 @@ impl Snapshot {
             ("scheduling.k8s.io/v1beta1", "PodGroup") => {
                 drop(put(&mut self.pod_groups, &meta, decode(value, &meta)?))
             }
-            ("coordination.k8s.io/v1", "Lease") => {
-                drop(put(&mut self.leases, &meta, decode(value, &meta)?))
-            }
+            ("coordination.k8s.io/v1", "Lease") => self.put_lease(&meta, decode(value, &meta)?),
             ("networking.k8s.io/v1", "NetworkPolicy") => drop(put(
                 &mut self.network_policies,
                 &meta,
@@ -281,15 +286,13 @@ impl Snapshot {
             }
             _ => {}
         }
-        let after = of(self);
-        self.stirs.count(before, &meta.object.kind, after);
+        self.stirs.other(&meta.object.kind);
         self.put_meta(meta);
         Ok(())
     }
 
     /// Forgets an object.
     pub fn remove(&mut self, api_version: &str, kind: &str, namespace: &str, name: &str) {
-        let before = Before::of(self, kind, namespace, name);
         match (api_version, kind) {
             ("v1", "Pod") => self.drop_pod(namespace, name),
             ("v1", "Node") => self.drop_node(name),
@@ -303,6 +306,7 @@ impl Snapshot {
             ("storage.k8s.io/v1", "StorageClass") => {
                 drop(self.storage_classes.remove(namespace, name))
             }
+            ("v1", "Endpoints") => drop(self.endpoints.remove(namespace, name)),
             ("discovery.k8s.io/v1", "EndpointSlice") => self.drop_slice(namespace, name),
             ("apps/v1", "Deployment") => drop(self.deployments.remove(namespace, name)),
             ("apps/v1", "ReplicaSet") => self.drop_set(namespace, name),
@@ -338,8 +342,7 @@ impl Snapshot {
             ("waggle.dev/v1", "Tenant") => drop(self.tenants.remove(namespace, name)),
             _ => {}
         }
-        let after = Before::of(self, kind, namespace, name);
-        self.stirs.count(before, kind, after);
+        self.stirs.other(kind);
         self.drop_meta(&meta_key(api_version, kind, namespace, name));
     }
 
@@ -411,6 +414,11 @@ impl Snapshot {
         self.pods_by_node.keys().map(String::as_str)
     }
 
+    /// Nodes by region and zone.
+    pub(crate) fn zones(&self) -> &Zones {
+        &self.zones
+    }
+
     /// ReplicaSets whose controller has this uid, by name.
     pub fn replica_sets_of(&self, owner_uid: &str) -> impl Iterator<Item = &Arc<ReplicaSet>> {
         self.sets_by_owner
@@ -470,10 +478,12 @@ impl Snapshot {
         keys.filter_map(|key| self.metas.get(key))
     }
 
-    fn put_pod(&mut self, meta: &Meta, pod: Pod) {
+    fn put_pod(&mut self, meta: &Meta, mut pod: Pod) {
         let (namespace, name) = (&meta.object.namespace, &meta.object.name);
         let before = self.take_pod(namespace, name);
         self.note_pod(before.as_deref(), Some(&pod));
+        self.stirs.pod(before.as_deref(), Some(&pod));
+        self.specs.share(&mut pod);
         let pod = Arc::new(pod);
         let key = (namespace.clone(), name.clone());
         if pod::is_deleted(&pod) {
@@ -506,6 +516,7 @@ impl Snapshot {
     fn drop_pod(&mut self, namespace: &str, name: &str) {
         let before = self.take_pod(namespace, name);
         self.note_pod(before.as_deref(), None);
+        self.stirs.pod(before.as_deref(), None);
     }
 
     /// Takes a pod out of every index.
@@ -514,6 +525,9 @@ impl Snapshot {
         let key = (namespace.to_owned(), name.to_owned());
         if let Some(owner) = pod::controller(&pod.metadata) {
             take(&mut self.pods_by_owner, &owner.uid, &key);
+            if !self.pods_by_owner.contains_key(&owner.uid) {
+                self.specs.forget(&owner.uid);
+            }
         }
         self.deleted.remove(&key);
         match pod::node_name(&pod) {
@@ -604,15 +618,18 @@ fn decode<T>(value: &Value, meta: &Meta) -> Result<T, SnapshotError>
 where
     T: DeserializeOwned + Metadata<Ty = ObjectMeta>,
 {
-    let decoded = T::deserialize(value).map_err(|cause| SnapshotError {
+    let mut object = T::deserialize(value).map_err(|cause| refused(meta, cause))?;
+    object.metadata_mut().managed_fields = None;
+    Ok(object)
+}
+
+fn refused(meta: &Meta, cause: serde_json::Error) -> SnapshotError {
+    SnapshotError {
         kind: meta.object.kind.clone(),
         namespace: meta.object.namespace.clone(),
         name: meta.object.name.clone(),
         cause,
-    });
-    let mut object = decoded?;
-    object.metadata_mut().managed_fields = None;
-    Ok(object)
+    }
 }
 
 fn put<T>(table: &mut Table<T>, meta: &Meta, object: T) -> Arc<T> {
@@ -644,6 +661,28 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sign_of_life_touches_nothing() {
+        let mut snapshot = Snapshot::default();
+        let node = serde_json::json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "uid": "n"}});
+        snapshot.upsert(&node).unwrap();
+        let lease = |moment: &str| {
+            serde_json::json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "spec": {"renewTime": moment},
+                "metadata": {"name": "n", "namespace": "kube-node-lease", "uid": "l",
+                    "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "n"}]}})
+        };
+        snapshot
+            .upsert(&lease("2026-01-01T00:00:00.000000Z"))
+            .unwrap();
+        let seen = snapshot.position();
+        snapshot
+            .upsert(&lease("2026-01-01T00:00:10.000000Z"))
+            .unwrap();
+        assert_eq!(snapshot.position(), seen);
+        snapshot.remove("coordination.k8s.io/v1", "Lease", "kube-node-lease", "n");
+        assert!(snapshot.position() > seen);
+    }
 
     #[test]
     fn who_owns_which_field_is_not_kept() {

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use k8s_openapi::Resource;
+
 use super::journal::Touched;
 use super::meta::Meta;
 use super::table::Table;
@@ -13,21 +15,15 @@ use super::{ObjectKey, Snapshot};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scope(Option<u64>);
 
-/// A kind whose objects a planner goes over.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Kind {
-    pub(crate) api_version: &'static str,
-    pub(crate) kind: &'static str,
-    pub(crate) adopts: Adopts,
-    /// Where pods may run matters to it.
-    pub(crate) placement: bool,
-}
-
-/// Whether objects of a kind look for what nobody owns.
+/// What objects of a kind hang on beside what touches themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Adopts {
-    Nothing,
+pub(crate) enum Also {
+    /// What nobody controls in their namespace: they may adopt it.
     Orphans,
+    /// What nodes are to pods.
+    Placement,
+    /// Where nodes are.
+    Zones,
 }
 
 impl Scope {
@@ -49,11 +45,11 @@ impl Snapshot {
     }
 
     /// Objects of one kind that a planner looks at, by namespace and name.
-    pub(crate) fn in_scope<'a, T>(
+    pub(crate) fn in_scope<'a, T: Resource>(
         &'a self,
         scope: Scope,
         table: &'a Table<T>,
-        kind: Kind,
+        also: &[Also],
     ) -> Vec<&'a Arc<T>> {
         let Some(rows) = self.rows(scope) else {
             return table.iter().collect();
@@ -61,13 +57,16 @@ impl Snapshot {
         let (mut named, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
         for row in rows {
             match row {
-                Touched::Object(key) if key.is(kind.api_version, kind.kind) => {
+                Touched::Object(key) if key.is(T::API_VERSION, T::KIND) => {
                     named.insert((key.namespace.as_str(), key.name.as_str()));
                 }
-                Touched::Orphan(namespace) if kind.adopts == Adopts::Orphans => {
+                Touched::Orphan(namespace) if also.contains(&Also::Orphans) => {
                     namespaces.insert(namespace.as_str());
                 }
-                Touched::Placement if kind.placement => return table.iter().collect(),
+                Touched::Placement if also.contains(&Also::Placement) => {
+                    return table.iter().collect();
+                }
+                Touched::Zones if also.contains(&Also::Zones) => return table.iter().collect(),
                 _ => {}
             }
         }
@@ -79,6 +78,17 @@ impl Snapshot {
         found
             .filter_map(|(namespace, name)| table.get(namespace, name))
             .collect()
+    }
+
+    /// Whether it is everything that a planner looks at.
+    pub(crate) fn is_whole(&self, scope: Scope) -> bool {
+        self.rows(scope).is_none()
+    }
+
+    /// Whether what nodes are to pods was touched.
+    pub(crate) fn is_placement_in(&self, scope: Scope) -> bool {
+        self.rows(scope)
+            .is_none_or(|mut rows| rows.any(|row| *row == Touched::Placement))
     }
 
     /// Metadata of the objects that a planner looks at.

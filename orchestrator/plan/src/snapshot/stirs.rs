@@ -1,12 +1,9 @@
 //! Counts of what happens in a cluster that may help a pod which fits nowhere, so that its scheduler knows without looking
 //! whether to try again. Which filter is helped by what is the scheduler's.
 
-use std::sync::Arc;
+use k8s_openapi::api::core::v1::Node;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-
-use super::Snapshot;
-use crate::pod;
+use crate::pod::{self, Pod};
 use crate::scheduler::is_ready;
 
 /// How often each sort of thing has happened.
@@ -32,43 +29,19 @@ pub struct Stirs {
     pub namespaces: u64,
 }
 
-/// What a pod or node was before a change.
-pub(super) enum Before {
-    Pod(Option<Arc<Pod>>),
-    Node(Option<Arc<Node>>),
-    Other,
-}
-
-impl Before {
-    pub(super) fn of(snapshot: &Snapshot, kind: &str, namespace: &str, name: &str) -> Self {
-        match kind {
-            "Pod" => Self::Pod(snapshot.pods.get(namespace, name).cloned()),
-            "Node" => Self::Node(snapshot.nodes.get(namespace, name).cloned()),
-            _ => Self::Other,
-        }
-    }
-}
-
 impl Stirs {
-    /// Counts a change of an object of this kind.
-    pub(super) fn count(&mut self, before: Before, kind: &str, after: Before) {
-        match (before, after) {
-            (Before::Pod(before), Before::Pod(after)) => {
-                self.pod(before.as_deref(), after.as_deref());
-            }
-            (Before::Node(before), Before::Node(after)) => {
-                self.node(before.as_deref(), after.as_deref());
-            }
-            _ => match kind {
-                "PersistentVolume" | "PersistentVolumeClaim" | "StorageClass" => self.storage += 1,
-                "PodGroup" => self.groups += 1,
-                "Namespace" => self.namespaces += 1,
-                _ => {}
-            },
+    /// Counts a change of an object of this kind; those of pods and nodes are told apart by what they were.
+    pub(super) fn other(&mut self, kind: &str) {
+        match kind {
+            "PersistentVolume" | "PersistentVolumeClaim" | "StorageClass" => self.storage += 1,
+            "PodGroup" => self.groups += 1,
+            "Namespace" => self.namespaces += 1,
+            _ => {}
         }
     }
 
-    fn pod(&mut self, before: Option<&Pod>, after: Option<&Pod>) {
+    /// Counts a change of a pod.
+    pub(super) fn pod(&mut self, before: Option<&Pod>, after: Option<&Pod>) {
         let there = |one: &&Pod| pod::node_name(one).is_some() && !pod::is_terminated(one);
         match (before.filter(there), after.filter(there)) {
             (Some(_), None) => self.left += 1,
@@ -83,7 +56,8 @@ impl Stirs {
         self.arrived += u64::from(before.is_none() && after.is_some_and(|one| !there(&one)));
     }
 
-    fn node(&mut self, before: Option<&Node>, after: Option<&Node>) {
+    /// Counts a change of a node.
+    pub(super) fn node(&mut self, before: Option<&Node>, after: Option<&Node>) {
         let (Some(before), Some(after)) = (before, after) else {
             self.nodes += 1;
             self.joined += u64::from(after.is_some());

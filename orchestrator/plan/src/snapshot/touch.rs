@@ -4,22 +4,20 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Service};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Service};
 
 use super::journal::{ObjectKey, Touched};
 use super::meta::Meta;
 use super::{MetaKey, Snapshot, meta_key, put, take};
-use crate::{pod, selector};
+use crate::endpoint_slice::zone_of;
+use crate::pod::{self, Pod};
+use crate::selector;
 
 /// Owners of owners that are followed; nobody makes chains as long as that.
 const GENERATIONS: usize = 8;
-
-/// Kinds, but for pods and ReplicaSets, of which unowned objects matter to controllers.
-const ADOPTABLE: [(&str, &str); 2] = [
-    ("apps/v1", "ControllerRevision"),
-    ("v1", "PersistentVolumeClaim"),
-];
 
 impl Snapshot {
     /// Where its changes stand now.
@@ -73,6 +71,10 @@ impl Snapshot {
 
     /// Notes a change from `before` to `after`.
     fn note_object(&mut self, key: &MetaKey, before: Option<&Meta>, after: Option<&Meta>) {
+        // A sign of life: its node, which owns it, is what it was.
+        if key.is("coordination.k8s.io/v1", "Lease") && before == after {
+            return;
+        }
         self.journal.note(Touched::Object(Arc::clone(key)));
         let both = || before.into_iter().chain(after);
         let mut owners: Vec<&str> = both()
@@ -96,21 +98,11 @@ impl Snapshot {
             }
             young = old;
         }
-        let state = |meta: Option<&Meta>| meta.map(|meta| (meta.deleted, meta.finalizers.clone()));
-        let uid = |meta: Option<&Meta>| meta.map(|meta| meta.object.uid.clone());
-        if state(before) != state(after) || uid(before) != uid(after) {
+        if standing(before) != standing(after) {
             for meta in both() {
                 let owned = self.dependents.get(&meta.object.uid).into_iter().flatten();
                 owned.for_each(|key| self.journal.note(Touched::Object(Arc::clone(key))));
             }
-        }
-        if ADOPTABLE
-            .iter()
-            .any(|(version, kind)| key.is(version, kind))
-            && (both().any(|meta| !meta.owners.iter().any(|owner| owner.controller)))
-        {
-            let namespace = key.namespace.clone();
-            self.journal.note(Touched::Orphan(namespace));
         }
     }
 
@@ -209,19 +201,51 @@ impl Snapshot {
         }
     }
 
+    /// One that is renewed touches nothing, unless the clock was set back: then it runs out sooner than it said.
+    pub(super) fn put_lease(&mut self, meta: &Meta, lease: Lease) {
+        let (namespace, name) = (&meta.object.namespace, &meta.object.name);
+        let renewed = |lease: &Lease| Some(lease.spec.as_ref()?.renew_time.as_ref()?.0);
+        let before = self.leases.get(namespace, name);
+        if before.is_some_and(|before| renewed(&lease) < renewed(before)) {
+            let key = meta_key("coordination.k8s.io/v1", "Lease", namespace, name);
+            self.journal.note(Touched::Object(Arc::new(key)));
+        }
+        put(&mut self.leases, meta, lease);
+    }
+
     pub(super) fn put_node(&mut self, meta: &Meta, node: Node) {
         let before = self.nodes.get("", &meta.object.name);
+        if before.is_none_or(|before| zone_of(before) != zone_of(&node)) {
+            self.journal.note(Touched::Zones);
+        }
         if before.is_none_or(|before| !is_same_to_pods(before, &node)) {
             self.journal.note(Touched::Placement);
         }
+        self.stirs.node(before.map(AsRef::as_ref), Some(&node));
+        before.inspect(|before| self.zones.take(before));
+        self.zones.add(&node);
         put(&mut self.nodes, meta, node);
     }
 
     pub(super) fn drop_node(&mut self, name: &str) {
-        if self.nodes.remove("", name).is_some() {
+        if let Some(node) = self.nodes.remove("", name) {
+            self.zones.take(&node);
+            self.stirs.node(Some(&node), None);
+            self.journal.note(Touched::Zones);
             self.journal.note(Touched::Placement);
         }
     }
+}
+
+/// What of an object matters to what it owns.
+fn standing(meta: Option<&Meta>) -> Option<(&str, Option<Timestamp>, &[String])> {
+    meta.map(|meta| {
+        (
+            meta.object.uid.as_str(),
+            meta.deleted,
+            meta.finalizers.as_slice(),
+        )
+    })
 }
 
 /// The objects with these uids, as far as they are there.

@@ -2,12 +2,13 @@
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
+    self as core, PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, PodTemplateSpec, Volume,
 };
 use serde_json::Value;
 
 use crate::history::REVISION_LABEL;
 use crate::ownership::json;
+use crate::pod::Pod;
 use crate::template::put;
 use crate::write::ObjectRef;
 use crate::{Snapshot, template};
@@ -30,7 +31,7 @@ pub(super) fn pod(
     ordinal: i32,
     revision: &str,
     template: &PodTemplateSpec,
-) -> Pod {
+) -> core::Pod {
     let name = format!("{}-{ordinal}", owner.name);
     let mut pod = template::pod(owner, template, name.clone());
     let labels = &mut pod.metadata.labels;

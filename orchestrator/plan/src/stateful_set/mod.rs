@@ -10,33 +10,25 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
-use k8s_openapi::api::core::v1::Pod;
 
 use crate::deployment::part;
 use crate::history::{History, Present, REVISION_LABEL};
 use crate::ownership::json;
+use crate::pod::{self, Pod};
 use crate::replica_set::nonzero;
-use crate::snapshot::{Adopts, Kind};
+use crate::snapshot::Also;
 use crate::template::{Hand, claim, label};
 use crate::write::ObjectRef;
-use crate::{Plan, Scope, Snapshot, Write, pod};
+use crate::{Plan, Scope, Snapshot, Write};
 
 const COMPONENT: &str = "statefulset-controller";
 const DEFAULT_HISTORY: i32 = 10;
-
-/// What this planner goes over.
-const KIND: Kind = Kind {
-    api_version: "apps/v1",
-    kind: "StatefulSet",
-    adopts: Adopts::Orphans,
-    placement: false,
-};
 
 /// Creates, removes and renews the pods of every StatefulSet and writes its status.
 pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let mut claimed = BTreeSet::new();
-    for set in snapshot.in_scope(scope, &snapshot.stateful_sets, KIND) {
+    for set in snapshot.in_scope(scope, &snapshot.stateful_sets, &[Also::Orphans]) {
         reconcile(snapshot, set, now, &mut claimed, &mut plan);
     }
     plan

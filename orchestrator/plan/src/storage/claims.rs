@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use waggle_model::Quantity;
 
 use crate::Snapshot;
+use crate::pod::Pod;
 use crate::selector::{Labels, matches, matches_node};
 
 /// The provisioner that every cluster has: a folder of a node's own.
@@ -17,10 +18,7 @@ const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 
 /// Names of the claims that a pod mounts.
 pub fn claims_of(pod: &Pod) -> impl Iterator<Item = &str> {
-    let volumes = pod
-        .spec
-        .iter()
-        .flat_map(|spec| spec.volumes.iter().flatten());
+    let volumes = pod.place.volumes.iter().flatten();
     volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.as_str()))
 }
 

@@ -24,7 +24,7 @@ use crate::frame::MAX_FDS;
 use crate::limits;
 use crate::protocol::{Body, CreateJob, Fault, Job, JobBind, JobResult, NamespaceKind};
 use crate::spec::{
-    ContainerKey, ContainerPhase, ContainerSpec, ContainerState, ResourceSpec, Sandbox,
+    ContainerKey, ContainerPhase, ContainerSpec, ContainerState, MountSpec, ResourceSpec, Sandbox,
 };
 use crate::sys;
 
@@ -246,24 +246,23 @@ impl Core {
             true => PathBuf::from("/dev/shm"),
             false => self.folders.sandbox(&spec.pod).join("shm"),
         };
-        let own = (shm.as_path(), "/dev/shm", (false, false));
-        let asked = spec.mounts.iter().filter_map(|m| {
-            let how = (m.read_only, m.receives_mounts);
-            Some((m.source.as_deref()?, m.target.as_str(), how))
-        });
-        for (source, target, (read_only, slave)) in std::iter::once(own).chain(asked) {
+        let own = MountSpec {
+            source: Some(shm),
+            target: "/dev/shm".to_owned(),
+            ..MountSpec::default()
+        };
+        for mount in std::iter::once(&own).chain(&spec.mounts) {
+            let Some(source) = &mount.source else {
+                continue;
+            };
             let failed = |e: io::Error| {
-                Fault::new(
-                    FaultKind::Invalid,
-                    format!("mount {} at {target}: {e}", source.display()),
-                )
+                let text = format!("mount {} at {}: {e}", source.display(), mount.target);
+                Fault::new(FaultKind::Invalid, text)
             };
             let folder = fs::metadata(source).map_err(failed)?.is_dir();
             fds.push(sys::open_tree(source).map_err(failed)?);
             binds.push(JobBind {
-                target: target.to_owned(),
-                read_only,
-                slave,
+                mount: mount.clone(),
                 folder,
             });
         }

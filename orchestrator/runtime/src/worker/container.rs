@@ -1,7 +1,7 @@
 //! Creates and starts a container with libcontainer: overlay and volumes are mounted here, in the worker's own mount
 //! namespace, just long enough for the container to take its copy.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::{
-    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespaceType, LinuxSeccomp,
+    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespaceType,
 };
 use libcontainer::syscall::syscall::SyscallType;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 
+use super::confinement::Confinement;
 use super::program::Program;
 use super::terminal::Console;
 use super::{Outcome, Worker};
@@ -29,11 +30,13 @@ use crate::sys;
 impl Worker {
     pub(super) fn create(&self, job: &CreateJob, fds: Vec<OwnedFd>) -> Outcome {
         self.make_cgroup(job)?;
+        let confinement = self.confine_first(&job.spec, &job.dir)?;
         self.in_child(&job.cgroup, |last| {
             let mut scene = Scene {
+                stage: self.setup.hide.clone(),
                 mounted: Vec::new(),
             };
-            let outcome = self.create_on(&mut scene, job, fds, last);
+            let outcome = self.create_on(&mut scene, job, fds, confinement, last);
             scene.clear();
             outcome
         })
@@ -57,6 +60,7 @@ impl Worker {
         scene: &mut Scene,
         job: &CreateJob,
         fds: Vec<OwnedFd>,
+        confinement: Confinement,
         last: Option<RawFd>,
     ) -> Outcome {
         let mut fds = fds.into_iter();
@@ -76,15 +80,10 @@ impl Worker {
             binds,
             cgroup: job.cgroup.clone(),
             make_cgroup: self.cgroups.is_v2(),
-            available: available_capabilities()?,
+            has_all: confinement.remaining.is_some(),
+            available: confinement.available,
             oom_score_adj: self.set_oom_score_adj(job.spec.oom_score_adj),
             open_files: self.setup.open_files,
-            seccomp: job
-                .spec
-                .seccomp_profile
-                .as_deref()
-                .map(profile)
-                .transpose()?,
             devices: if job.spec.privileged {
                 host_devices()
             } else {
@@ -97,7 +96,11 @@ impl Worker {
         let mut builder = ContainerBuilder::new(job.id.clone(), SyscallType::default())
             .with_root_path(&self.setup.oci)
             .map_err(Fault::internal)?
-            .with_executor(Program::init(last));
+            .with_executor(Program::init(
+                last,
+                confinement.filter,
+                confinement.remaining,
+            ));
         let console = if job.spec.tty {
             Some(Console::listen(&job.dir)?)
         } else {
@@ -145,6 +148,8 @@ impl Worker {
 
 /// What is mounted for one creation.
 struct Scene {
+    /// A place in memory that nobody else sees; what is made here to mount on stays for the next creation.
+    stage: PathBuf,
     mounted: Vec<PathBuf>,
 }
 
@@ -179,28 +184,35 @@ impl Scene {
 
     /// Attaches the detached sources where libcontainer can name them.
     fn binds(&mut self, job: &CreateJob, trees: &[OwnedFd]) -> Result<Vec<Bind>, Fault> {
-        let stage = job.dir.join("stage");
         let mut binds = Vec::new();
         for (number, (bind, tree)) in job.binds.iter().zip(trees).enumerate() {
-            let place = stage.join(number.to_string());
-            let made = fs::create_dir_all(if bind.folder { &place } else { &stage })
-                .and_then(|()| {
-                    if bind.folder {
-                        Ok(())
-                    } else {
-                        fs::File::create(&place).map(drop)
-                    }
-                })
-                .and_then(|()| sys::move_mount(tree.as_fd(), &place));
+            let kind = if bind.folder { "folder" } else { "file" };
+            let place = self.stage.join(format!("{kind}-{number}"));
+            let made = match bind.folder {
+                true => fs::create_dir_all(&place),
+                // Never emptied: should a mount have stayed on it, it would be somebody's file.
+                false => OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(&place)
+                    .map(drop),
+            };
+            let made = made.and_then(|()| sys::move_mount(tree.as_fd(), &place));
             made.map_err(|e| {
-                Fault::internal(format!("attach the source of {}: {e}", bind.target))
+                let target = &bind.mount.target;
+                Fault::internal(format!("attach the source of {target}: {e}"))
             })?;
             self.mounted.push(place.clone());
+            // libcontainer binds it once more, which inherits this: what it sets afterwards has no effect.
+            match (bind.mount.sends_mounts, bind.mount.receives_mounts) {
+                (true, _) => Ok(()),
+                (false, true) => propagate(&place, MsFlags::MS_SLAVE),
+                (false, false) => propagate(&place, MsFlags::MS_PRIVATE),
+            }
+            .map_err(Fault::internal)?;
             binds.push(Bind {
                 source: place,
-                target: bind.target.clone(),
-                read_only: bind.read_only,
-                slave: bind.slave,
+                mount: bind.mount.clone(),
             });
         }
         Ok(binds)
@@ -208,11 +220,20 @@ impl Scene {
 
     fn clear(&mut self) {
         for place in self.mounted.drain(..).rev() {
-            if let Err(error) = umount2(&place, MntFlags::MNT_DETACH) {
+            // A copy that is still shared would take the node's own mounts below the folder along.
+            let ended = propagate(&place, MsFlags::MS_PRIVATE)
+                .and_then(|()| umount2(&place, MntFlags::MNT_DETACH).map_err(io::Error::from));
+            if let Err(error) = ended {
                 tracing::warn!(place = %place.display(), %error, "a mount of a creation stays until the worker ends");
             }
         }
     }
+}
+
+/// Says how mounts in a tree of mounts are seen elsewhere.
+fn propagate(tree: &Path, how: MsFlags) -> io::Result<()> {
+    let none = None::<&str>;
+    mount(none, tree, none, how | MsFlags::MS_REC, none).map_err(io::Error::from)
 }
 
 /// The old way: at most a page of options, so layers are named relative to their common folder.
@@ -242,16 +263,6 @@ fn mount_by_string(layers: &[&Path], upper: &Path, work: &Path, target: &Path) -
     );
     std::env::set_current_dir("/")?;
     mounted.map_err(io::Error::from)
-}
-
-/// A seccomp profile of the node's own, in the format of the OCI and of container engines.
-fn profile(path: &Path) -> Result<LinuxSeccomp, Fault> {
-    let bad = |e: &dyn std::fmt::Display| {
-        let text = format!("seccomp profile {}: {e}", path.display());
-        Fault::new(FaultKind::Invalid, text)
-    };
-    let text = fs::read(path).map_err(|e| bad(&e))?;
-    serde_json::from_slice(&text).map_err(|e| bad(&e))
 }
 
 fn joined(kind: NamespaceKind, fd: &OwnedFd) -> (LinuxNamespaceType, PathBuf) {
@@ -297,28 +308,6 @@ fn make_working_folder(rootfs: &Path, cwd: &str) -> Result<(), Fault> {
     };
     make().map_err(|e| Fault::new(FaultKind::Invalid, format!("working directory {cwd}: {e}")))
 }
-
-/// Names of our effective capabilities, which is what we can give.
-pub(super) fn available_capabilities() -> Result<Vec<String>, Fault> {
-    let status = fs::read_to_string("/proc/self/status").map_err(Fault::internal)?;
-    let mask = status
-        .lines()
-        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
-        .ok_or_else(|| Fault::internal("our capabilities can't be read"))?;
-    Ok(CAPABILITIES
-        .split_whitespace()
-        .enumerate()
-        .filter(|(bit, _)| mask & (1 << bit) != 0)
-        .map(|(_, name)| format!("CAP_{name}"))
-        .collect())
-}
-
-/// In the order of their numbers, linux/capability.h.
-const CAPABILITIES: &str = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP \
-    LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT \
-    SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE \
-    AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF \
-    CHECKPOINT_RESTORE";
 
 /// Devices of the host's /dev and /dev/net, but for terminals and those that every container has.
 fn host_devices() -> Vec<LinuxDevice> {

@@ -8,7 +8,8 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 
-use super::container::{available_capabilities, chain};
+use super::confinement::Confinement;
+use super::container::chain;
 use super::program::Program;
 use super::terminal::Console;
 use super::{Outcome, Worker};
@@ -27,12 +28,18 @@ pub(super) struct Exec {
 }
 
 impl Worker {
-    pub(super) fn exec(&self, exec: &Exec, fds: Vec<OwnedFd>, last: Option<RawFd>) -> Outcome {
+    pub(super) fn exec(
+        &self,
+        exec: &Exec,
+        fds: Vec<OwnedFd>,
+        confinement: Confinement,
+        last: Option<RawFd>,
+    ) -> Outcome {
         let state = self.setup.oci.join(&exec.id);
         let process = exec
             .dir
             .join(format!("process-{}.json", uuid::Uuid::new_v4().simple()));
-        let outcome = self.exec_with(exec, &process, fds, last);
+        let outcome = self.exec_with(exec, &process, fds, confinement, last);
         // Each exec leaves files behind that nobody needs.
         let _ = fs::remove_file(&process);
         remove_leftovers(&state);
@@ -44,12 +51,14 @@ impl Worker {
         exec: &Exec,
         process: &Path,
         fds: Vec<OwnedFd>,
+        confinement: Confinement,
         last: Option<RawFd>,
     ) -> Outcome {
         // What it runs starts at once, and is not to inherit ours.
         sys::set_slice(0, sys::Slice::ShortAlone);
         let saved = Spec::load(exec.dir.join("config.json")).map_err(Fault::internal)?;
-        let program = self.write_process(exec, &saved, process)?.joining(last);
+        self.write_process(exec, &saved, &confinement, process)?;
+        let program = Program::exec(last, confinement.filter, confinement.remaining);
         let mut builder = ContainerBuilder::new(exec.id.clone(), SyscallType::default())
             .with_root_path(&self.setup.oci)
             .map_err(Fault::internal)?
@@ -88,8 +97,14 @@ impl Worker {
         ))
     }
 
-    /// Writes what libcontainer is to run, and gives how: the container's own process with another command.
-    fn write_process(&self, exec: &Exec, saved: &Spec, path: &Path) -> Result<Program, Fault> {
+    /// Writes what libcontainer is to run: the container's own process with another command.
+    fn write_process(
+        &self,
+        exec: &Exec,
+        saved: &Spec,
+        confinement: &Confinement,
+        path: &Path,
+    ) -> Result<(), Fault> {
         let malformed = || Fault::internal("the container's saved specification is incomplete");
         let mut process = saved.process().clone().ok_or_else(malformed)?;
         let mut env = exec.container.env.clone();
@@ -105,21 +120,12 @@ impl Worker {
         process.set_terminal(Some(exec.spec.tty));
         let score = self.set_oom_score_adj(process.oom_score_adj().unwrap_or(self.oom_score_adj));
         process.set_oom_score_adj(Some(score));
-        let seccomp = saved
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.seccomp().clone());
-        let mut remaining = None;
-        if seccomp.is_some() && process.no_new_privileges() != Some(true) {
-            // Loading a filter is a privilege; it is given up right after.
-            remaining = process.capabilities().clone();
-            let all = oci::capability_sets(&available_capabilities()?).map_err(Fault::internal)?;
+        if confinement.remaining.is_some() {
+            let all = oci::capability_sets(&confinement.available).map_err(Fault::internal)?;
             process.set_capabilities(Some(all));
         }
         let text = serde_json::to_vec(&process).map_err(Fault::internal)?;
-        fs::write(path, text)
-            .map_err(|e| Fault::internal(format!("write {}: {e}", path.display())))?;
-        Ok(Program::exec(seccomp, remaining))
+        fs::write(path, text).map_err(|e| Fault::internal(format!("write {}: {e}", path.display())))
     }
 }
 

@@ -12,13 +12,17 @@ use nix::sched::{CloneFlags, unshare};
 use crate::cgroup::Cgroups;
 use crate::error::{Result, RuntimeError};
 use crate::frame::{Incoming, Outgoing};
+use crate::mount_table::{self, Mounted};
 use crate::protocol::{Fault, Job, JobResult, WorkerSetup};
 use crate::sys;
+use filter::Filters;
 
 mod child;
+mod confinement;
 mod container;
 mod delete;
 mod exec;
+mod filter;
 pub(crate) mod pause;
 mod program;
 mod sandbox;
@@ -73,6 +77,7 @@ struct Worker {
     _held: Vec<OwnedFd>,
     /// Our own, before any container's.
     oom_score_adj: i32,
+    filters: Filters,
 }
 
 impl Worker {
@@ -87,6 +92,7 @@ impl Worker {
             cgroups,
             _held: held,
             oom_score_adj: read_oom_score_adj(),
+            filters: Filters::default(),
         })
     }
 
@@ -110,7 +116,8 @@ impl Worker {
                     container: *container,
                     spec,
                 };
-                self.in_child(&cgroup, |last| self.exec(&exec, fds, last))
+                let confinement = self.confine_next(&exec.container, &exec.dir)?;
+                self.in_child(&cgroup, |last| self.exec(&exec, fds, confinement, last))
             }
             Job::DeleteContainer { id, dir, cgroup } => {
                 delete::delete(&self.cgroups, &self.setup.oci.join(id), &dir, &cgroup)
@@ -175,59 +182,22 @@ fn separate(hide: &Path, hide_cgroups: bool) -> io::Result<()> {
         MsFlags::MS_REC | MsFlags::MS_PRIVATE,
         None::<&str>,
     )?;
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    for line in mounts.lines() {
-        let Some((target, kind)) = target_and_kind(line) else {
-            continue;
-        };
-        let hidden = Path::new(&target).starts_with(hide)
+    for Mounted { target, kind } in mount_table::read()? {
+        let hidden = target.starts_with(hide)
             || kind == "nsfs"
-            || (hide_cgroups && matches!(kind, "cgroup" | "cgroup2"));
+            || (hide_cgroups && matches!(kind.as_str(), "cgroup" | "cgroup2"));
         if hidden {
             // Gone with the one above it already, perhaps.
-            let _ = umount2(target.as_str(), MntFlags::MNT_DETACH);
+            let _ = umount2(&target, MntFlags::MNT_DETACH);
         }
     }
+    // What is mounted for containers is mounted here: no file system has to write that down.
+    mount(
+        Some("stage"),
+        hide,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=700,size=1m"),
+    )?;
     Ok(())
-}
-
-/// Mount point and file system of a line of mountinfo.
-fn target_and_kind(line: &str) -> Option<(String, &str)> {
-    let target = line.split(' ').nth(4).map(unescape)?;
-    let kind = line.split_once(" - ")?.1.split(' ').next()?;
-    Some((target, kind))
-}
-
-/// mountinfo writes blanks and the like as octal numbers.
-fn unescape(text: &str) -> String {
-    let mut out = Vec::new();
-    let mut bytes = text.bytes().peekable();
-    while let Some(byte) = bytes.next() {
-        if byte != b'\\' {
-            out.push(byte);
-            continue;
-        }
-        let mut value = 0_u8;
-        for _ in 0..3 {
-            let Some(digit) = bytes.next_if(|b| (b'0'..=b'7').contains(b)) else {
-                break;
-            };
-            value = value.wrapping_mul(8).wrapping_add(digit - b'0');
-        }
-        out.push(value);
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn mount_points_are_read_back() {
-        assert_eq!(super::unescape(r"/a\040b\134c/d"), r"/a b\c/d");
-        let line = r"31 28 0:27 / /sys/fs/c\040d rw,nosuid shared:9 - cgroup cgroup rw,cpu";
-        assert_eq!(
-            super::target_and_kind(line),
-            Some(("/sys/fs/c d".to_owned(), "cgroup"))
-        );
-    }
 }

@@ -5,8 +5,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use libcontainer::capabilities::drop_privileges;
-use libcontainer::oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Spec};
-use libcontainer::seccomp::initialize_seccomp;
+use libcontainer::oci_spec::runtime::{LinuxCapabilities, Spec};
 use libcontainer::syscall::linux::LinuxSyscall;
 use libcontainer::workload::default::DefaultExecutor;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
@@ -15,45 +14,44 @@ use nix::sys::signal::{
 };
 use nix::unistd::{AccessFlags, access};
 
+use super::filter::Filter;
+
 /// How a program is started.
 #[derive(Clone)]
 pub(super) struct Program {
     init: bool,
     /// The `tasks` file of the last cgroup to join: inherited, closed by what is executed.
     last: Option<RawFd>,
-    /// libcontainer filters a container's first process only; for an exec we do it.
-    seccomp: Option<LinuxSeccomp>,
+    filter: Option<Filter>,
     /// What remains after the filter is in place, which may need more.
     capabilities: Option<LinuxCapabilities>,
 }
 
 impl Program {
     /// A container's first process.
-    pub(super) fn init(last: Option<RawFd>) -> Self {
+    pub(super) fn init(
+        last: Option<RawFd>,
+        filter: Option<Filter>,
+        capabilities: Option<LinuxCapabilities>,
+    ) -> Self {
         Program {
             init: true,
             last,
-            seccomp: None,
-            capabilities: None,
+            filter,
+            capabilities,
         }
     }
 
     /// A process that joins a container.
     pub(super) fn exec(
-        seccomp: Option<LinuxSeccomp>,
+        last: Option<RawFd>,
+        filter: Option<Filter>,
         capabilities: Option<LinuxCapabilities>,
     ) -> Self {
         Program {
             init: false,
-            last: None,
-            seccomp,
-            capabilities,
+            ..Self::init(last, filter, capabilities)
         }
-    }
-
-    /// The same, which joins a last cgroup.
-    pub(super) fn joining(self, last: Option<RawFd>) -> Self {
-        Program { last, ..self }
     }
 }
 
@@ -69,8 +67,13 @@ impl Executor for Program {
         result
     }
 
+    /// The first step of ours: where libcontainer would load the filter of a container's first process.
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         let failed = |text: String| Err(ExecutorValidationError::ArgValidationError(text));
+        if self.init {
+            self.confine()
+                .or_else(|error| failed(super::container::chain(&error)))?;
+        }
         let process = spec.process().as_ref();
         let Some(name) = process
             .and_then(|p| p.args().as_ref())
@@ -108,8 +111,20 @@ impl Program {
             nix::unistd::write(tasks, b"0")
                 .map_err(|e| failed("join the container's cgroup", &e))?;
         }
-        if let Some(seccomp) = &self.seccomp {
-            initialize_seccomp(seccomp).map_err(|e| failed("load the system call filter", &e))?;
+        // One that joins is run at once; until then it needs calls that a narrow filter would not allow.
+        match self.init {
+            true => Ok(()),
+            false => self.confine(),
+        }
+    }
+
+    fn confine(&self) -> Result<(), ExecutorError> {
+        let failed =
+            |step: &str, e: &dyn std::error::Error| ExecutorError::Other(format!("{step}: {e}"));
+        if let Some(filter) = &self.filter {
+            filter
+                .load()
+                .map_err(|e| failed("load the system call filter", &e))?;
         }
         if let Some(capabilities) = &self.capabilities {
             drop_privileges(capabilities, &LinuxSyscall)

@@ -165,32 +165,6 @@ pub(crate) fn advice(objects: &Objects, resource: &Resource, value: &Value) -> V
                 )],
             }
         }
-        "CustomResourceDefinition" if mentions(&value["spec"], "x-kubernetes-validations") => {
-            vec![
-                "x-kubernetes-validations: rules are kept, but this server does not evaluate them"
-                    .to_owned(),
-            ]
-        }
-        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration"
-            if mentions(&value["webhooks"], "matchConditions") =>
-        {
-            vec![
-                "webhooks[].matchConditions: kept, but this server does not evaluate them: the webhook is asked whatever \
-                 they say"
-                    .to_owned(),
-            ]
-        }
         _ => Vec::new(),
-    }
-}
-
-/// Whether a field of this name is anywhere in the value.
-fn mentions(value: &Value, field: &str) -> bool {
-    match value {
-        Value::Object(map) => {
-            map.contains_key(field) || map.values().any(|inner| mentions(inner, field))
-        }
-        Value::Array(items) => items.iter().any(|inner| mentions(inner, field)),
-        _ => false,
     }
 }

@@ -5,16 +5,14 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::PodSpec;
-use serde::Deserialize as _;
 use serde_json::Value;
 use waggle_api::access::{Action, User};
 use waggle_api::find;
 use waggle_api::selector::FieldSelector;
+use waggle_plan::pod::Needs;
 
 use crate::objects::{Object, Objects};
 use crate::pki::NODE_USER;
-use crate::sessions::needed_by;
 
 /// What every node may read, all of it.
 const OPEN: [(&str, &str); 4] = [
@@ -65,9 +63,12 @@ fn pods_of(objects: &Objects, node: &str) -> Vec<Arc<Object>> {
     let Some(pods) = find("", "v1", "pods") else {
         return Vec::new();
     };
-    let mut pods = objects.list(pods, None).objects;
-    pods.retain(|pod| pod.value["spec"]["nodeName"] == node);
-    pods
+    let Ok(here) = FieldSelector::parse(pods, &format!("spec.nodeName={node}")) else {
+        return Vec::new();
+    };
+    let mut found = objects.list(pods, None).objects;
+    found.retain(|pod| here.matches_values(pod.resource, &pod.namespace, &pod.name, pod.fields()));
+    found
 }
 
 /// Whether a pod of the node names the object.
@@ -76,12 +77,11 @@ fn needs(objects: &Objects, node: &str, action: &Action, name: &str) -> bool {
     let mut here = pods.iter().filter(|pod| pod.namespace == action.namespace);
     match action.resource.as_str() {
         "secrets" | "configmaps" => here.any(|pod| {
-            let spec = PodSpec::deserialize(&pod.value["spec"]).ok();
-            let (maps, secrets) = spec.as_ref().map(needed_by).unwrap_or_default();
+            let needs = Needs::of(&pod.value["spec"]);
             let all = if action.resource == "secrets" {
-                secrets
+                needs.secrets
             } else {
-                maps
+                needs.config_maps
             };
             all.contains(name)
         }),

@@ -14,6 +14,7 @@ use waggle_api::{DeleteOptions, Part, Resource, Status};
 use waggle_plan::EventDraft;
 
 use crate::objects::{Object, Objects, WriteOptions};
+use crate::pki::hex;
 
 /// Events that wait to be written; more are dropped.
 const QUEUE: usize = 1024;
@@ -137,11 +138,7 @@ impl Said {
             hash.update([0]);
         }
         let digest = hash.finalize();
-        let short: String = digest
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let short = hex(&digest[..8]);
         let object = self.involved["name"].as_str().unwrap_or_default();
         let object: String = object.chars().take(200).collect();
         format!("{object}.{short}")

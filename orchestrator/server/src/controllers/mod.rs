@@ -70,13 +70,12 @@ pub struct Controllers {
 }
 
 const TENANT: &str = "tenant";
-const NODE_LIFECYCLE: &str = "node-lifecycle";
 
 type Planner = fn(&mut Runner, &Snapshot, Scope, jiff::Timestamp) -> Plan;
 
 /// In the order in which they are asked after a change, so that one pass carries a Deployment's change to its pods'
 /// nodes.
-const PLANNERS: [(&str, Planner); 22] = [
+const PLANNERS: [(&str, Planner); 23] = [
     ("namespace", |_, snapshot, _, now| {
         waggle_plan::namespace::plan(snapshot, now)
     }),
@@ -124,6 +123,9 @@ const PLANNERS: [(&str, Planner); 22] = [
     ("endpoint-slice", |_, snapshot, scope, now| {
         waggle_plan::endpoint_slice::plan(snapshot, scope, now)
     }),
+    ("endpoints", |_, snapshot, scope, now| {
+        waggle_plan::endpoints::plan(snapshot, scope, now)
+    }),
     ("load-balancer", |runner, snapshot, _, now| {
         waggle_plan::load_balancer::plan(snapshot, runner.parts.pool.as_ref(), now)
     }),
@@ -139,7 +141,7 @@ const PLANNERS: [(&str, Planner); 22] = [
         };
         waggle_plan::signing_request::plan(snapshot, &sign, now)
     }),
-    (NODE_LIFECYCLE, Runner::node_lifecycle),
+    ("node-lifecycle", Runner::node_lifecycle),
     ("pod-gc", |_, snapshot, scope, now| {
         waggle_plan::pod_gc::plan(snapshot, scope, now, &Default::default())
     }),
@@ -185,6 +187,7 @@ impl Runner {
         let (mut busy, mut changed) = (0u32, true);
         loop {
             changes.borrow_and_update();
+            self.patience.look(Instant::now(), self.grace());
             let mut wrote = false;
             for (name, planner) in PLANNERS {
                 if changed || self.is_due(name) {
@@ -221,11 +224,11 @@ impl Runner {
         }
     }
 
-    /// Nothing changed, but it wants to be asked: at a time of its own, or because heartbeats are no changes.
+    /// Nothing changed, but it wants to be asked: a time of its own has come.
     fn is_due(&self, name: &'static str) -> bool {
         let now = self.began.elapsed();
         let known = self.attention.get(name);
-        name == NODE_LIFECYCLE || known.is_none_or(|known| known.is_due(now))
+        known.is_none_or(|known| known.is_due(now))
     }
 
     /// Has a planner look at everything after `pause`.
@@ -304,13 +307,15 @@ impl Runner {
         failed < wanted
     }
 
-    fn node_lifecycle(&mut self, snapshot: &Snapshot, _: Scope, now: jiff::Timestamp) -> Plan {
+    /// How long nodes may be silent.
+    fn grace(&self) -> Duration {
+        Duration::from_secs(self.parts.node_lifecycle.grace_seconds)
+    }
+
+    fn node_lifecycle(&mut self, snapshot: &Snapshot, scope: Scope, now: jiff::Timestamp) -> Plan {
         let settings = self.parts.node_lifecycle;
-        if self
-            .patience
-            .is_over(Instant::now(), Duration::from_secs(settings.grace_seconds))
-        {
-            waggle_plan::node_lifecycle::plan(snapshot, now, &settings)
+        if self.patience.is_over(Instant::now(), self.grace()) {
+            waggle_plan::node_lifecycle::plan(snapshot, scope, now, &settings)
         } else {
             Plan {
                 again_after: Some(1),

@@ -21,12 +21,16 @@ impl Patience {
         }
     }
 
-    /// Whether every node has had `grace` to report since.
-    pub(super) fn is_over(&mut self, now: Instant, grace: Duration) -> bool {
+    /// The server goes on: to be said at least once in [`LONGEST_REST`].
+    pub(super) fn look(&mut self, now: Instant, grace: Duration) {
         if now.saturating_duration_since(self.last) > LONGEST_REST + grace / 2 {
             self.since = now;
         }
         self.last = now;
+    }
+
+    /// Whether every node has had `grace` to report since it stood still.
+    pub(super) fn is_over(&self, now: Instant, grace: Duration) -> bool {
         now.saturating_duration_since(self.since) >= grace
     }
 }
@@ -39,18 +43,22 @@ mod tests {
     fn nodes_are_judged_only_when_their_heartbeats_could_come_in() {
         let (start, grace) = (Instant::now(), Duration::from_secs(12));
         let mut patience = Patience::new(start);
+        let mut is_over = |now| {
+            patience.look(now, grace);
+            patience.is_over(now, grace)
+        };
         for second in 0..12 {
             assert!(
-                !patience.is_over(start + Duration::from_secs(second), grace),
+                !is_over(start + Duration::from_secs(second)),
                 "second {second}"
             );
         }
-        assert!(patience.is_over(start + Duration::from_secs(12), grace));
+        assert!(is_over(start + Duration::from_secs(12)));
         let woken = start + Duration::from_secs(3600);
-        assert!(!patience.is_over(woken, grace), "the machine slept");
+        assert!(!is_over(woken), "the machine slept");
         for second in 1..12 {
-            assert!(!patience.is_over(woken + Duration::from_secs(second), grace));
+            assert!(!is_over(woken + Duration::from_secs(second)));
         }
-        assert!(patience.is_over(woken + Duration::from_secs(12), grace));
+        assert!(is_over(woken + Duration::from_secs(12)));
     }
 }

@@ -52,7 +52,9 @@ impl Purpose {
                 reason: "FailedDelete",
                 what: "it can't be deleted".to_owned(),
             },
-            Write::RemoveFinalizer { object, .. } | Write::RemoveOwner { object, .. } => Self {
+            Write::Patch { object, .. }
+            | Write::RemoveFinalizer { object, .. }
+            | Write::RemoveOwner { object, .. } => Self {
                 object: object.clone(),
                 reason: "FailedUpdate",
                 what: "it can't be updated".to_owned(),

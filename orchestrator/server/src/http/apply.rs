@@ -70,7 +70,7 @@ pub(super) async fn apply(
             Err(status) => return Err(status),
             Ok(made) => {
                 caller.warn_all(read.warnings);
-                return answer(state, target, code, &made, query, &headers, &caller);
+                return answer(state, target, code, &made, query, &headers, &caller).await;
             }
         }
     }

@@ -127,8 +127,7 @@ pub(super) async fn list(
     check(query)?;
     let (listing, after) = source(state, target, query).await?;
     let (objects, metadata) = page(&listing, &selection, query.limit, after.as_deref());
-    let shown = objects.iter().map(|object| object.shown(target.resource));
-    let objects: Vec<Arc<Object>> = shown.collect();
+    let objects = state.objects.converted(objects, target.resource).await?;
     let now = state.objects.now().as_second();
     let values = || objects.iter().map(|object| &*object.value);
     Ok(match form {

@@ -46,7 +46,7 @@ fn options(uri: &Uri) -> Value {
     for (name, value) in pairs.map(|pairs| pairs.0).unwrap_or_default() {
         match name.as_str() {
             "stdin" | "stdout" | "stderr" | "tty" => {
-                options.insert(name, (!matches!(value.as_str(), "false" | "0")).into());
+                options.insert(name, super::query::flag(&value).into());
             }
             "container" | "path" => {
                 options.insert(name, value.into());

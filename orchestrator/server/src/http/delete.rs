@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::Request;
 use axum::response::Response;
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use waggle_api::{DeleteOptions, Status};
 
 use super::answer::{bytes, json, warn};
@@ -42,7 +42,10 @@ pub(super) async fn one(
             &Status::deleted(target.resource, &object.name, &object.uid).to_value(),
         ),
         Deleted::Marked(object) => {
-            let shown = object.shown(target.resource);
+            let shown = state
+                .objects
+                .converted_one(&object, target.resource)
+                .await?;
             bytes(StatusCode::OK, "application/json", shown.bytes.clone())
         }
     };
@@ -60,7 +63,7 @@ pub(super) async fn many(
     let options = options(query, request).await?;
     let selection = Selection::new(target, query)?;
     let listing = state.objects.list(target.resource, target.in_namespace());
-    let mut items = Vec::new();
+    let mut gone = Vec::new();
     for object in listing
         .objects
         .iter()
@@ -77,11 +80,13 @@ pub(super) async fn many(
             )
             .await
         {
-            Ok(deleted) => items.push(deleted.object().shown(target.resource).value.clone()),
+            Ok(deleted) => gone.push(Arc::clone(deleted.object())),
             Err(status) if status.is_not_found() => {}
             Err(status) => return Err(status),
         }
     }
+    let items = state.objects.converted(gone, target.resource).await?;
+    let items: Vec<Value> = items.iter().map(|one| one.value.clone()).collect();
     let revision = state.objects.changed().borrow().to_string();
     let list = json!({
         "kind": target.resource.list_kind(), "apiVersion": target.resource.api_version(),

@@ -7,7 +7,7 @@ use axum::response::Response;
 use http::StatusCode;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use waggle_api::admission::webhook::Operation;
 use waggle_api::life::Preconditions;
 use waggle_api::{Cause, DeleteOptions, Details, Part, Status, find};
@@ -46,7 +46,8 @@ async fn answer(
     let dry_run = super::query::Query::parse(request.uri())?.dry_run;
     let caller = caller_of(&request);
     let (body, _) = input::value(request).await?;
-    if !(body.is_object() || body.is_null()) {
+    let fits = |value: &Value| value.is_object() || value.is_null();
+    if !(fits(&body) && fits(&body["metadata"])) {
         return Err(Status::bad_request(
             "the body of the request is no Eviction",
         ));

@@ -31,7 +31,6 @@ async fn explained(state: ServerState, namespace: String, name: String) -> Resul
     let settings = state.scheduler;
     let look = move || {
         let answer = view.read(|snapshot| explain(snapshot, &settings, &namespace, &name));
-        let answer = answer.map_err(|error| Status::internal(error.to_string()))?;
         let answer = answer
             .ok_or_else(|| Status::failure(404, "NotFound", format!("pods {name:?} not found")))?;
         let mut value = json!(answer);

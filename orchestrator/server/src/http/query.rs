@@ -93,7 +93,7 @@ impl Query {
 }
 
 /// As Kubernetes reads booleans of a query: `watch` alone means true.
-fn flag(value: &str) -> bool {
+pub(super) fn flag(value: &str) -> bool {
     !matches!(value, "false" | "0")
 }
 

@@ -23,9 +23,10 @@ pub(super) async fn get(
         .objects
         .get(target.resource, &target.namespace, &target.name);
     let found = found.ok_or_else(|| Status::not_found(target.resource, &target.name))?;
+    let shown = state.objects.converted_one(&found, target.resource).await?;
     Ok(object(
         StatusCode::OK,
-        &found.shown(target.resource),
+        &shown,
         form,
         query.include_object.parse()?,
         state.objects.now().as_second(),
@@ -33,11 +34,16 @@ pub(super) async fn get(
 }
 
 /// GET of an object's scale.
-pub(super) fn scale(state: &ServerState, target: &Target) -> Result<Response, Status> {
+pub(super) async fn scale(state: &ServerState, target: &Target) -> Result<Response, Status> {
     let found = state
         .objects
         .get(target.resource, &target.namespace, &target.name);
     let found = found.ok_or_else(|| Status::not_found(target.resource, &target.name))?;
+    let found = if target.resource.converter().is_some() {
+        state.objects.converted_one(&found, target.resource).await?
+    } else {
+        found
+    };
     Ok(json(
         StatusCode::OK,
         &scaling::get(target.resource, &found.value),

@@ -118,7 +118,7 @@ async fn start(
     ready: &mut VecDeque<Bytes>,
 ) -> Result<Option<Events>, Status> {
     let asked = revision(&query.resource_version)?;
-    let initial = query.send_initial_events.unwrap_or(asked.is_none());
+    let initial = query.begins_with_all();
     let after = match (initial, asked) {
         (false, Some(revision)) => revision,
         (false, None) => *state.objects.changed().borrow(),
@@ -127,11 +127,13 @@ async fn start(
                 state.objects.seen(revision).await?;
             }
             let listing = state.objects.list(target.resource, target.in_namespace());
-            let wanted = listing
-                .objects
-                .iter()
-                .filter(|object| selection.takes(object));
-            ready.extend(wanted.map(|object| lines.event("ADDED", object)));
+            let wanted = listing.objects.into_iter();
+            let mut wanted: Vec<Arc<Object>> =
+                wanted.filter(|object| selection.takes(object)).collect();
+            if target.resource.converter().is_some() {
+                wanted = state.objects.converted(wanted, target.resource).await?;
+            }
+            ready.extend(wanted.iter().map(|object| lines.event("ADDED", object)));
             if query.send_initial_events == Some(true) && query.bookmarks {
                 ready.push_back(lines.bookmark(listing.revision, true));
             }
@@ -185,8 +187,8 @@ impl Watcher {
             tokio::select! {
                 biased;
                 () = &mut self.stop => return None,
-                event = events.next() => self.say(event),
-                () = bookmark => self.bookmark(),
+                event = events.next() => self.say(event).await,
+                () = bookmark => self.bookmark().await,
                 () = &mut self.end => return None,
             }
             if !self.ready.is_empty() {
@@ -205,29 +207,38 @@ impl Watcher {
         Bytes::from(whole)
     }
 
-    fn say(&mut self, event: Option<Result<ObjectEvent, Status>>) {
-        match event {
-            Some(Ok(event)) => {
-                self.lines.now = self.objects.now().as_second();
-                self.take(&event);
-                // Whatever else is there goes with it.
-                while let Some(more) = self
-                    .events
-                    .as_mut()
-                    .and_then(|events| events.next().now_or_never())
-                {
-                    match more {
-                        Some(Ok(event)) => self.take(&event),
-                        other => return self.say(other),
-                    }
+    /// Says an event, and whatever else is there already.
+    async fn say(&mut self, event: Option<Result<ObjectEvent, Status>>) {
+        let mut next = event;
+        loop {
+            let event = match next {
+                Some(Ok(event)) => {
+                    let objects = Arc::clone(&self.objects);
+                    fitted(&objects, self.lines.resource, event).await
+                }
+                Some(Err(status)) => Err(status),
+                None => {
+                    self.events = None;
+                    return;
+                }
+            };
+            match event {
+                Ok(event) => {
+                    self.lines.now = self.objects.now().as_second();
+                    self.take(&event);
+                }
+                Err(status) => {
+                    let line = self.lines.error(&status);
+                    self.ready.push_back(line);
+                    self.events = None;
+                    return;
                 }
             }
-            Some(Err(status)) => {
-                let line = self.lines.error(&status);
-                self.ready.push_back(line);
-                self.events = None;
+            let more = self.events.as_mut();
+            match more.and_then(|events| events.next().now_or_never()) {
+                Some(more) => next = more,
+                None => return,
             }
-            None => self.events = None,
         }
     }
 
@@ -254,20 +265,41 @@ impl Watcher {
     }
 
     /// Tells where the watch is. Only a revision whose events have all been taken may be told.
-    fn bookmark(&mut self) {
+    async fn bookmark(&mut self) {
         let revision = *self.objects.changed().borrow();
         match self
             .events
             .as_mut()
             .and_then(|events| events.next().now_or_never())
         {
-            Some(event) => self.say(event),
+            Some(event) => self.say(event).await,
             None => {
                 let line = self.lines.bookmark(revision, false);
                 self.ready.push_back(line);
             }
         }
     }
+}
+
+/// The event with its objects in the watch's version, where a webhook has to convert them.
+async fn fitted(
+    objects: &Objects,
+    resource: &'static Resource,
+    event: ObjectEvent,
+) -> Result<ObjectEvent, Status> {
+    if resource.converter().is_none() {
+        return Ok(event);
+    }
+    let object = objects.converted_one(&event.object, resource).await?;
+    let previous = match &event.previous {
+        Some(previous) => Some(objects.converted_one(previous, resource).await?),
+        None => None,
+    };
+    Ok(ObjectEvent {
+        object,
+        previous,
+        ..event
+    })
 }
 
 /// Makes the lines of one watch.

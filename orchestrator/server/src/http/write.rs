@@ -59,6 +59,7 @@ pub(super) async fn create(
         &headers,
         &caller,
     )
+    .await
 }
 
 /// PUT of an object, its status or its scale.
@@ -88,8 +89,11 @@ pub(super) async fn update(
     settle_name(target, &mut read.value)?;
     let old = state
         .objects
-        .get(target.resource, &target.namespace, &target.name)
-        .map(|old| old.shown(target.resource));
+        .get(target.resource, &target.namespace, &target.name);
+    let old = match old {
+        Some(old) => Some(state.objects.converted_one(&old, target.resource).await?),
+        None => None,
+    };
     let old = old.as_ref().map(|old| &*old.value);
     if let Some(old) = old {
         let part = target.subresource.as_str();
@@ -114,6 +118,7 @@ pub(super) async fn update(
         &headers,
         &caller,
     )
+    .await
 }
 
 /// PATCH of an object, its status or its scale.
@@ -177,6 +182,7 @@ pub(super) async fn patch(
         &headers,
         &caller,
     )
+    .await
 }
 
 /// The object after a patch, read like any other body.
@@ -279,7 +285,7 @@ pub(super) fn part(target: &Target) -> Part {
     }
 }
 
-pub(super) fn answer(
+pub(super) async fn answer(
     state: &ServerState,
     target: &Target,
     code: StatusCode,
@@ -298,10 +304,11 @@ pub(super) fn answer(
         caller.annotate(key.into(), format!("would violate {broken}"));
     }
     caller.warn_all(advice(&state.objects, made.resource, &made.value));
+    let shown = state.objects.converted_one(made, target.resource).await?;
     Ok(warn(
         object(
             code,
-            &made.shown(target.resource),
+            &shown,
             form(headers)?,
             query.include_object.parse()?,
             now,

@@ -2,7 +2,7 @@
 //! which it reaches the API; and the account's pull secrets.
 
 use serde_json::{Value, json};
-use waggle_api::{Resource, Status, find};
+use waggle_api::{MIRROR, Resource, Status, find};
 
 use super::Objects;
 
@@ -28,6 +28,10 @@ impl Objects {
         dry_run: bool,
     ) -> Result<(), Status> {
         if resource.kind != "Pod" || !resource.group.is_empty() {
+            return Ok(());
+        }
+        // It stands for a pod that runs as nobody's.
+        if value["metadata"]["annotations"][MIRROR].is_string() {
             return Ok(());
         }
         let Some(accounts) = find("", "v1", "serviceaccounts") else {

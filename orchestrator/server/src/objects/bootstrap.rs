@@ -10,7 +10,7 @@ use super::commit::text;
 use super::{Objects, WriteOptions};
 
 const STORED: WriteOptions = WriteOptions::STORED;
-/// Name of the Service and its EndpointSlice.
+/// Name of the Service, its EndpointSlice and its Endpoints.
 const API: &str = "kubernetes";
 
 impl Objects {
@@ -71,18 +71,24 @@ impl Objects {
             self.ensure(value).await?;
         }
         self.ensure(service(api_vip, advertise)).await?;
-        let slice = endpoints(advertise);
-        self.ensure(slice.clone()).await?;
-        let kind = kind_of(&slice)?;
+        let slice = slice(advertise);
+        self.point(slice, &["endpoints", "ports"]).await?;
+        self.point(endpoints(advertise), &["subsets"]).await
+    }
+
+    /// Makes an object of the API's Service, or brings its `fields` up to date.
+    async fn point(&self, wanted: Value, fields: &[&str]) -> Result<(), Status> {
+        self.ensure(wanted.clone()).await?;
+        let kind = kind_of(&wanted)?;
         self.modify(kind, "default", API, Part::Main, &STORED, |old| {
             let mut value = old.value.clone();
-            for field in ["endpoints", "ports"] {
-                value[field] = slice[field].clone();
+            for field in fields {
+                value[*field] = wanted[*field].clone();
             }
             Ok(value)
         })
-        .await?;
-        Ok(())
+        .await
+        .map(drop)
     }
 
     /// Creates the object unless it is there.
@@ -121,7 +127,19 @@ fn service(api_vip: IpAddr, advertise: SocketAddr) -> Value {
     })
 }
 
+/// The same as [`slice`], in the older kind.
 fn endpoints(advertise: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": API, "namespace": "default"},
+        "subsets": [{
+            "addresses": [{"ip": advertise.ip().to_string()}],
+            "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
+        }],
+    })
+}
+
+fn slice(advertise: SocketAddr) -> Value {
     let family = if advertise.is_ipv4() { "IPv4" } else { "IPv6" };
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",

@@ -6,12 +6,14 @@ use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::watch;
 use waggle_api::{Kinds, Resource, Status};
 use waggle_store::{Batch, Change, Entry, Error, Revision, Store};
 
+use super::own_write::{Expected, OnItsWay};
 use super::ring::Ring;
 use super::store_status::refused;
 use super::{EventKind, Listing, Object, ObjectEvent, registry};
@@ -36,6 +38,7 @@ pub(super) struct Cache {
     /// Which kinds there are, by the definitions that are in `state`.
     kinds: RwLock<Arc<Kinds>>,
     changed: watch::Sender<u64>,
+    on_its_way: OnItsWay,
 }
 
 #[derive(Debug)]
@@ -102,7 +105,13 @@ impl Cache {
             state: RwLock::new(shelves.into_iter().map(kind).collect()),
             kinds: RwLock::new(Arc::new(kinds)),
             changed: watch::Sender::new(revision),
+            on_its_way: OnItsWay::default(),
         })
+    }
+
+    /// Tells that `value` is about to be committed as `text`.
+    pub(super) fn expect(&self, text: &Bytes, value: Value) -> Expected<'_> {
+        self.on_its_way.expect(text, value)
     }
 
     /// Reads the whole store again, after changes that can't be had one by one any more.
@@ -245,20 +254,17 @@ impl Cache {
         only: Option<&(String, String)>,
         begin: impl FnOnce(&Ring) -> Result<T, Status>,
     ) -> Result<T, Status> {
+        let Some((namespace, name)) = only else {
+            return self.look_at_ring(resource, None, begin);
+        };
         let mut state = self.write();
         let kind = state
             .get_mut(&slot(resource))
             .ok_or_else(Status::unknown_path)?;
-        let Some((namespace, name)) = only else {
-            return begin(&kind.ring);
-        };
-        let key = key(namespace, name);
-        if !kind.named.contains_key(&key) {
-            let one = kind.ring.of_one(namespace, name);
-            kind.named.insert(key.clone(), one);
-        }
-        let ring = &mut kind.named.get_mut(&key).ok_or_else(Status::unknown_path)?;
-        ring.forget(kind.ring.forgotten());
+        let (key, oldest) = (key(namespace, name), kind.ring.forgotten());
+        let ring = kind.named.entry(key.clone());
+        let ring = ring.or_insert_with(|| kind.ring.of_one(namespace, name));
+        ring.forget(oldest);
         let begun = begin(ring);
         if !ring.has_watchers() {
             kind.named.remove(&key);
@@ -339,6 +345,16 @@ impl Cache {
         last
     }
 
+    fn decode_change(&self, kinds: &Kinds, change: &Change) -> Option<Result<Decoded, Status>> {
+        let (resource, key) = registry::of_key(kinds, &change.key)?;
+        let read = |entry: &Entry| match self.on_its_way.take(&entry.value) {
+            Some(value) => Ok(settled(resource, value, entry)),
+            None => decode(resource, entry),
+        };
+        let object = change.entry.as_ref().map(read).transpose();
+        Some(object.map(|object| (resource, key.to_owned(), object)))
+    }
+
     fn apply(&self, batch: &Batch) -> Result<(), Status> {
         let changes = &batch.changes;
         let mut kinds = self.kinds();
@@ -346,7 +362,8 @@ impl Cache {
         let mut decoded = Vec::new();
         for change in changes {
             let known = redefined.as_ref().unwrap_or(&kinds);
-            let Some((resource, key, object)) = decode_change(known, change).transpose()? else {
+            let Some((resource, key, object)) = self.decode_change(known, change).transpose()?
+            else {
                 continue;
             };
             if registry::defines_kinds(resource) {
@@ -472,24 +489,18 @@ fn below<'a>(shelf: &'a Shelf, namespace: &str) -> impl Iterator<Item = &'a Arc<
 }
 
 pub(super) fn decode(resource: &'static Resource, entry: &Entry) -> Result<Arc<Object>, Status> {
-    let mut value: Value = serde_json::from_slice(&entry.value).map_err(|error| {
+    let value: Value = serde_json::from_slice(&entry.value).map_err(|error| {
         Status::internal(format!("the store's {} is not JSON: {error}", entry.key))
     })?;
+    Ok(settled(resource, value, entry))
+}
+
+fn settled(resource: &'static Resource, mut value: Value, entry: &Entry) -> Arc<Object> {
     resource.settle(&mut value);
-    Ok(Arc::new(Object::new(resource, value, entry.modified.0)))
+    Arc::new(Object::new(resource, value, entry.modified.0))
 }
 
 type Decoded = (&'static Resource, String, Option<Arc<Object>>);
-
-fn decode_change(kinds: &Kinds, change: &Change) -> Option<Result<Decoded, Status>> {
-    let (resource, key) = registry::of_key(kinds, &change.key)?;
-    let object = change
-        .entry
-        .as_ref()
-        .map(|entry| decode(resource, entry))
-        .transpose();
-    Some(object.map(|object| (resource, key.to_owned(), object)))
-}
 
 /// Follows the store for as long as it is polled. A fault of the store is waited out: nothing is skipped.
 pub(super) async fn follow(store: Arc<dyn Store>, cache: Arc<Cache>) {

@@ -37,16 +37,22 @@ impl Objects {
     pub async fn create(
         &self,
         resource: &'static Resource,
-        value: Value,
+        mut value: Value,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Status> {
         let namespace = text(&value, "namespace").to_owned();
         let generated = text(&value, "name").is_empty();
         loop {
+            let wanted = if generated {
+                value.clone()
+            } else {
+                std::mem::take(&mut value)
+            };
             let made = self
-                .prepare_new(resource, value.clone(), &namespace, options)
+                .prepare_new(resource, wanted, &namespace, options)
                 .await?;
             // Held until the object is in the cache, where everybody counts it.
+            let made = self.to_be_stored(resource, made).await?;
             let _held = self.reserve(resource.stored(), &made, None)?;
             match self.create_prepared(resource.stored(), made, options).await {
                 Err(status) if generated && status.is_already_exists() => {}
@@ -124,10 +130,12 @@ impl Objects {
         if options.dry_run {
             return Ok(Arc::new(unstored(resource, value)));
         }
+        let text = encoded(&mut value);
+        let _expected = self.cache.expect(&text, value);
         let write = Write {
             key: resource.key(&namespace, &name),
             expect: Expect::Absent,
-            value: Some(encoded(&value)),
+            value: Some(text.clone()),
         };
         let committed = self.store.commit(vec![write]).await;
         let revision = committed.map_err(|error| match error {
@@ -140,7 +148,8 @@ impl Objects {
         if let Some(ports) = ports {
             ports.keep();
         }
-        self.own_write(resource, &value, revision).await
+        let written = (namespace.as_str(), name.as_str(), &text);
+        self.own_write(resource, written, revision).await
     }
 
     /// A namespaced object needs its namespace, and not one that is being deleted.
@@ -202,12 +211,26 @@ impl Objects {
             let old = self
                 .get(resource.stored(), namespace, name)
                 .ok_or_else(|| Status::not_found(resource, name))?;
-            let wanted = change(&old.shown(resource))?;
+            let seen = self.converted_one(&old, resource).await?;
+            let wanted = change(&seen)?;
             let given = wanted["metadata"]["managedFields"].clone();
             let now = self.now();
+            // Only a webhook could make of the stored object what was seen.
+            let before = if resource.converter().is_some() {
+                &seen
+            } else {
+                &old
+            };
             let prepare = |row: &'static Resource, wanted: Value| {
-                let mut new = prepare_update(row, &old.value, wanted, part)?;
-                options.note(Some(&old.value), &mut new, &given, now, part, noted_as(row));
+                let mut new = prepare_update(row, &before.value, wanted, part)?;
+                options.note(
+                    Some(&before.value),
+                    &mut new,
+                    &given,
+                    now,
+                    part,
+                    noted_as(row),
+                );
                 Ok(new)
             };
             let passage = Passage {
@@ -215,7 +238,7 @@ impl Objects {
                 operation: Operation::Update,
                 resource,
                 part,
-                old: Some(&old),
+                old: Some(before),
                 options,
             };
             let new = prepare(resource, wanted)?;
@@ -224,6 +247,7 @@ impl Objects {
                 self.secure(resource, &new)?;
             }
             self.validated(&passage, Some(&new)).await?;
+            let new = self.to_be_stored(resource, new).await?;
             // Held until the change is in the cache.
             let _held = self.reserve(resource.stored(), &new, Some(&old.value))?;
             if let Some(object) = self.replace(&old, new, options).await? {
@@ -254,7 +278,11 @@ impl Objects {
         if options.dry_run {
             return Ok(Some(Arc::new(Object::new(resource, new, old.revision))));
         }
-        let Some(revision) = self.commit_over(old, Some(encoded(&new))).await? else {
+        let kept_address =
+            new["spec"]["type"] != "ExternalName" && new["spec"]["clusterIP"] != "None";
+        let text = encoded(&mut new);
+        let _expected = self.cache.expect(&text, new);
+        let Some(revision) = self.commit_over(old, Some(text.clone())).await? else {
             return Ok(None);
         };
         if let Some(addresses) = addresses {
@@ -263,12 +291,11 @@ impl Objects {
         if let Some(ports) = ports {
             ports.keep();
         }
-        let kept_address =
-            new["spec"]["type"] != "ExternalName" && new["spec"]["clusterIP"] != "None";
         if resource.kind == "Service" && !kept_address {
             self.addresses.release(&old.uid);
         }
-        self.own_write(resource, &new, revision).await.map(Some)
+        let written = (old.namespace.as_str(), old.name.as_str(), &text);
+        self.own_write(resource, written, revision).await.map(Some)
     }
 
     /// Removes `old` from the store; `None` when somebody else was faster.
@@ -317,17 +344,15 @@ impl Objects {
     async fn own_write(
         &self,
         resource: &'static Resource,
-        value: &Value,
+        (namespace, name, text): (&str, &str, &Bytes),
         revision: Revision,
     ) -> Result<Arc<Object>, Status> {
         self.reached(revision.0).await?;
-        let seen = self.cache.at(
-            resource,
-            text(value, "namespace"),
-            text(value, "name"),
-            revision.0,
-        );
-        Ok(seen.unwrap_or_else(|| Arc::new(Object::new(resource, value.clone(), revision.0))))
+        if let Some(seen) = self.cache.at(resource, namespace, name, revision.0) {
+            return Ok(seen);
+        }
+        let value: Value = serde_json::from_slice(text).map_err(Status::internal)?;
+        Ok(Arc::new(Object::new(resource, value, revision.0)))
     }
 }
 
@@ -398,22 +423,22 @@ pub(super) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 }
 
 /// An object that is not in the store: no resourceVersion.
-fn unstored(resource: &'static Resource, value: Value) -> Object {
-    Object::of(resource, without_revision(value), 0)
+fn unstored(resource: &'static Resource, mut value: Value) -> Object {
+    drop_revision(&mut value);
+    Object::of(resource, value, 0)
 }
 
-fn without_revision(mut value: Value) -> Value {
+fn drop_revision(value: &mut Value) {
     if let Some(metadata) = value["metadata"].as_object_mut() {
         metadata.remove("resourceVersion");
     }
-    value
 }
 
 /// As it is stored: without resourceVersion, which is the store's to know.
-pub(super) fn encoded(value: &Value) -> Bytes {
-    let value = without_revision(value.clone());
+pub(super) fn encoded(value: &mut Value) -> Bytes {
+    drop_revision(value);
     // A Value always serializes.
-    Bytes::from(serde_json::to_vec(&value).unwrap_or_default())
+    Bytes::from(serde_json::to_vec(value).unwrap_or_default())
 }
 
 fn suffix() -> String {

@@ -56,12 +56,17 @@ impl Objects {
                 .get(resource, namespace, name)
                 .ok_or_else(|| Status::not_found(resource, name))?;
             let deletion = prepare_delete(resource, &old.value, options, self.now())?;
+            // Whoever has a say sees it in the version that is asked for.
+            let seen = match asked.converter() {
+                Some(_) => self.converted_one(&old, asked).await?,
+                None => Arc::clone(&old),
+            };
             let passage = Passage {
                 about: None,
                 operation: Operation::Delete,
                 resource: asked,
                 part: Part::Main,
-                old: Some(&old),
+                old: Some(&seen),
                 options: &write,
             };
             self.validated(&passage, None).await?;

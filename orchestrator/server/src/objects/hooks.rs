@@ -9,6 +9,7 @@ use futures::future::join_all;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use waggle_api::access::User;
+use waggle_api::admission::condition;
 use waggle_api::admission::webhook::{self, Answer, Attempt, OWN_GROUP, Operation};
 use waggle_api::patch::Patch;
 use waggle_api::{FieldValidation, Part, Resource, Status, find, scale};
@@ -313,15 +314,31 @@ impl Objects {
             Ok(false) => return Ok(None),
             Err(why) => return Err(Status::internal(format!("webhook {name:?}: {why}"))),
         }
+        let shown = |value: &Value| passage.shown(row, value);
+        let uid = uuid::Uuid::new_v4().to_string();
+        let (new, old) = (new.map(shown), old.map(shown));
+        let review = webhook::review(hook.spec(), &attempt, row, &uid, new.as_ref(), old.as_ref());
+        let met = review
+            .as_ref()
+            .map(|review| condition::hold(hook.spec(), review));
+        match met {
+            Ok(Ok(false)) => return Ok(None),
+            Ok(Err(why)) if hook.spec()["failurePolicy"] == "Ignore" => {
+                tracing::warn!(
+                    webhook = name,
+                    why,
+                    "a webhook is not asked, as it asks for"
+                );
+                return Ok(None);
+            }
+            Ok(Err(why)) => return Err(Status::forbidden(row, attempt.name, &why)),
+            Ok(Ok(true)) | Err(_) => {}
+        }
         let effects = hook.spec()["sideEffects"].as_str().unwrap_or_default();
         if attempt.dry_run && !matches!(effects, "None" | "NoneOnDryRun") {
             let why = format!("admission webhook {name:?} does not support dry run");
             return Err(Status::bad_request(why));
         }
-        let shown = |value: &Value| passage.shown(row, value);
-        let uid = uuid::Uuid::new_v4().to_string();
-        let (new, old) = (new.map(shown), old.map(shown));
-        let review = webhook::review(hook.spec(), &attempt, row, &uid, new.as_ref(), old.as_ref());
         let answered = match review {
             Ok(review) => self.call(hook, &review).await,
             Err(why) => Err(why),
@@ -361,6 +378,10 @@ impl Objects {
     /// Other versions in which the kind is served.
     fn equivalents(&self, passage: &Passage<'_>) -> Vec<&'static Resource> {
         let (kinds, stored) = (self.kinds(), passage.resource.stored());
+        // Only a webhook could make the other version's object.
+        if stored.converter().is_some() {
+            return Vec::new();
+        }
         let same = |row: &&'static Resource| {
             std::ptr::eq(row.stored(), stored) && !std::ptr::eq(*row, passage.resource)
         };

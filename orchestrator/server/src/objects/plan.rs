@@ -3,23 +3,27 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use waggle_api::life::{Preconditions, time_text};
+use waggle_api::patch::Patch;
 use waggle_api::{DeleteOptions, Part, Propagation, Resource, Status, find, prepare_update};
 use waggle_plan::{ObjectRef, Write};
 use waggle_store::{Error, Expect, Revision};
 
 use super::commit::encoded;
+use super::own_write::Expected;
 use super::store_status::refused;
 use super::{Object, Objects, WriteOptions};
 
 const STORED: WriteOptions = WriteOptions::STORED;
 
 /// One binding: the pod as it is and as it should be.
-struct Binding {
+struct Binding<'a> {
     pod: Arc<Object>,
-    bound: Value,
+    text: Bytes,
+    _expected: Expected<'a>,
 }
 
 impl Objects {
@@ -43,11 +47,6 @@ impl Objects {
                     }
                 }
                 // Polled in order, so queued in order, and committed together.
-                Write::Gang(_) => {
-                    for gang in now {
-                        answers.push(self.bind_gang(gang.parts()).await);
-                    }
-                }
                 _ => answers.extend(join_all(now.iter().map(|write| self.apply(write))).await),
             }
             rest = later;
@@ -82,6 +81,11 @@ impl Objects {
                 .update(self.kind_of(value)?, value.clone(), Part::Status, &STORED)
                 .await
                 .map(drop),
+            Write::Patch {
+                object,
+                version,
+                patch,
+            } => self.patch_seen(object, version, patch).await,
             Write::Bind {
                 namespace,
                 name,
@@ -156,10 +160,35 @@ impl Objects {
         changed.await.map(drop)
     }
 
+    /// Applies a merge patch to an object, if it is the one, and the version of it, that a planner saw.
+    async fn patch_seen(
+        &self,
+        object: &ObjectRef,
+        version: &str,
+        patch: &Value,
+    ) -> Result<(), Status> {
+        let resource = self.resource_of(&object.api_version, &object.kind)?;
+        let (namespace, name) = (object.namespace.as_str(), object.name.as_str());
+        let part = if patch.get("status").is_some() {
+            Part::Status
+        } else {
+            Part::Main
+        };
+        let patch = Patch::Merge(patch.clone());
+        let patched = self.modify(resource, namespace, name, part, &STORED, |old| {
+            check_uid(old, &object.uid)?;
+            if old.value["metadata"]["resourceVersion"] != *version {
+                return Err(Status::modified(resource, name));
+            }
+            patch.apply(resource, &old.value)
+        });
+        patched.await.map(drop)
+    }
+
     /// All bindings in one transaction; one by one when somebody else changed one of the pods.
     async fn bind_all(&self, writes: &[Write]) -> Vec<Result<(), Status>> {
         let prepared: Vec<_> = writes.iter().map(|write| self.binding(write)).collect();
-        let whole: Vec<&Binding> = prepared
+        let whole: Vec<&Binding<'_>> = prepared
             .iter()
             .filter_map(|one| one.as_ref().ok())
             .collect();
@@ -187,7 +216,7 @@ impl Objects {
 
     /// All bindings, or none when one of the pods can't be bound. More than the store takes at once go in by parts.
     async fn bind_gang(&self, binds: &[Write]) -> Result<(), Status> {
-        let prepared: Result<Vec<Binding>, Status> =
+        let prepared: Result<Vec<Binding<'_>>, Status> =
             binds.iter().map(|write| self.binding(write)).collect();
         let prepared = prepared?;
         for part in prepared.chunks(self.store.largest_transaction().max(1)) {
@@ -198,7 +227,7 @@ impl Objects {
         Ok(())
     }
 
-    fn binding(&self, write: &Write) -> Result<Binding, Status> {
+    fn binding(&self, write: &Write) -> Result<Binding<'_>, Status> {
         let Write::Bind {
             namespace,
             name,
@@ -212,8 +241,13 @@ impl Objects {
         let pod = self
             .get(pods, namespace, name)
             .ok_or_else(|| Status::not_found(pods, name))?;
-        let bound = self.bound(&pod, uid, node)?;
-        Ok(Binding { pod, bound })
+        let mut bound = self.bound(&pod, uid, node)?;
+        let text = encoded(&mut bound);
+        Ok(Binding {
+            _expected: self.cache.expect(&text, bound),
+            pod,
+            text,
+        })
     }
 
     /// Binds a pod to a node, if it is still unbound; `uid` may be empty for whichever pod has the name.
@@ -272,12 +306,12 @@ impl Objects {
     }
 }
 
-impl Binding {
+impl Binding<'_> {
     fn write(&self) -> waggle_store::Write {
         waggle_store::Write {
             key: self.pod.resource.key(&self.pod.namespace, &self.pod.name),
             expect: Expect::Modified(Revision(self.pod.revision)),
-            value: Some(encoded(&self.bound)),
+            value: Some(self.text.clone()),
         }
     }
 }

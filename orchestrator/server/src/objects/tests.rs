@@ -669,4 +669,9 @@ async fn bootstrapping_again_changes_nothing() {
         slice.value["endpoints"][0]["addresses"],
         json!(["172.30.0.2"])
     );
+    let endpoints = objects.get(kind("endpoints"), "default", "kubernetes");
+    assert_eq!(
+        endpoints.unwrap().value["subsets"][0]["addresses"],
+        json!([{"ip": "172.30.0.2"}])
+    );
 }

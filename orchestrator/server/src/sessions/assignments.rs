@@ -6,13 +6,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 use serde_json::Value;
 use waggle_api::Status;
 use waggle_model::IdentityId;
 use waggle_plan::identity::{Naming, Registry};
+use waggle_plan::pod::{self, Pod};
 use waggle_plan::pod_addresses::{addresses, on_host_network};
-use waggle_plan::{Snapshot, pod, tenant};
+use waggle_plan::{Snapshot, tenant};
 use waggle_wire::v1;
 
 use super::kind;
@@ -36,6 +36,8 @@ pub(crate) struct News {
     pub(crate) upserts: Vec<v1::PodAssignment>,
     /// No longer this node's.
     pub(crate) removals: Vec<v1::PodRef>,
+    /// A pod of it lacks something that is still on its way.
+    pub(crate) waits: bool,
 }
 
 impl News {
@@ -83,6 +85,7 @@ impl Told {
             present.insert(uid.to_owned());
             let numbers = (registry, &naming);
             let Some(candidate) = candidate(pod, snapshot, objects, numbers, &may_end)? else {
+                news.waits = true;
                 continue;
             };
             let print = self.fingerprint(&candidate);
@@ -210,14 +213,15 @@ fn candidate(
     let (Some(identity), Some(tenant)) = (identity, registry.tenant(tenant)) else {
         return Ok(None);
     };
-    let spec = pod.spec.as_ref();
-    let (config_maps, secrets) = spec.map(needed_by).unwrap_or_default();
-    let find = |kind_name: &str, names: BTreeSet<String>| -> Result<Vec<Arc<Object>>, Status> {
+    let needs = pod.spec.as_ref().map(|spec| &spec.needs);
+    let find = |kind_name: &str, names: Option<&BTreeSet<String>>| {
         let kind = kind("v1", kind_name)?;
-        Ok(names
-            .iter()
-            .filter_map(|name| objects.get(kind, namespace, name))
-            .collect())
+        let names = names.into_iter().flatten();
+        Ok::<_, Status>(
+            names
+                .filter_map(|name| objects.get(kind, namespace, name))
+                .collect(),
+        )
     };
     let mut volumes = Vec::new();
     for claim in waggle_plan::storage::claims_of(pod) {
@@ -233,8 +237,8 @@ fn candidate(
     }
     let ending = pod::is_deleted(pod) && (may_end(uid) || never_started(pod));
     Ok(Some(Candidate {
-        config_maps: find("ConfigMap", config_maps)?,
-        secrets: find("Secret", secrets)?,
+        config_maps: find("ConfigMap", needs.map(|needs| &needs.config_maps))?,
+        secrets: find("Secret", needs.map(|needs| &needs.secrets))?,
         volumes,
         identity: identity.0,
         tenant: tenant.0,
@@ -289,78 +293,6 @@ fn print_of(value: &Value) -> u64 {
     hasher.finish()
 }
 
-/// Names of the ConfigMaps and Secrets that a pod may need.
-pub(crate) fn needed_by(spec: &PodSpec) -> (BTreeSet<String>, BTreeSet<String>) {
-    let (mut maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
-    for volume in spec.volumes.iter().flatten() {
-        maps.extend(volume.config_map.as_ref().map(|source| source.name.clone()));
-        secrets.extend(
-            volume
-                .secret
-                .as_ref()
-                .and_then(|source| source.secret_name.clone()),
-        );
-        let sources = volume
-            .projected
-            .as_ref()
-            .and_then(|projected| projected.sources.as_ref());
-        for source in sources.into_iter().flatten() {
-            maps.extend(source.config_map.as_ref().map(|one| one.name.clone()));
-            secrets.extend(source.secret.as_ref().map(|one| one.name.clone()));
-        }
-    }
-    let ephemeral = spec
-        .ephemeral_containers
-        .iter()
-        .flatten()
-        .map(environment_of_ephemeral);
-    let usual = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-        .map(environment);
-    for (env, sources) in usual.chain(ephemeral) {
-        for from in env
-            .iter()
-            .filter_map(|variable| variable.value_from.as_ref())
-        {
-            maps.extend(from.config_map_key_ref.as_ref().map(|key| key.name.clone()));
-            secrets.extend(from.secret_key_ref.as_ref().map(|key| key.name.clone()));
-        }
-        for source in sources {
-            maps.extend(source.config_map_ref.as_ref().map(|one| one.name.clone()));
-            secrets.extend(source.secret_ref.as_ref().map(|one| one.name.clone()));
-        }
-    }
-    secrets.extend(
-        spec.image_pull_secrets
-            .iter()
-            .flatten()
-            .map(|one| one.name.clone()),
-    );
-    (maps, secrets)
-}
-
-type Environment<'a> = (
-    &'a [k8s_openapi::api::core::v1::EnvVar],
-    &'a [k8s_openapi::api::core::v1::EnvFromSource],
-);
-
-fn environment(container: &Container) -> Environment<'_> {
-    (
-        container.env.as_deref().unwrap_or_default(),
-        container.env_from.as_deref().unwrap_or_default(),
-    )
-}
-
-fn environment_of_ephemeral(container: &EphemeralContainer) -> Environment<'_> {
-    (
-        container.env.as_deref().unwrap_or_default(),
-        container.env_from.as_deref().unwrap_or_default(),
-    )
-}
-
 fn reference(assignment: &v1::PodAssignment) -> v1::PodRef {
     v1::PodRef {
         namespace: assignment.namespace.clone(),
@@ -373,35 +305,6 @@ fn reference(assignment: &v1::PodAssignment) -> v1::PodRef {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn everything_that_a_pod_names_is_found() {
-        let spec: PodSpec = serde_json::from_value(json!({
-            "imagePullSecrets": [{"name": "pull"}],
-            "initContainers": [{"name": "i", "envFrom": [{"configMapRef": {"name": "m1"}}, {"secretRef": {"name": "s1"}}]}],
-            "containers": [{"name": "c", "env": [
-                {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m2", "key": "k"}}},
-                {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s2", "key": "k"}}},
-                {"name": "C", "value": "plain"},
-            ]}],
-            "volumes": [
-                {"name": "a", "configMap": {"name": "m3"}},
-                {"name": "b", "secret": {"secretName": "s3"}},
-                {"name": "c", "projected": {"sources": [{"configMap": {"name": "m4"}}, {"secret": {"name": "s4"}}]}},
-                {"name": "d", "emptyDir": {}},
-            ],
-        }))
-        .unwrap();
-        let (maps, secrets) = needed_by(&spec);
-        assert_eq!(
-            maps.into_iter().collect::<Vec<_>>(),
-            ["m1", "m2", "m3", "m4"]
-        );
-        assert_eq!(
-            secrets.into_iter().collect::<Vec<_>>(),
-            ["pull", "s1", "s2", "s3", "s4"]
-        );
-    }
 
     #[test]
     fn a_node_is_not_told_its_own_words() {

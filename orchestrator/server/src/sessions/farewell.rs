@@ -2,14 +2,14 @@
 //! a connection never goes to a pod that has had its SIGTERM. Bounded: a node that does not answer delays nobody for
 //! longer than [`LONGEST_WAIT`] or the pod's own grace period.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use waggle_model::Generation;
 use waggle_model::network::{NetworkState, ServicePort};
+use waggle_plan::pod::{self, Pod};
 
 /// How long a deletion is held back at most.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -19,6 +19,8 @@ pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(5);
 pub(crate) struct Ending {
     /// Uid.
     pub(crate) uid: String,
+    /// Where it is.
+    pub(crate) node: String,
     /// Its addresses.
     pub(crate) addresses: Vec<IpAddr>,
     /// How long its deletion may be held back.
@@ -51,6 +53,7 @@ impl Ending {
         let texts = listed.map(|one| &one.ip).chain(first);
         Some(Self {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
+            node: pod::node_name(pod).unwrap_or_default().to_owned(),
             addresses: texts.filter_map(|text| text.parse().ok()).collect(),
             wait,
         })
@@ -80,27 +83,28 @@ pub(crate) struct Farewells {
 }
 
 impl Farewells {
+    /// Whether one of these is not released yet.
+    pub(crate) fn holds(&self, ending: &[Ending]) -> bool {
+        ending.iter().any(|pod| !self.is_released(&pod.uid))
+    }
+
     /// Looks again: `ending` are all pods that are to end, `state` the newest network state, `acknowledged` the
-    /// lowest generation that every node in reach has applied (`None` without any such node). True when a pod was
-    /// released.
+    /// lowest generation that every node in reach has applied (`None` without any such node). Answers the nodes of the
+    /// pods that were released.
     pub(crate) fn advance(
         &mut self,
         ending: &[Ending],
         state: &NetworkState,
         acknowledged: Option<Generation>,
         now: Instant,
-    ) -> bool {
+    ) -> BTreeSet<String> {
         let known: HashSet<&str> = ending.iter().map(|pod| pod.uid.as_str()).collect();
         self.pods.retain(|uid, _| known.contains(uid.as_str()));
-        let open = |pods: &HashMap<String, Held>, pod: &Ending| {
-            pods.get(&pod.uid)
-                .is_none_or(|held| held.progress != Progress::Released)
-        };
-        if !ending.iter().any(|pod| open(&self.pods, pod)) {
-            return false;
+        let mut released = BTreeSet::new();
+        if !self.holds(ending) {
+            return released;
         }
         let backends = backends(state);
-        let mut released = false;
         for pod in ending {
             let deadline = now + pod.wait;
             let held = self.pods.entry(pod.uid.clone()).or_insert(Held {
@@ -119,7 +123,7 @@ impl Farewells {
             };
             if gone || now >= held.deadline {
                 held.progress = Progress::Released;
-                released = true;
+                released.insert(pod.node.clone());
             }
         }
         released
@@ -237,12 +241,28 @@ mod tests {
     fn a_pod_waits_until_every_node_has_forgotten_it() {
         let (mut farewells, now) = (Farewells::default(), Instant::now());
         let ending = [pod(1, 30)];
-        assert!(!farewells.advance(&ending, &state(7, &[1, 2]), Some(Generation(7)), now));
+        assert!(
+            farewells
+                .advance(&ending, &state(7, &[1, 2]), Some(Generation(7)), now)
+                .is_empty()
+        );
         assert!(!farewells.is_released("uid-1"));
-        assert!(!farewells.advance(&ending, &state(8, &[2]), Some(Generation(7)), now));
+        assert!(
+            farewells
+                .advance(&ending, &state(8, &[2]), Some(Generation(7)), now)
+                .is_empty()
+        );
         assert!(!farewells.is_released("uid-1"), "one node is still at 7");
-        assert!(!farewells.advance(&ending, &state(9, &[2, 3]), Some(Generation(7)), now));
-        assert!(farewells.advance(&ending, &state(9, &[2, 3]), Some(Generation(8)), now));
+        assert!(
+            farewells
+                .advance(&ending, &state(9, &[2, 3]), Some(Generation(7)), now)
+                .is_empty()
+        );
+        assert!(
+            !farewells
+                .advance(&ending, &state(9, &[2, 3]), Some(Generation(8)), now)
+                .is_empty()
+        );
         assert!(
             farewells.is_released("uid-1"),
             "8 is where it left; 9 need not be waited for"
@@ -256,7 +276,7 @@ mod tests {
             let mut farewells = Farewells::default();
             let ending = [pod(1, grace)];
             let released = farewells.advance(&ending, &state(7, &[1]), Some(Generation(7)), now);
-            assert_eq!(released, wait == 0);
+            assert_eq!(!released.is_empty(), wait == 0);
             let due = now + Duration::from_secs(wait);
             assert_eq!(farewells.next_deadline(), (wait > 0).then_some(due));
             farewells.advance(&ending, &state(7, &[1]), Some(Generation(7)), due);
@@ -267,9 +287,17 @@ mod tests {
     #[test]
     fn nobody_in_reach_delays_nobody_and_the_gone_are_forgotten() {
         let (mut farewells, now) = (Farewells::default(), Instant::now());
-        assert!(farewells.advance(&[pod(1, 30)], &state(7, &[2]), None, now));
+        assert!(
+            !farewells
+                .advance(&[pod(1, 30)], &state(7, &[2]), None, now)
+                .is_empty()
+        );
         assert!(farewells.is_released("uid-1"));
-        assert!(!farewells.advance(&[], &state(7, &[2]), None, now));
+        assert!(
+            farewells
+                .advance(&[], &state(7, &[2]), None, now)
+                .is_empty()
+        );
         assert!(!farewells.is_released("uid-1"));
     }
 

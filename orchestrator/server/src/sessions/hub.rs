@@ -6,31 +6,33 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use waggle_api::Status;
 use waggle_model::Generation;
 use waggle_model::network::{NetworkDelta, NetworkState, PerFamily};
 use waggle_plan::identity::Wanted;
 use waggle_plan::ipam::IpamError;
 use waggle_plan::network::Follower;
+use waggle_plan::pod::{self, Pod};
 use waggle_plan::pod_addresses::Pool;
-use waggle_plan::{EventDraft, Scope, Snapshot, Touched, Write, pod};
+use waggle_plan::{EventDraft, Scope, Snapshot, Touched, Write};
 
 use super::farewell::{Ending, Farewells};
 use super::feed::{Catchup, Feed};
+use super::stirred::{self, Nodes};
 use super::{Inner, kind};
 
 /// Changes that come within this time are published together.
 const DEBOUNCE: Duration = Duration::from_millis(2);
+/// Acknowledgements that come within this time are looked at together: every node sends one.
+const TOGETHER: Duration = Duration::from_millis(5);
 /// After a failure, and when nothing happens, it looks again.
 const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Hub {
     state: Mutex<State>,
-    rounds: watch::Sender<u64>,
     /// An acknowledgement came in, or a session began or ended.
     nudge: Notify,
     /// First number of this server's generations.
@@ -50,6 +52,8 @@ struct State {
     /// Up to where in the snapshot's changes numbers and addresses are given out, and ends known; `None` for nowhere.
     provided: Option<u64>,
     ends_known: Option<u64>,
+    /// Up to where sessions were woken.
+    woken: Option<u64>,
 }
 
 impl Hub {
@@ -66,10 +70,10 @@ impl Hub {
             follower: Follower::default(),
             provided: None,
             ends_known: None,
+            woken: None,
         };
         Self {
             state: Mutex::new(state),
-            rounds: watch::Sender::new(0),
             nudge: Notify::new(),
             base,
         }
@@ -83,11 +87,6 @@ impl Hub {
     /// The newest network generation.
     pub(crate) fn generation(&self) -> Generation {
         self.lock().feed.current().state.generation
-    }
-
-    /// Tells of every round.
-    pub(crate) fn rounds(&self) -> watch::Receiver<u64> {
-        self.rounds.subscribe()
     }
 
     /// Has it look at acknowledgements and sessions again.
@@ -130,6 +129,7 @@ pub(super) async fn keep(inner: Arc<Inner>) {
         if let Err(status) = &settled {
             tracing::warn!(error = %status, "the network state is not up to date; trying again");
         }
+        let mut released = ended;
         loop {
             let rest = inner.hub.next_deadline();
             tokio::select! {
@@ -141,7 +141,10 @@ pub(super) async fn keep(inner: Arc<Inner>) {
                     tokio::time::sleep_until((ended + DEBOUNCE).into()).await;
                     break;
                 }
-                () = inner.hub.nudge.notified() => release(&inner),
+                () = nudged(&inner, released) => {
+                    release(&inner);
+                    released = Instant::now();
+                }
                 () = tokio::time::sleep(rest) => {
                     release(&inner);
                     if settled.is_err() {
@@ -153,6 +156,12 @@ pub(super) async fn keep(inner: Arc<Inner>) {
     }
 }
 
+/// Waits until there is something new to release, and a while after it was done last.
+async fn nudged(inner: &Inner, last: Instant) {
+    tokio::time::sleep_until((last + TOGETHER).into()).await;
+    inner.hub.nudge.notified().await;
+}
+
 /// One round: numbers, addresses, network state, ends.
 async fn settle(inner: &Inner) -> Result<(), Status> {
     let provided = inner.hub.lock().provided;
@@ -162,7 +171,7 @@ async fn settle(inner: &Inner) -> Result<(), Status> {
         let stirred = touched
             .as_ref()
             .is_none_or(|touched| registry.is_stirred(snapshot, touched));
-        let moved = touched.is_none_or(|touched| touched.into_iter().any(has_addresses));
+        let moved = touched.is_none_or(|touched| touched.into_iter().any(moves_pods));
         (snapshot.position(), stirred, moved)
     });
     if stirred {
@@ -183,18 +192,19 @@ async fn settle(inner: &Inner) -> Result<(), Status> {
     if written.is_ok() {
         inner.hub.lock().provided = Some(position);
     }
-    inner.view.read(|snapshot| publish(inner, snapshot));
+    let (nodes, network) = inner.view.read(|snapshot| {
+        let network = publish(inner, snapshot);
+        let woken = inner.hub.lock().woken.replace(snapshot.position());
+        (stirred::since(snapshot, woken), network)
+    });
     release(inner);
-    inner.hub.rounds.send_modify(|round| *round += 1);
+    inner.links.wake(&nodes, network);
     written
 }
 
-/// Whether addresses hang on it.
-fn has_addresses(touched: &Touched) -> bool {
-    match touched {
-        Touched::Object(key) => ["Pod", "Node", "Namespace", "Tenant"].contains(&key.kind.as_str()),
-        Touched::Kinds | Touched::Placement | Touched::Orphan(_) => false,
-    }
+/// Whether addresses or ends of pods hang on it.
+fn moves_pods(touched: &Touched) -> bool {
+    matches!(touched, Touched::Object(key) if key.is("v1", "Pod") || key.is("v1", "Node"))
 }
 
 async fn write_addresses(
@@ -237,7 +247,8 @@ async fn write_addresses(
     Ok(())
 }
 
-fn publish(inner: &Inner, snapshot: &Snapshot) {
+/// True when there is a new network state.
+fn publish(inner: &Inner, snapshot: &Snapshot) -> bool {
     let registry = inner.numbers.registry();
     let mut guard = inner.hub.lock();
     let state = &mut *guard;
@@ -248,7 +259,8 @@ fn publish(inner: &Inner, snapshot: &Snapshot) {
         .follower
         .advance(before, snapshot, &registry, &|pod| pool.of(pod));
     let governed = (first || moves_policy(&delta)).then(|| policy_of(before));
-    if state.feed.publish(delta, first) {
+    let published = state.feed.publish(delta, first);
+    if published {
         state.published = true;
         if let Some(before) = governed {
             let before = (!first).then_some(&before);
@@ -260,8 +272,8 @@ fn publish(inner: &Inner, snapshot: &Snapshot) {
         .ends_known
         .replace(snapshot.position())
         .and_then(|from| snapshot.touched_since(from));
-    if touched.is_some_and(|touched| !touched.into_iter().any(has_addresses)) {
-        return;
+    if touched.is_some_and(|touched| !touched.into_iter().any(moves_pods)) {
+        return published;
     }
     let now = inner.objects.now();
     let deleted = snapshot
@@ -279,6 +291,7 @@ fn publish(inner: &Inner, snapshot: &Snapshot) {
     inner
         .links
         .retain(|node| snapshot.nodes.get("", node).is_some());
+    published
 }
 
 fn moves_policy(delta: &NetworkDelta) -> bool {
@@ -300,19 +313,24 @@ fn policy_of(state: &NetworkState) -> NetworkState {
 /// Passes on the ends that nobody needs to wait for any longer.
 fn release(inner: &Inner) {
     inner.enforcement.acknowledged(&inner.links.acknowledged());
-    let ready = |node: &str| inner.view.read(|snapshot| is_ready(snapshot, node));
-    let acknowledged = inner.links.lowest_acknowledged(ready);
     let mut state = inner.hub.lock();
-    let State {
-        feed,
-        farewells,
-        ending,
-        ..
-    } = &mut *state;
-    let released = farewells.advance(ending, &feed.current().state, acknowledged, Instant::now());
-    drop(state);
-    if released {
-        inner.hub.rounds.send_modify(|round| *round += 1);
+    if state.farewells.holds(&state.ending) {
+        drop(state);
+        let acknowledged = inner.view.read(|snapshot| {
+            let links = &inner.links;
+            links.lowest_acknowledged(|node| is_ready(snapshot, node))
+        });
+        state = inner.hub.lock();
+        let State {
+            feed,
+            farewells,
+            ending,
+            ..
+        } = &mut *state;
+        let newest = &feed.current().state;
+        let released = farewells.advance(ending, newest, acknowledged, Instant::now());
+        drop(state);
+        inner.links.wake(&Nodes::Some(released), false);
     }
 }
 

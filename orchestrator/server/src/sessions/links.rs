@@ -1,18 +1,30 @@
 //! Which nodes have a session, and how far each of them is.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use waggle_model::Generation;
 use waggle_wire::v1;
 
 use super::assignments::Told;
+use super::node::STATUS_SECONDS;
+use super::stirred::Nodes;
 
 /// Stream requests that may wait for a session to send them.
 const QUEUE: usize = 64;
+
+/// What a node said of itself in its session, and which version of its Node came of that.
+#[derive(Debug)]
+struct Said {
+    status: Bytes,
+    revision: u64,
+    at: Instant,
+}
 
 /// One session, as the rest of the server sees it.
 #[derive(Debug)]
@@ -23,6 +35,14 @@ pub(crate) struct Link {
     acknowledged: AtomicU64,
     /// Requests for streams, to be sent down.
     requests: mpsc::Sender<v1::OpenStream>,
+    /// There may be something to tell the node.
+    news: Notify,
+    /// Something of its pods may be among it.
+    pods: AtomicBool,
+    /// One of its pods could not be told yet, for want of something that is still on its way.
+    waits: AtomicBool,
+    /// What it said of itself last.
+    said: Mutex<Option<Said>>,
     /// Ends the session.
     pub(crate) ended: CancellationToken,
 }
@@ -36,6 +56,52 @@ impl Link {
     /// Takes in an acknowledgement; true when it is news.
     pub(crate) fn acknowledge(&self, generation: Generation) -> bool {
         self.acknowledged.fetch_max(generation.0, Ordering::AcqRel) < generation.0
+    }
+
+    /// Whether this is what it said last of itself, not too long ago, and its Node is still what came of that.
+    pub(crate) fn has_said(&self, status: &Bytes, revision: u64) -> bool {
+        let young = Duration::from_secs(STATUS_SECONDS.unsigned_abs());
+        lock(&self.said).as_ref().is_some_and(|said| {
+            said.revision == revision && said.at.elapsed() < young && said.status == *status
+        })
+    }
+
+    /// Notes what it said of itself, and which version of its Node says it.
+    pub(crate) fn says(&self, status: Bytes, revision: u64) {
+        let at = Instant::now();
+        *lock(&self.said) = Some(Said {
+            status,
+            revision,
+            at,
+        });
+    }
+
+    /// Has the session look for what to tell the node: the network, and its `pods` too.
+    pub(crate) fn wake(&self, pods: bool) {
+        if pods {
+            self.pods.store(true, Ordering::Release);
+        }
+        self.news.notify_one();
+    }
+
+    /// Waits until it was woken since this was asked last.
+    pub(crate) async fn woken(&self) {
+        self.news.notified().await;
+    }
+
+    /// Whether its pods are to be looked at, which is then up to whoever asked.
+    pub(crate) fn take_pods(&self) -> bool {
+        self.pods.swap(false, Ordering::AcqRel)
+    }
+
+    /// Leaves it to whoever asks next.
+    pub(crate) fn put_pods(&self, pods: bool) {
+        self.pods.fetch_or(pods, Ordering::AcqRel);
+    }
+
+    /// Whether something that a pod needs is still on its way.
+    pub(crate) fn waits(&self, waits: bool) {
+        self.waits.store(waits, Ordering::Release);
     }
 
     /// Has the session send a request; false when it is gone or too busy.
@@ -60,6 +126,10 @@ impl Links {
             node: node.to_owned(),
             acknowledged: AtomicU64::new(0),
             requests,
+            news: Notify::new(),
+            pods: AtomicBool::new(true),
+            waits: AtomicBool::new(false),
+            said: Mutex::default(),
             ended: CancellationToken::new(),
         });
         if let Some(before) = lock(&self.open).insert(node.to_owned(), Arc::clone(&link)) {
@@ -68,16 +138,16 @@ impl Links {
         (link, receiver)
     }
 
-    /// Ends a session. One that has taken its place stays.
-    pub(crate) fn close(&self, link: &Arc<Link>) {
+    /// Ends a session; true when no other has taken its place, which stays.
+    pub(crate) fn close(&self, link: &Arc<Link>) -> bool {
         link.ended.cancel();
         let mut open = lock(&self.open);
-        if open
-            .get(&link.node)
-            .is_some_and(|current| Arc::ptr_eq(current, link))
-        {
+        let current = open.get(&link.node);
+        let last = current.is_some_and(|current| Arc::ptr_eq(current, link));
+        if last {
             open.remove(&link.node);
         }
+        last
     }
 
     /// Ends every session.
@@ -95,6 +165,31 @@ impl Links {
     /// Nodes that have a session.
     pub(crate) fn names(&self) -> Vec<String> {
         lock(&self.open).keys().cloned().collect()
+    }
+
+    /// Wakes the sessions of nodes whose pods may be news, and all of them for the `network`.
+    pub(crate) fn wake(&self, pods: &Nodes, network: bool) {
+        let open = lock(&self.open);
+        match pods {
+            Nodes::Some(nodes) if !network => {
+                for link in nodes.iter().filter_map(|node| open.get(node)) {
+                    link.wake(true);
+                }
+                let waiting = open
+                    .values()
+                    .filter(|link| link.waits.load(Ordering::Acquire));
+                waiting.for_each(|link| link.wake(true));
+            }
+            _ => {
+                for (node, link) in open.iter() {
+                    let named = match pods {
+                        Nodes::All => true,
+                        Nodes::Some(nodes) => nodes.contains(node),
+                    };
+                    link.wake(named || link.waits.load(Ordering::Acquire));
+                }
+            }
+        }
     }
 
     /// The lowest generation acknowledged among the connected nodes that `counts`; `None` without any.

@@ -4,6 +4,7 @@
 
 mod account;
 mod assignments;
+mod beats;
 mod capacity;
 mod enforcement;
 mod enrol;
@@ -19,11 +20,13 @@ mod rendezvous;
 mod service;
 mod session;
 mod static_pods;
+mod stirred;
 #[cfg(test)]
 mod tests;
 mod upward;
 mod volumes;
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +43,6 @@ use crate::objects::Objects;
 use crate::pki::Pki;
 use crate::usage::UsageRegistry;
 
-pub(crate) use assignments::needed_by;
 pub use enforcement::Enforcement;
 pub use numbers::Numbers;
 pub use rendezvous::{OpenFault, StreamEnds};
@@ -121,12 +123,14 @@ pub(crate) struct Inner {
     /// Names this server's history of generations; another start is another history.
     epoch: String,
     links: links::Links,
+    beats: beats::Beats,
     capacity: capacity::Capacity,
     enforcement: Enforcement,
     hub: hub::Hub,
     rendezvous: rendezvous::Rendezvous,
-    /// Held while a Node object is made, so that no range is given twice.
-    registering: tokio::sync::Mutex<()>,
+    /// Ranges of Node objects that were made and that the view does not show yet. Held while one is made, so that no range
+    /// is given twice.
+    registering: tokio::sync::Mutex<BTreeMap<String, Vec<Cidr>>>,
 }
 
 impl Sessions {
@@ -161,10 +165,11 @@ impl Sessions {
             pki,
             epoch: uuid::Uuid::new_v4().to_string(),
             links: links::Links::default(),
+            beats: beats::Beats::default(),
             capacity: capacity::Capacity::default(),
             enforcement: Enforcement::default(),
             rendezvous: rendezvous::Rendezvous::default(),
-            registering: tokio::sync::Mutex::new(()),
+            registering: tokio::sync::Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -185,6 +190,7 @@ impl Sessions {
             served = service::serve(Arc::clone(&inner), listeners, stop.clone()) => served,
             () = hub::keep(Arc::clone(&inner)) => Ok(()),
             () = capacity::keep(&inner) => Ok(()),
+            () = beats::keep(&inner) => Ok(()),
         }
     }
 

@@ -1,34 +1,39 @@
 //! The Node object of a session: made at its first hello, with a range of pod addresses that it keeps; its status
-//! written when it says something new; its Lease renewed at each heartbeat.
+//! written when it says something new. Leases are in `beats`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use bytes::Bytes;
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use waggle_api::{Part, Resource, Status};
 use waggle_model::network::{Cidr, PerFamily};
+use waggle_plan::Snapshot;
 use waggle_plan::ipam::assign_pod_cidr;
 use waggle_wire::v1;
 
-use super::{Inner, kind};
+use super::links::Link;
+use super::{Inner, beats, kind};
 use crate::objects::{Object, WriteOptions};
 
-/// Where heartbeats are kept.
-const LEASES: &str = "kube-node-lease";
-/// Seconds for which a heartbeat speaks.
-const LEASE_SECONDS: i64 = 40;
+/// After the events were lost, the node is looked at again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// A status that says nothing new is written again after this many seconds.
-const STATUS_SECONDS: i64 = 300;
+pub(super) const STATUS_SECONDS: i64 = 300;
 
 /// Makes or completes the Node object and answers its pod ranges and its uid.
 pub(super) async fn register(
     inner: &Inner,
     hello: &v1::Hello,
 ) -> Result<(PerFamily<Cidr>, String), Status> {
-    let _one_at_a_time = inner.registering.lock().await;
+    let mut fresh = inner.registering.lock().await;
     let nodes = kind("v1", "Node")?;
     let known = inner.objects.get(nodes, "", &hello.node);
-    let ranges = ranges_for(inner, nodes, hello, known.as_deref())?;
+    let ranges = ranges_for(inner, &mut fresh, hello, known.as_deref())?;
+    fresh.insert(hello.node.clone(), ranges.iter().collect());
+    drop(fresh);
     let options = WriteOptions::default();
     if known.is_none() {
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": hello.node}});
@@ -56,15 +61,16 @@ pub(super) async fn gone(inner: &Inner, node: &str, uid: &str) {
     let Ok(nodes) = kind("v1", "Node") else {
         return std::future::pending().await;
     };
-    let mut changes = inner.objects.changed();
     loop {
-        changes.borrow_and_update();
+        let seen = *inner.objects.changed().borrow();
         let object = inner.objects.get(nodes, "", node);
         if object.is_none_or(|object| object.uid != uid) {
             return;
         }
-        if changes.changed().await.is_err() {
-            return std::future::pending().await;
+        // Of this node's events only: somebody else's changes wake nobody here.
+        match inner.objects.watch_one(nodes, "", node, seen) {
+            Ok(mut events) => drop(events.next().await),
+            Err(_) => tokio::time::sleep(AGAIN).await,
         }
     }
 }
@@ -72,12 +78,13 @@ pub(super) async fn gone(inner: &Inner, node: &str, uid: &str) {
 /// The ranges that the node has, and new ones for families that it has none of.
 fn ranges_for(
     inner: &Inner,
-    nodes: &'static Resource,
+    fresh: &mut BTreeMap<String, Vec<Cidr>>,
     hello: &v1::Hello,
     known: Option<&Object>,
 ) -> Result<PerFamily<Cidr>, Status> {
     let settings = &inner.settings;
-    let own: Vec<Cidr> = known.into_iter().flat_map(ranges_of).collect();
+    let given = fresh.get(&hello.node).into_iter().flatten().copied();
+    let own: Vec<Cidr> = known.into_iter().flat_map(ranges_of).chain(given).collect();
     let mut used: Option<BTreeSet<Cidr>> = None;
     let mut ranges = Vec::new();
     for cluster in settings.pod_range.iter() {
@@ -86,10 +93,8 @@ fn ranges_for(
             ranges.push(*range);
             continue;
         }
-        let used = used.get_or_insert_with(|| {
-            let nodes = inner.objects.list(nodes, None).objects;
-            nodes.iter().flat_map(|node| ranges_of(node)).collect()
-        });
+        let used =
+            used.get_or_insert_with(|| inner.view.read(|snapshot| ranges_in_use(snapshot, fresh)));
         let prefix = if ipv4 {
             settings.node_prefix
         } else {
@@ -101,6 +106,22 @@ fn ranges_for(
         ranges.push(range);
     }
     Ok(PerFamily::of(ranges).unwrap_or(settings.pod_range))
+}
+
+/// Ranges that nodes have. Of those that were made lately, those stay in `fresh` that the view does not show.
+fn ranges_in_use(snapshot: &Snapshot, fresh: &mut BTreeMap<String, Vec<Cidr>>) -> BTreeSet<Cidr> {
+    let shown = |name: &str| {
+        let spec = snapshot
+            .nodes
+            .get("", name)
+            .and_then(|node| node.spec.as_ref());
+        spec.is_some_and(|spec| spec.pod_cidr.is_some())
+    };
+    fresh.retain(|name, _| !shown(name));
+    let specs = snapshot.nodes.iter().filter_map(|node| node.spec.as_ref());
+    let texts = specs.flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr));
+    let shown = texts.filter_map(|text| text.parse().ok());
+    shown.chain(fresh.values().flatten().copied()).collect()
 }
 
 fn ranges_of(node: &Object) -> Vec<Cidr> {
@@ -145,67 +166,43 @@ fn located(mut node: Value, hello: &v1::Hello) -> Value {
     node
 }
 
-/// Takes in a heartbeat: renews the Lease, and writes the status if it says something new.
-pub(super) async fn heartbeat(inner: &Inner, node: &str, said: Value) -> Result<(), Status> {
-    let renewed = renew_lease(inner, node).await;
+/// Takes in a heartbeat: a sign of life, and a status that is written if it says something new.
+pub(super) async fn heartbeat(inner: &Inner, link: &Link, said: &Bytes) -> Result<(), Status> {
+    let alive = beats::take_in(inner, &link.node).await;
     let nodes = kind("v1", "Node")?;
+    let node = inner.objects.get(nodes, "", &link.node);
+    let revision = node.map(|node| node.revision);
+    if revision.is_some_and(|revision| link.has_said(said, revision)) {
+        return alive;
+    }
+    let status: Value = serde_json::from_slice(said)
+        .map_err(|error| Status::bad_request(format!("status of node {}: {error}", link.node)))?;
+    let revision = write_status(inner, nodes, &link.node, &status).await?;
+    link.says(said.clone(), revision);
+    alive
+}
+
+/// Writes what a node says of itself, if that is news, and answers the version of the Node that says it.
+async fn write_status(
+    inner: &Inner,
+    nodes: &'static Resource,
+    node: &str,
+    said: &Value,
+) -> Result<u64, Status> {
     let now = inner.objects.now();
     let options = WriteOptions::default();
     let status = |object: &Object| {
         let mut value = object.value.clone();
         let old = value["status"].take();
-        value["status"] = status_after(old, &said, now);
+        value["status"] = status_after(old, said, now);
         Ok(value)
     };
-    inner
-        .objects
-        .modify(nodes, "", node, Part::Status, &options, status)
-        .await?;
-    let label = |object: &Object| Ok(labelled(object.value.clone(), &said));
-    inner
-        .objects
-        .modify(nodes, "", node, Part::Main, &options, label)
-        .await?;
-    renewed
-}
-
-async fn renew_lease(inner: &Inner, node: &str) -> Result<(), Status> {
-    let leases = kind("coordination.k8s.io/v1", "Lease")?;
-    let now = micro(inner.objects.now());
-    let options = WriteOptions::default();
-    if inner.objects.get(leases, LEASES, node).is_none() {
-        let owner = inner.objects.get(kind("v1", "Node")?, "", node);
-        let owner = owner.map(|node| json!([{"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}]));
-        let mut lease = json!({
-            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-            "metadata": {"namespace": LEASES, "name": node},
-            "spec": {"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now},
-        });
-        if let Some(owner) = owner {
-            lease["metadata"]["ownerReferences"] = owner;
-        }
-        return inner
-            .objects
-            .create(leases, lease, &options)
-            .await
-            .map(drop);
-    }
-    let renew = |lease: &Object| {
-        let mut lease = lease.value.clone();
-        lease["spec"]["holderIdentity"] = json!(node);
-        lease["spec"]["renewTime"] = json!(now);
-        Ok(lease)
-    };
-    inner
-        .objects
-        .modify(leases, LEASES, node, Part::Main, &options, renew)
-        .await
-        .map(drop)
-}
-
-/// As `metav1.MicroTime` prints it.
-fn micro(moment: Timestamp) -> String {
-    format!("{moment:.6}")
+    let objects = &inner.objects;
+    let written = objects.modify(nodes, "", node, Part::Status, &options, status);
+    written.await?;
+    let label = |object: &Object| Ok(labelled(object.value.clone(), said));
+    let written = objects.modify(nodes, "", node, Part::Main, &options, label);
+    Ok(written.await?.revision)
 }
 
 fn seconds(moment: Timestamp) -> String {
@@ -238,7 +235,8 @@ fn status_after(old: Value, said: &Value, now: Timestamp) -> Value {
         }
     }
     let conditions = conditions(&old["conditions"], &said["conditions"], now);
-    let fresh = written(&old).is_some_and(|at| now.as_second() - at.as_second() < STATUS_SECONDS);
+    let fresh = written(&old)
+        .is_some_and(|at| (0..STATUS_SECONDS).contains(&(now.as_second() - at.as_second())));
     let told = told(&conditions) == told(&old["conditions"]);
     let same = told
         && without_conditions(&new) == old.as_object().map(without_conditions).unwrap_or_default();
@@ -365,7 +363,6 @@ mod tests {
 
     #[test]
     fn times_are_printed_as_kubernetes_prints_them() {
-        assert_eq!(micro(at(0)), "1970-01-01T00:00:00.000000Z");
         assert_eq!(seconds(at(0)), "1970-01-01T00:00:00Z");
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use futures::stream::{Stream, select_all};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 use waggle_wire::v1;
@@ -48,9 +49,12 @@ pub(super) async fn serve(
     let mut incoming = Vec::new();
     for listener in listeners {
         listener.set_nonblocking(true)?;
-        incoming.push(TcpListenerStream::new(tokio::net::TcpListener::from_std(
-            listener,
-        )?));
+        // The server's own option is about listeners of its own only. Without it an answer's trailers wait 40 ms for the
+        // other side to acknowledge what came before them.
+        incoming.push(
+            TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?)
+                .with_nodelay(Some(true)),
+        );
     }
     let node = NodeServer::new(Sill(Arc::clone(&inner))).max_decoding_message_size(LARGEST);
     let links = Arc::clone(&inner);
@@ -58,7 +62,6 @@ pub(super) async fn serve(
     let served = Server::builder()
         .tls_config(tls)
         .map_err(SessionsError::Tls)?
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(EnrolmentServer::new(Desk(Arc::clone(&inner))))

@@ -61,7 +61,9 @@ pub(super) async fn run(
         () = upward::listen(&inner, &link, inbound) => {}
         _ = tell(&inner, &link, &hello, range, requests, &down) => {}
     }
-    inner.links.close(&link);
+    if inner.links.close(&link) {
+        inner.beats.forget(&node);
+    }
     inner.hub.nudge();
     tracing::info!(node, "node session ended");
 }
@@ -83,20 +85,22 @@ async fn tell(
         told.forget();
     }
     let mut at = Generation(if mine { hello.network_generation } else { 0 });
-    let mut rounds = inner.hub.rounds();
     loop {
-        rounds.borrow_and_update();
-        if let Some((news, newest)) = inner.hub.network_since(at) {
-            tell_network(news, down).await?;
-            at = newest;
-            tell_pods(inner, &link.node, &mut told, &mut whole, down).await?;
+        // Before the network is looked at: what of its pods is news needs no newer one.
+        let pods = link.take_pods();
+        match inner.hub.network_since(at) {
+            Some((news, newest)) => {
+                tell_network(news, down).await?;
+                at = newest;
+                if pods {
+                    tell_pods(inner, link, &mut told, &mut whole, down).await?;
+                }
+            }
+            None => link.put_pods(pods),
         }
         loop {
             tokio::select! {
-                changed = rounds.changed() => {
-                    changed.map_err(|_| HungUp)?;
-                    break;
-                }
+                () = link.woken() => break,
                 request = requests.recv() => {
                     let request = request.ok_or(HungUp)?;
                     send(down, Message::OpenStream(request)).await?;
@@ -138,17 +142,19 @@ async fn tell_network(news: Catchup, down: &Down) -> Result<(), HungUp> {
 /// Pods that are news; all of them when `whole`.
 async fn tell_pods(
     inner: &Inner,
-    node: &str,
+    link: &Link,
     told: &mut Told,
     whole: &mut bool,
     down: &Down,
 ) -> Result<(), HungUp> {
+    let node = link.node.as_str();
     let registry = inner.numbers.registry();
     let news = inner.view.read(|snapshot| {
         told.news(node, snapshot, &inner.objects, &registry, |uid| {
             inner.hub.may_end(uid)
         })
     });
+    link.waits(news.as_ref().map_or(true, |news| news.waits));
     let news = match news {
         Ok(news) if *whole || !news.is_empty() => news,
         Ok(_) => return Ok(()),

@@ -3,18 +3,22 @@
 //! is deleted comes back for as long as its file is there.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
+use k8s_openapi::api::core::v1::PodSpec;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use waggle_api::{DeleteOptions, Status};
+use waggle_api::{DeleteOptions, MIRROR, Status};
+use waggle_plan::pod::Needs;
 use waggle_plan::{Snapshot, pod};
 use waggle_wire::v1;
 
 use super::{Inner, kind};
 use crate::http::input::from_yaml;
 use crate::objects::WriteOptions;
+use crate::pki::hex;
 
-const MIRROR: &str = "kubernetes.io/config.mirror";
 const HASH: &str = "kubernetes.io/config.hash";
 const SOURCE: &str = "kubernetes.io/config.source";
 
@@ -37,14 +41,17 @@ pub(super) async fn settle(
         return v1::StaticPodsReply::default();
     };
     for one in pods {
-        let made = mirror(node, &uid, &one.manifest).and_then(|(key, value)| {
-            match wanted.insert(key, (one.file.clone(), value)) {
-                None => Ok(()),
-                Some((other, _)) => Err(format!(
-                    "{other} has a pod of the same name: rename one of them"
+        let made =
+            mirror(node, &uid, &one.manifest).and_then(|(key, value)| match wanted.entry(key) {
+                Entry::Vacant(free) => {
+                    free.insert((one.file.clone(), value));
+                    Ok(())
+                }
+                Entry::Occupied(other) => Err(format!(
+                    "{} has a pod of the same name: rename one of them",
+                    other.get().0
                 )),
-            }
-        });
+            });
         faults.extend(made.err().map(|message| v1::StaticPodFault {
             file: one.file,
             message,
@@ -121,8 +128,12 @@ fn mirror(node: &str, node_uid: &str, manifest: &[u8]) -> Result<(Key, Value), S
     }
     let namespace = Some(text(&value["metadata"]["namespace"])).filter(|one| !one.is_empty());
     let namespace = namespace.unwrap_or_else(|| "default".to_owned());
+    let annotations = &value["metadata"]["annotations"];
+    if !(annotations.is_object() || annotations.is_null()) {
+        return Err("metadata.annotations: must be an object".to_owned());
+    }
     check(&value["spec"])?;
-    let hash = hex(&Sha256::digest(manifest));
+    let hash = hex(&Sha256::digest(manifest)[..16]);
     let name = format!("{name}-{node}");
     let metadata = &mut value["metadata"];
     metadata["name"] = json!(name);
@@ -154,7 +165,14 @@ fn check(spec: &Value) -> Result<(), String> {
     }
     let volumes = spec["volumes"].as_array().into_iter().flatten();
     for volume in volumes {
-        let sources = ["secret", "configMap", "projected", "persistentVolumeClaim"];
+        let sources = [
+            "secret",
+            "configMap",
+            "projected",
+            "persistentVolumeClaim",
+            "ephemeral",
+            "csi",
+        ];
         if let Some(source) = sources.iter().find(|source| !volume[**source].is_null()) {
             return Err(format!(
                 "spec.volumes[{}].{source}: a static pod can't read other objects: use a hostPath or an emptyDir",
@@ -162,15 +180,14 @@ fn check(spec: &Value) -> Result<(), String> {
             ));
         }
     }
-    Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    PodSpec::deserialize(spec).map_err(|error| format!("spec: {error}"))?;
+    let needs = Needs::of(spec);
+    match needs.config_maps.iter().chain(&needs.secrets).next() {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "spec names {name:?}: a static pod can't read ConfigMaps or Secrets (env, envFrom, imagePullSecrets)"
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -199,6 +216,15 @@ mod tests {
             (
                 with("{volumes: [{name: a, secret: {secretName: b}}]}"),
                 "spec.volumes[a].secret",
+            ),
+            (
+                with("{containers: [{name: a, env: [{name: B, valueFrom: {secretKeyRef: {name: card, key: pin}}}]}]}"),
+                "\"card\"",
+            ),
+            (with("{containers: [], imagePullSecrets: [{name: pull}]}"), "\"pull\""),
+            (
+                "apiVersion: v1\nkind: Pod\nmetadata: {name: a, annotations: text}\nspec: {containers: []}\n".to_owned(),
+                "metadata.annotations",
             ),
             (with("[]"), "spec"),
             ("a: [".to_owned(), "YAML"),

@@ -129,10 +129,7 @@ async fn take_in(inner: &Inner, link: &Arc<Link>, batch: Batch) {
     );
     let heartbeat = async {
         if let Some(status) = batch.heartbeat {
-            let outcome = match serde_json::from_slice(&status.status_json) {
-                Ok(said) => node::heartbeat(inner, &link.node, said).await,
-                Err(error) => Err(Status::bad_request(error.to_string())),
-            };
+            let outcome = node::heartbeat(inner, link, &status.status_json).await;
             report(&link.node, "its status", outcome);
         }
     };

@@ -28,8 +28,8 @@ impl Target {
             .get(pods, namespace, name)
             .ok_or_else(|| Status::not_found(pods, name))?;
         let typed = Pod::deserialize(&*object.value).map_err(Status::internal)?;
-        let node = waggle_plan::pod::node_name(&typed).map(str::to_owned);
-        let node = node.ok_or_else(|| {
+        let node = typed.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        let node = node.filter(|node| !node.is_empty()).ok_or_else(|| {
             Status::bad_request(format!("pod {name} does not have a host assigned"))
         })?;
         let pod = v1::PodRef {

@@ -4,6 +4,8 @@ use waggle_model::network::NetworkState;
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use waggle_runtime::mount_table::unmount_below;
+
 use super::*;
 use crate::pods::fixture::pod;
 
@@ -162,6 +164,6 @@ fn a_token_lies_beside_other_sources_in_memory() {
         ("secret", "1", "shop")
     );
     let mounted = is_mount_point(&place);
-    release(folder.path()).unwrap();
+    unmount_below(folder.path()).unwrap();
     assert!(mounted, "a token must not reach a disk");
 }

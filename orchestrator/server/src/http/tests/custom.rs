@@ -52,7 +52,11 @@ impl Api {
     }
 
     async fn define(&self) {
-        let (code, made) = self.post(DEFINITIONS, &definition()).await;
+        self.define_as(&definition()).await;
+    }
+
+    pub(super) async fn define_as(&self, definition: &Value) {
+        let (code, made) = self.post(DEFINITIONS, definition).await;
         assert_eq!(code, 201, "{made}");
         self.settle_definitions().await;
     }

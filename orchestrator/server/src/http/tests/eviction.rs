@@ -27,6 +27,14 @@ async fn a_budget_has_a_say_in_an_eviction() {
             json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
         (format!("{PODS}/{name}/eviction"), body)
     };
+    for body in [
+        json!("x"),
+        json!({"metadata": "x"}),
+        json!({"metadata": []}),
+    ] {
+        let (code, answer) = api.post(&evict("a").0, &body).await;
+        assert_eq!(code, 400, "{body}: {answer}");
+    }
     // Nobody has counted yet.
     let (path, body) = evict("a");
     assert_eq!(api.post(&path, &body).await.0, 429);

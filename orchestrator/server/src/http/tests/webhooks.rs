@@ -13,6 +13,8 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::*;
 
+const MERGE: &str = "application/merge-patch+json";
+
 /// A webhook server: what it answers is said by the last word of the path that it is asked at.
 struct Hooks {
     address: SocketAddr,
@@ -52,9 +54,37 @@ fn answer(path: &str, request: &Value) -> Value {
         "warn" => {
             json!({"allowed": true, "warnings": ["mind the gap"], "auditAnnotations": {"k": "v"}})
         }
+        "convert" => {
+            let made = request["objects"].as_array().unwrap().iter();
+            let made: Vec<_> = made
+                .map(|one| converted(one, &request["desiredAPIVersion"]))
+                .collect();
+            json!({"result": {"status": "Success"}, "convertedObjects": made})
+        }
+        "refuse" => json!({"result": {"status": "Failed", "message": "not convertible"}}),
         "other-uid" => json!({"allowed": true, "uid": "another"}),
         _ => json!({"allowed": true}),
     }
+}
+
+/// A Door in another version: `spec.at` is `host:port` in v1beta1, and two fields in v1.
+fn converted(door: &Value, version: &Value) -> Value {
+    let mut made = door.clone();
+    made["apiVersion"] = version.clone();
+    made["spec"] = if *version == "example.com/v1" {
+        let at = door["spec"]["at"].as_str().unwrap_or(":0");
+        let (host, port) = at.split_once(':').unwrap();
+        json!({"host": host, "port": port.parse::<u16>().unwrap()})
+    } else {
+        let (host, port) = (
+            door["spec"]["host"].as_str().unwrap(),
+            &door["spec"]["port"],
+        );
+        json!({"at": format!("{host}:{port}")})
+    };
+    // Nothing of this is a webhook's to change.
+    made["metadata"]["generation"] = 99.into();
+    made
 }
 
 async fn hooks() -> Hooks {
@@ -357,17 +387,50 @@ async fn containers_that_a_webhook_adds_get_the_token_too() {
 }
 
 #[tokio::test]
-async fn conditions_that_are_not_evaluated_are_told_of() {
-    let api = api().await;
-    let mut conditional = hook("maybe", &json!({"url": "https://127.0.0.1:1/"}));
-    conditional["matchConditions"] = json!([{"name": "never", "expression": "false"}]);
-    let made = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": VALIDATING,
-        "metadata": {"name": "maybe"}, "webhooks": [conditional]});
+async fn conditions_say_whether_a_webhook_is_asked() {
+    let (api, hooks) = (api().await, hooks().await);
+    let mut conditional = hook("no", &hooks.url("no"));
+    conditional["matchConditions"] = json!([
+        {"name": "not-ours", "expression": "!object.metadata.name.startsWith('ours')"},
+        {"name": "owned", "expression": "object.data.owner != request.userInfo.username"}]);
+    let mut lenient = hook("lenient", &hooks.url("look"));
+    lenient["failurePolicy"] = "Ignore".into();
+    lenient["matchConditions"] =
+        json!([{"name": "odd", "expression": "object.data.nothing == 'x'"}]);
+    api.hook(VALIDATING, "conditional", &[conditional.clone(), lenient])
+        .await;
+    let map = |name: &str, owner: Option<&str>| {
+        let data = owner.map_or_else(|| json!({}), |owner| json!({"owner": owner}));
+        json!({"metadata": {"name": name}, "data": data})
+    };
+    let maps = "/api/v1/namespaces/default/configmaps";
+    assert_eq!(api.post(maps, &map("ours", Some("eve"))).await.0, 201);
+    assert_eq!(hooks.asked(), [] as [&str; 0]);
+    let (code, refused) = api.post(maps, &map("theirs", Some("eve"))).await;
+    assert_eq!(code, 403, "{refused}");
+    assert_eq!(hooks.asked(), ["no"]);
+    // A condition that can't be evaluated fails as the webhook would.
+    let (code, refused) = api.post(maps, &map("theirs", None)).await;
+    assert_eq!(code, 403, "{refused}");
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("owned: no such key: owner"), "{message}");
+    assert_eq!(hooks.asked(), [] as [&str; 0]);
+
+    conditional["matchConditions"] = json!([{"name": "broken", "expression": "object.metadata.name +"},
+        {"name": "who", "expression": "authorizer.group('').resource('pods').check('get').allowed()"}]);
+    let made = json!({"metadata": {"name": "broken"}, "webhooks": [conditional]});
     let path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
-    let request = Request::post(path).header(CONTENT_TYPE, "application/json");
-    let response = api.send(request, made.to_string()).await;
-    let warning = response.headers()["warning"].to_str().unwrap();
-    assert!(warning.contains("matchConditions"), "{warning}");
+    let (code, refused) = api.post(path, &made).await;
+    assert_eq!(code, 422, "{refused}");
+    let causes = refused["details"]["causes"].as_array().unwrap();
+    let field = |index: usize| causes[index]["field"].as_str().unwrap();
+    assert_eq!(field(0), "webhooks[0].matchConditions[0].expression");
+    assert_eq!(field(1), "webhooks[0].matchConditions[1].expression");
+    let message = causes[1]["message"].as_str().unwrap();
+    assert!(
+        message.contains("undeclared reference to 'authorizer'"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -442,4 +505,136 @@ async fn webhooks_are_asked_about_evictions_tokens_and_streams() {
         api.post(&format!("{pods}/p/eviction"), &broken).await.0,
         400
     );
+}
+
+fn doors(converter: &Value, stored: &str) -> Value {
+    let version = |name: &str, spec: Value| {
+        json!({"name": name, "served": true, "storage": name == stored, "subresources": {"status": {}},
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                "spec": {"type": "object", "properties": spec},
+                "status": {"type": "object", "properties": {"open": {"type": "boolean"}}}}}}})
+    };
+    let newer = json!({"host": {"type": "string"}, "port": {"type": "integer", "minimum": 1}});
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "doors.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "doors", "singular": "door", "kind": "Door", "listKind": "DoorList"},
+            "versions": [version("v1", newer), version("v1beta1", json!({"at": {"type": "string"}}))],
+            "conversion": {"strategy": "Webhook", "webhook":
+                {"clientConfig": converter, "conversionReviewVersions": ["v1"]}}}})
+}
+
+#[tokio::test]
+async fn a_webhook_converts_between_the_versions_of_a_kind() {
+    let (api, hooks) = (api().await, hooks().await);
+    let definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/doors.example.com";
+    api.define_as(&doors(&hooks.url("convert"), "v1")).await;
+    let of = |version: &str| format!("/apis/example.com/{version}/namespaces/default/doors");
+    let (older, newer) = (of("v1beta1"), of("v1"));
+    let door = json!({"apiVersion": "example.com/v1beta1", "kind": "Door",
+        "metadata": {"name": "front", "labels": {"a": "b"}}, "spec": {"at": "home:80"}});
+    let (code, made) = api.post(&older, &door).await;
+    assert_eq!(
+        (code, &made["spec"]),
+        (201, &json!({"at": "home:80"})),
+        "{made}"
+    );
+    assert_eq!(made["apiVersion"], "example.com/v1beta1");
+    let (_, found) = api.get(&format!("{newer}/front")).await;
+    assert_eq!(
+        found["spec"],
+        json!({"host": "home", "port": 80}),
+        "{found}"
+    );
+    assert_eq!(
+        (
+            &found["metadata"]["generation"],
+            &found["metadata"]["labels"]["a"]
+        ),
+        (&json!(1), &json!("b"))
+    );
+    let (_, listed) = api.get(&older).await;
+    assert_eq!(
+        listed["items"][0]["spec"],
+        json!({"at": "home:80"}),
+        "{listed}"
+    );
+    assert_eq!(listed["items"][0]["apiVersion"], "example.com/v1beta1");
+
+    // A change in one version is one in the other.
+    let (code, changed) = api
+        .patch(
+            &format!("{older}/front"),
+            MERGE,
+            &json!({"spec": {"at": "home:81"}}),
+        )
+        .await;
+    assert_eq!(
+        (code, &changed["spec"]["at"]),
+        (200, &json!("home:81")),
+        "{changed}"
+    );
+    assert_eq!(changed["metadata"]["generation"], 2);
+    let (code, changed) = api
+        .patch(
+            &format!("{newer}/front"),
+            MERGE,
+            &json!({"spec": {"host": "away"}}),
+        )
+        .await;
+    assert_eq!(
+        (code, &changed["spec"]),
+        (200, &json!({"host": "away", "port": 81})),
+        "{changed}"
+    );
+    let (_, found) = api.get(&format!("{older}/front")).await;
+    assert_eq!(found["spec"]["at"], "away:81");
+    let request = Request::get(format!("{older}?watch=true"));
+    let mut events = Lines {
+        body: api
+            .send(request, Body::empty())
+            .await
+            .into_body()
+            .into_data_stream(),
+        rest: Vec::new(),
+    };
+    let event = events.next().await.unwrap();
+    assert_eq!(event["object"]["spec"]["at"], "away:81", "{event}");
+
+    // What was stored in a version that is no longer the one that is stored is converted, too.
+    let (_, mut there) = api.get(definition).await;
+    there["spec"] = doors(&hooks.url("convert"), "v1beta1")["spec"].clone();
+    let request = Request::put(definition).header(CONTENT_TYPE, "application/json");
+    let (code, answer) = read(api.send(request, there.to_string()).await).await;
+    assert_eq!(code, 200, "{answer}");
+    let (_, found) = api.get(&format!("{older}/front")).await;
+    assert_eq!(found["spec"], json!({"at": "away:81"}), "{found}");
+    let (_, found) = api.get(&format!("{newer}/front")).await;
+    assert_eq!(
+        found["spec"],
+        json!({"host": "away", "port": 81}),
+        "{found}"
+    );
+
+    // One that fails is told of, and nothing is made up.
+    there["metadata"]
+        .as_object_mut()
+        .unwrap()
+        .remove("resourceVersion");
+    there["spec"]["conversion"]["webhook"]["clientConfig"] = hooks.url("refuse");
+    let request = Request::put(definition).header(CONTENT_TYPE, "application/json");
+    let (code, answer) = read(api.send(request, there.to_string()).await).await;
+    assert_eq!(code, 200, "{answer}");
+    for path in [format!("{older}/front"), older.clone()] {
+        let (code, refused) = api.get(&path).await;
+        assert_eq!(code, 500, "{refused}");
+        let message = refused["message"].as_str().unwrap();
+        assert!(
+            message.contains(
+                "conversion webhook for example.com/v1beta1, Kind=Door failed: not convertible"
+            ),
+            "{message}"
+        );
+    }
+    let (code, _) = api.get(&format!("{newer}/front")).await;
+    assert_eq!(code, 200);
 }

@@ -22,11 +22,14 @@ use tokio_rustls::TlsConnector;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A process that is killed when dropped.
-pub(crate) struct Running(Child);
+pub struct Running(Child);
 
 impl Running {
     /// Starts it with its output in `log`.
-    pub(crate) fn start(command: &mut Command, log: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When there is no such command, or `log` can't be written.
+    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
         let log = std::fs::File::create(log)?;
         let output = log.try_clone()?;
         let command = command.stdin(Stdio::null()).stdout(output).stderr(log);
@@ -46,24 +49,27 @@ impl Drop for Running {
 }
 
 /// A port of loopback that nobody has.
-pub(crate) fn free_port() -> Result<u16> {
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())
 }
 
 /// A server that runs until this is dropped.
-pub(crate) struct Server {
+pub struct Server {
     running: Running,
     /// What it and its store are in.
-    pub(crate) folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
     /// Where it is and who we are.
-    pub(crate) door: Door,
+    pub door: Door,
 }
 
 /// Where a server is asked, and by whom.
 #[derive(Clone)]
-pub(crate) struct Door {
+pub struct Door {
     port: u16,
     token: Arc<str>,
     tls: TlsConnector,
@@ -71,12 +77,24 @@ pub(crate) struct Door {
 
 impl Server {
     /// A fresh one in a folder of its own below `folder`.
-    pub(crate) async fn start(binary: &Path, folder: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When it can't be started or does not come up.
+    pub async fn start(binary: &Path, folder: &Path) -> Result<Self> {
+        Self::start_with(binary, folder, &[]).await
+    }
+
+    /// The same, with further arguments.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_with(binary: &Path, folder: &Path, more: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir_in(folder)?;
         let (port, data) = (free_port()?, folder.path().join("server"));
         let mut command = Command::new(binary);
         command.arg("server").arg("--data").arg(&data);
         command.args(["--listen", &format!("127.0.0.1:{port}")]);
+        command.args(more);
         let running = Running::start(&mut command, &folder.path().join("server.log"))?;
         let until = Instant::now() + PATIENCE;
         while !data.join("admin.kubeconfig").exists() {
@@ -103,7 +121,10 @@ impl Server {
     }
 
     /// A figure of the process in MiB: `VmRSS` now, `VmHWM` at most.
-    pub(crate) fn memory(&self, field: &str) -> Result<u64> {
+    ///
+    /// # Errors
+    /// When it runs no more.
+    pub fn memory(&self, field: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.running.0.id());
         let text = std::fs::read_to_string(path)?;
         let line = text.lines().find(|line| line.starts_with(field));
@@ -112,14 +133,20 @@ impl Server {
     }
 
     /// From now on `VmHWM` is of what comes.
-    pub(crate) fn forget_peak(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it runs no more.
+    pub fn forget_peak(&self) -> Result<()> {
         let path = format!("/proc/{}/clear_refs", self.running.0.id());
         std::fs::write(path, "5").context("reset the peak of memory")
     }
 
     /// Seconds of processor that it has used.
+    ///
+    /// # Errors
+    /// When it runs no more.
     #[expect(clippy::cast_precision_loss, reason = "seconds of a short run")]
-    pub(crate) fn busy(&self) -> Result<f64> {
+    pub fn busy(&self) -> Result<f64> {
         let path = format!("/proc/{}/stat", self.running.0.id());
         let text = std::fs::read_to_string(path)?;
         let (_, after) = text.rsplit_once(')').context("no name")?;
@@ -131,14 +158,17 @@ impl Server {
 
 /// One connection.
 #[derive(Clone)]
-pub(crate) struct Client {
+pub struct Client {
     door: Door,
     sender: SendRequest<Full<Bytes>>,
 }
 
 impl Client {
     /// A new connection.
-    pub(crate) async fn connect(door: &Door) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When nobody listens, or it is somebody else.
+    pub async fn connect(door: &Door) -> Result<Self> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, door.port)).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from("127.0.0.1")?;
@@ -154,7 +184,10 @@ impl Client {
     }
 
     /// Asks, and gives back the body to read.
-    pub(crate) async fn open(&self, method: &str, path: &str, body: &Value) -> Result<Incoming> {
+    ///
+    /// # Errors
+    /// What the server says, or how asking failed.
+    pub async fn open(&self, method: &str, path: &str, body: &Value) -> Result<Incoming> {
         let body = match body {
             Value::Null => Bytes::new(),
             body => body.to_string().into(),
@@ -177,8 +210,20 @@ impl Client {
         )
     }
 
+    /// The object, or list of objects, at a path.
+    ///
+    /// # Errors
+    /// What the server says, or how asking failed.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        let body = self.open("GET", path, &Value::Null).await?;
+        Ok(serde_json::from_slice(&body.collect().await?.to_bytes())?)
+    }
+
     /// Asks, and reads the answer to its end.
-    pub(crate) async fn ask(&self, method: &str, path: &str, body: &Value) -> Result<()> {
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    pub async fn ask(&self, method: &str, path: &str, body: &Value) -> Result<()> {
         self.open(method, path, body).await?.collect().await?;
         Ok(())
     }

@@ -1,0 +1,208 @@
+//! Signs of life: what nodes said last and when. Their Leases are renewed together, each before it runs out, not at every
+//! word.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use waggle_api::{Part, Status};
+use waggle_plan::Write;
+
+use super::{Inner, kind};
+use crate::objects::{Object, WriteOptions};
+
+/// Where heartbeats are kept.
+const LEASES: &str = "kube-node-lease";
+/// Seconds for which a Lease says to speak.
+const LEASE_SECONDS: i64 = 40;
+/// How often it is looked which Leases are to be renewed.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The nodes that spoke.
+#[derive(Debug, Default)]
+pub(crate) struct Beats {
+    nodes: Mutex<HashMap<String, Beat>>,
+}
+
+#[derive(Debug)]
+struct Beat {
+    /// When the node spoke last.
+    heard: Timestamp,
+    /// What of that is in its Lease.
+    written: Timestamp,
+    /// When the Lease was renewed.
+    renewed: Instant,
+}
+
+impl Beats {
+    /// A node speaks. True when it was not heard of: its Lease is to be renewed at once.
+    fn heard(&self, node: &str, now: Timestamp) -> bool {
+        match self.lock().get_mut(node) {
+            Some(beat) => {
+                beat.heard = now;
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// A node's Lease says `written`.
+    fn renewed(&self, node: &str, written: Timestamp) {
+        let mut nodes = self.lock();
+        let beat = nodes.entry(node.to_owned()).or_insert(Beat {
+            heard: written,
+            written,
+            renewed: Instant::now(),
+        });
+        beat.written = written;
+        beat.renewed = Instant::now();
+    }
+
+    /// The same of one that was not forgotten meanwhile.
+    fn renewed_again(&self, node: &str, written: Timestamp) {
+        if let Some(beat) = self.lock().get_mut(node) {
+            beat.written = written;
+            beat.renewed = Instant::now();
+        }
+    }
+
+    /// Forgets a node whose session ended, or whose Lease is not what it was: the next word is written at once.
+    pub(crate) fn forget(&self, node: &str) {
+        self.lock().remove(node);
+    }
+
+    /// Nodes whose Leases were renewed `pause` ago and that spoke since, and when.
+    fn due(&self, pause: Duration) -> Vec<(String, Timestamp)> {
+        let nodes = self.lock();
+        let due = nodes
+            .iter()
+            .filter(|(_, beat)| beat.heard != beat.written && beat.renewed.elapsed() >= pause);
+        due.map(|(node, beat)| (node.clone(), beat.heard)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Beat>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes in that a node is there.
+pub(super) async fn take_in(inner: &Inner, node: &str) -> Result<(), Status> {
+    let now = inner.objects.now();
+    if inner.beats.heard(node, now) {
+        renew(inner, node, now).await?;
+        inner.beats.renewed(node, now);
+    }
+    Ok(())
+}
+
+/// Renews Leases for as long as it is polled.
+pub(super) async fn keep(inner: &Inner) {
+    // Each is at most as old as two heartbeats and a tick: what is written was heard up to one before.
+    let pause = inner.settings.heartbeat;
+    let mut ticks = tokio::time::interval(TICK.min(inner.settings.heartbeat));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let due = inner.beats.due(pause);
+        if due.is_empty() {
+            continue;
+        }
+        if let Err(status) = renew_all(inner, due).await {
+            tracing::warn!(error = %status, "Leases of nodes can't be renewed");
+        }
+    }
+}
+
+async fn renew_all(inner: &Inner, due: Vec<(String, Timestamp)>) -> Result<(), Status> {
+    let leases = kind("coordination.k8s.io/v1", "Lease")?;
+    let (mut writes, mut nodes) = (Vec::with_capacity(due.len()), Vec::with_capacity(due.len()));
+    for (node, heard) in due {
+        let Some(lease) = inner.objects.get(leases, LEASES, &node) else {
+            inner.beats.forget(&node);
+            continue;
+        };
+        let lease = lease.value.glance(|lease| renewed(lease, &node, heard));
+        writes.push(Write::Update(lease));
+        nodes.push((node, heard));
+    }
+    let outcomes = inner.objects.apply_plan(writes).await;
+    for (outcome, (node, heard)) in outcomes.into_iter().zip(nodes) {
+        match outcome {
+            Ok(()) => inner.beats.renewed_again(&node, heard),
+            Err(status) => {
+                tracing::debug!(node, error = %status, "a Lease can't be renewed");
+                inner.beats.forget(&node);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn renewed(lease: &Value, node: &str, heard: Timestamp) -> Value {
+    let mut lease = lease.clone();
+    lease["spec"]["holderIdentity"] = json!(node);
+    lease["spec"]["renewTime"] = json!(micro(heard));
+    lease
+}
+
+/// Renews a node's Lease, or makes it.
+async fn renew(inner: &Inner, node: &str, now: Timestamp) -> Result<(), Status> {
+    let leases = kind("coordination.k8s.io/v1", "Lease")?;
+    let options = WriteOptions::default();
+    if inner.objects.get(leases, LEASES, node).is_none() {
+        let owner = inner.objects.get(kind("v1", "Node")?, "", node);
+        let owner = owner.map(|node| json!([{"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}]));
+        let mut lease = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"namespace": LEASES, "name": node},
+            "spec": {"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": micro(now)},
+        });
+        if let Some(owner) = owner {
+            lease["metadata"]["ownerReferences"] = owner;
+        }
+        let made = inner.objects.create(leases, lease, &options).await;
+        return made.map(drop);
+    }
+    let change = |lease: &Object| Ok(renewed(&lease.value, node, now));
+    let changed = inner
+        .objects
+        .modify(leases, LEASES, node, Part::Main, &options, change);
+    changed.await.map(drop)
+}
+
+/// As `metav1.MicroTime` prints it.
+fn micro(moment: Timestamp) -> String {
+    format!("{moment:.6}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn times_are_printed_as_kubernetes_prints_them() {
+        assert_eq!(micro(at(0)), "1970-01-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn a_lease_is_renewed_once_for_several_words_and_catches_up_with_the_last() {
+        let beats = Beats::default();
+        assert!(beats.heard("a", at(1)), "the first is written at once");
+        beats.renewed("a", at(1));
+        assert_eq!(beats.due(Duration::ZERO), [], "it says what was heard");
+        assert!(!beats.heard("a", at(4)));
+        assert!(!beats.heard("a", at(7)));
+        assert_eq!(beats.due(Duration::from_secs(60)), [], "not yet");
+        assert_eq!(beats.due(Duration::ZERO), [("a".to_owned(), at(7))]);
+        beats.renewed("a", at(7));
+        assert_eq!(beats.due(Duration::ZERO), []);
+        beats.forget("a");
+        assert!(beats.heard("a", at(9)));
+    }
+}
