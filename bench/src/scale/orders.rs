@@ -102,7 +102,8 @@ impl Orders {
     /// Waits until a node does not report any more.
     pub(crate) async fn until_unknown(&self, node: &str) -> Result<()> {
         let path = format!("/api/v1/nodes/{node}");
-        loop {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
             let node = self.0.get(&path).await?;
             let rows = node["status"]["conditions"]
                 .as_array()
@@ -114,6 +115,7 @@ impl Orders {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        anyhow::bail!("node {node} is not seen to be silent within {PATIENCE:?}")
     }
 
     async fn until(&self, done: impl AsyncFn() -> Result<bool>) -> Result<()> {

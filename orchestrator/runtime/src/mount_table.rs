@@ -45,7 +45,8 @@ pub fn unmount_below(folder: &Path) -> io::Result<()> {
         }
         // The last are the deepest. One that is gone went with another.
         for one in below.iter().rev() {
-            match umount2(&one.target, MntFlags::MNT_DETACH) {
+            let how = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+            match umount2(&one.target, how) {
                 Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -128,8 +128,8 @@ pub(crate) struct Inner {
     enforcement: Enforcement,
     hub: hub::Hub,
     rendezvous: rendezvous::Rendezvous,
-    /// Ranges of Node objects that were made and that the view does not show yet. Held while one is made, so that no range
-    /// is given twice.
+    /// Ranges of Node objects that are being made, until the view shows them. Held while one is chosen, so that no range is
+    /// given twice.
     registering: tokio::sync::Mutex<BTreeMap<String, Vec<Cidr>>>,
 }
 

@@ -31,7 +31,7 @@ pub(super) async fn register(
     let mut fresh = inner.registering.lock().await;
     let nodes = kind("v1", "Node")?;
     let known = inner.objects.get(nodes, "", &hello.node);
-    let ranges = ranges_for(inner, &mut fresh, hello, known.as_deref())?;
+    let ranges = ranges_for(inner, &fresh, hello, known.as_deref())?;
     fresh.insert(hello.node.clone(), ranges.iter().collect());
     drop(fresh);
     let options = WriteOptions::default();
@@ -53,6 +53,10 @@ pub(super) async fn register(
         .objects
         .modify(nodes, "", &hello.node, Part::Status, &options, locate)
         .await?;
+    // Whoever is given a range from now on sees this one in the view. After a fault it stays kept for the next hello.
+    if inner.view.reach(registered.revision).await {
+        inner.registering.lock().await.remove(&hello.node);
+    }
     Ok((ranges, registered.uid.clone()))
 }
 
@@ -78,7 +82,7 @@ pub(super) async fn gone(inner: &Inner, node: &str, uid: &str) {
 /// The ranges that the node has, and new ones for families that it has none of.
 fn ranges_for(
     inner: &Inner,
-    fresh: &mut BTreeMap<String, Vec<Cidr>>,
+    fresh: &BTreeMap<String, Vec<Cidr>>,
     hello: &v1::Hello,
     known: Option<&Object>,
 ) -> Result<PerFamily<Cidr>, Status> {
@@ -108,16 +112,8 @@ fn ranges_for(
     Ok(PerFamily::of(ranges).unwrap_or(settings.pod_range))
 }
 
-/// Ranges that nodes have. Of those that were made lately, those stay in `fresh` that the view does not show.
-fn ranges_in_use(snapshot: &Snapshot, fresh: &mut BTreeMap<String, Vec<Cidr>>) -> BTreeSet<Cidr> {
-    let shown = |name: &str| {
-        let spec = snapshot
-            .nodes
-            .get("", name)
-            .and_then(|node| node.spec.as_ref());
-        spec.is_some_and(|spec| spec.pod_cidr.is_some())
-    };
-    fresh.retain(|name, _| !shown(name));
+/// Ranges that nodes have, and those that are being given.
+fn ranges_in_use(snapshot: &Snapshot, fresh: &BTreeMap<String, Vec<Cidr>>) -> BTreeSet<Cidr> {
     let specs = snapshot.nodes.iter().filter_map(|node| node.spec.as_ref());
     let texts = specs.flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr));
     let shown = texts.filter_map(|text| text.parse().ok());
@@ -135,9 +131,6 @@ fn ranges_of(node: &Object) -> Vec<Cidr> {
 
 /// With its operator's labels, those that every node has, and its range.
 fn completed(mut node: Value, hello: &v1::Hello, ranges: PerFamily<Cidr>) -> Value {
-    for (label, text) in &hello.labels {
-        node["metadata"]["labels"][label] = json!(text);
-    }
     node["metadata"]["labels"]["kubernetes.io/hostname"] = json!(hello.node);
     if node["metadata"]["labels"]["kubernetes.io/os"].is_null() {
         node["metadata"]["labels"]["kubernetes.io/os"] = json!("linux");
