@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _};
 use serde_json::Value;
 use tokio::io::AsyncWrite;
 use tokio::sync::{mpsc, watch};
@@ -107,6 +108,12 @@ pub struct Listing {
 /// Events after a given revision, in order, none lost, none twice; ends with a 410 Gone [`Status`] when the reader
 /// fell behind what is kept.
 pub type Events = BoxStream<'static, Result<ObjectEvent, Status>>;
+
+/// The next of them if it is there already, `Some(None)` at their end. Never a cooperative yield, which would look as if
+/// there were nothing up to the revision that was reached.
+pub(crate) fn ready_now(events: &mut Events) -> Option<Option<Result<ObjectEvent, Status>>> {
+    tokio::task::unconstrained(events.next()).now_or_never()
+}
 
 /// Seconds and nanoseconds come from here; tests turn their own.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;

@@ -4,13 +4,12 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use waggle_api::{Kinds, Resource, Status};
 use waggle_plan::Snapshot;
 
-use crate::objects::{EventKind, Events, ObjectEvent, Objects};
+use crate::objects::{EventKind, Events, ObjectEvent, Objects, ready_now};
 
 /// Kinds whose changes are no reason to plan again: heartbeats and what is told to people. They are in the snapshot.
 const QUIET: [&str; 2] = ["Lease", "Event"];
@@ -249,9 +248,8 @@ fn covered(kinds: &Kinds) -> Vec<(String, &'static str)> {
 /// Events that are there without waiting, and whether the stream goes on.
 fn ready(events: &mut Events) -> (Vec<ObjectEvent>, bool) {
     let mut found = Vec::new();
-    // The cache's revision was seen before, so every event up to it is ready; a cooperative yield would look like the
-    // end of them.
-    while let Some(next) = tokio::task::unconstrained(events.next()).now_or_never() {
+    // The cache's revision was seen before, so every event up to it is ready.
+    while let Some(next) = ready_now(events) {
         match next {
             Some(Ok(event)) => found.push(event),
             Some(Err(_)) | None => return (found, false),

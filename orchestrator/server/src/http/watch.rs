@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 use rand::Rng as _;
@@ -23,7 +23,7 @@ use super::collection::Selection;
 use super::query::Query;
 use super::read::revision;
 use super::target::Target;
-use crate::objects::{EventKind, Events, Object, ObjectEvent, Objects};
+use crate::objects::{EventKind, Events, Object, ObjectEvent, Objects, ready_now};
 use crate::run::ServerState;
 
 /// How often a quiet watch is told where it is.
@@ -234,8 +234,7 @@ impl Watcher {
                     return;
                 }
             }
-            let more = self.events.as_mut();
-            match more.and_then(|events| events.next().now_or_never()) {
+            match self.events.as_mut().and_then(ready_now) {
                 Some(more) => next = more,
                 None => return,
             }
@@ -267,11 +266,7 @@ impl Watcher {
     /// Tells where the watch is. Only a revision whose events have all been taken may be told.
     async fn bookmark(&mut self) {
         let revision = *self.objects.changed().borrow();
-        match self
-            .events
-            .as_mut()
-            .and_then(|events| events.next().now_or_never())
-        {
+        match self.events.as_mut().and_then(ready_now) {
             Some(event) => self.say(event).await,
             None => {
                 let line = self.lines.bookmark(revision, false);

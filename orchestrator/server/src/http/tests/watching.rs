@@ -4,18 +4,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::watch;
 use waggle_store::{Change, Revision, Watch};
 
 use super::*;
 
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
-const WRITERS: usize = 3;
-const WRITES: usize = 80;
+const WRITERS: u64 = 3;
+const CLIENTS: u64 = 4;
+/// Watches of each client while others write.
+const WATCHES: usize = 6;
 
 /// What a client watches for.
 #[derive(Debug, Clone, Copy)]
@@ -78,11 +81,18 @@ fn app_of(value: &[u8]) -> String {
         .to_owned()
 }
 
-/// The log from its first change up to `until`.
-async fn truth(mut log: Watch, until: u64) -> Truth {
-    let mut truth = Vec::new();
-    loop {
-        let batch = log.next().await.unwrap().unwrap();
+/// The log from its first change up to the revision that is told in the end.
+async fn truth(mut log: Watch, mut end: watch::Receiver<u64>) -> Truth {
+    let (mut truth, mut reached) = (Vec::new(), 0);
+    while reached < *end.borrow_and_update() {
+        let batch = tokio::select! {
+            batch = log.next() => batch.unwrap().unwrap(),
+            told = end.changed() => {
+                told.unwrap();
+                continue;
+            }
+        };
+        reached = batch.revision.0;
         for Change {
             key,
             entry,
@@ -99,10 +109,8 @@ async fn truth(mut log: Watch, until: u64) -> Truth {
                 after,
             ));
         }
-        if batch.revision.0 >= until {
-            return truth;
-        }
     }
+    truth
 }
 
 /// The event that a change is to whoever wants `wanted`.
@@ -214,8 +222,9 @@ async fn read_on(lines: &mut Lines, record: &mut Record, count: usize, until: Op
     place
 }
 
-async fn write_much(api: Arc<Api>, mut random: StdRng, done: Arc<AtomicUsize>) {
-    for _ in 0..WRITES {
+/// Writes for as long as there are clients.
+async fn write_much(api: Arc<Api>, mut random: StdRng, clients: Arc<AtomicU64>) {
+    while clients.load(Ordering::SeqCst) > 0 {
         let name = *NAMES.choose(&mut random).unwrap();
         let app = *["web", "db"].choose(&mut random).unwrap();
         let path = format!("{CONFIGS}/{name}");
@@ -236,13 +245,15 @@ async fn write_much(api: Arc<Api>, mut random: StdRng, done: Arc<AtomicUsize>) {
             api.store.compact(before).await.unwrap();
         }
     }
-    done.fetch_add(1, Ordering::SeqCst);
 }
 
-async fn one_client(api: Arc<Api>, mut random: StdRng, done: Arc<AtomicUsize>) -> Vec<Record> {
+/// What a client saw, what it watched for at last, and where it is with that.
+type Visit = (Vec<Record>, Wanted, Option<u64>);
+
+async fn one_client(api: Arc<Api>, mut random: StdRng, clients: Arc<AtomicU64>) -> Visit {
     let (mut records, mut place) = (Vec::new(), None);
     let mut wanted = Wanted::All;
-    while done.load(Ordering::SeqCst) < WRITERS {
+    for _ in 0..WATCHES {
         // Back to where it was, or anew.
         if place.is_none() || random.random_ratio(1, 4) {
             wanted = *Wanted::ANY.choose(&mut random).unwrap();
@@ -253,12 +264,8 @@ async fn one_client(api: Arc<Api>, mut random: StdRng, done: Arc<AtomicUsize>) -
         place = Some(read_on(&mut lines, &mut record, count, None).await);
         records.push(record);
     }
-    // To the very end, so that nothing that was due is missing.
-    let end = api.store.revision().await.unwrap().0;
-    let (mut lines, mut record) = open(&api, wanted, place).await;
-    read_on(&mut lines, &mut record, usize::MAX, Some(end)).await;
-    records.push(record);
-    records
+    clients.fetch_sub(1, Ordering::SeqCst);
+    (records, wanted, place)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -269,33 +276,39 @@ async fn watchers_see_each_change_once_whatever_happens() {
         let api = Arc::new(api().await);
         let start = api.store.revision().await.unwrap();
         let log = api.store.watch("/registry/core/configmaps/default/", start);
-        let log = log.await.unwrap();
-        let done = Arc::new(AtomicUsize::new(0));
+        let (tell_end, end) = watch::channel(u64::MAX);
+        let truth = tokio::spawn(truth(log.await.unwrap(), end));
+        let busy = Arc::new(AtomicU64::new(CLIENTS));
         let random = |part: u64| StdRng::seed_from_u64(seed * 100 + part);
         let mut writers = tokio::task::JoinSet::new();
-        for part in 0..WRITERS as u64 {
+        for part in 0..WRITERS {
             writers.spawn(write_much(
                 Arc::clone(&api),
                 random(part),
-                Arc::clone(&done),
+                Arc::clone(&busy),
             ));
         }
         let mut clients = tokio::task::JoinSet::new();
-        for part in 10..14 {
+        for part in 10..10 + CLIENTS {
             clients.spawn(one_client(
                 Arc::clone(&api),
                 random(part),
-                Arc::clone(&done),
+                Arc::clone(&busy),
             ));
         }
+        let visits = clients.join_all().await;
         writers.join_all().await;
-        let records = clients.join_all().await;
         let end = api.store.revision().await.unwrap().0;
-        let truth = truth(log, end).await;
-        let all: Vec<&Record> = records.iter().flatten().collect();
-        assert!(truth.len() > WRITES && all.len() > 8, "too little happened");
-        for record in all {
-            check(record, &truth, &format!("seed {seed}"));
+        tell_end.send_replace(end);
+        let truth = truth.await.unwrap();
+        for (mut records, wanted, place) in visits {
+            // To the very end, so that nothing that was due is missing.
+            let (mut lines, mut record) = open(&api, wanted, place).await;
+            read_on(&mut lines, &mut record, usize::MAX, Some(end)).await;
+            records.push(record);
+            for record in &records {
+                check(record, &truth, &format!("seed {seed}"));
+            }
         }
     }
 }

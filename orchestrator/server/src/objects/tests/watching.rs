@@ -110,3 +110,18 @@ async fn what_nobody_looks_at_is_kept_as_text_alone() {
     update(&objects, "a", "2").await;
     assert_eq!(get().value["data"]["x"], "2");
 }
+
+#[tokio::test]
+async fn what_is_there_is_had_when_the_task_should_yield() {
+    let Fixture { objects, .. } = fixture().await;
+    let mut events = objects
+        .watch(kind("cm"), *objects.changed().borrow())
+        .unwrap();
+    assert!(ready_now(&mut events).is_none());
+    create(&objects, "a").await;
+    while tokio::task::coop::has_budget_remaining() {
+        tokio::task::consume_budget().await;
+    }
+    let event = ready_now(&mut events).unwrap().unwrap().unwrap();
+    assert_eq!(event.object.name, "a");
+}
