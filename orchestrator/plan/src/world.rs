@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use waggle_api::patch::Patch;
 
-use crate::snapshot::Meta;
+use crate::snapshot::{Meta, Object};
 use crate::{Ids, ObjectRef, Plan, Snapshot, Write};
 
 /// apiVersion, kind, namespace, name.
@@ -18,6 +18,8 @@ pub(crate) type Key = (String, String, String, String);
 pub(crate) struct Change {
     pub(crate) key: Key,
     pub(crate) value: Option<Arc<Value>>,
+    /// The same as planners see it.
+    pub(crate) object: Option<Object>,
 }
 
 /// Kinds that a test cluster holds.
@@ -103,11 +105,13 @@ impl World {
         });
         value["metadata"]["generation"] = json!(generation);
         value["metadata"]["resourceVersion"] = json!(self.revision.to_string());
-        self.snapshot.upsert(&value).unwrap();
+        let mut object = Object::of(&value).unwrap();
+        self.snapshot.take_in(&mut object);
         let value = Arc::new(value);
         self.log.push(Change {
             key: key.clone(),
             value: Some(Arc::clone(&value)),
+            object: Some(object),
         });
         self.objects.insert(key.clone(), value);
         self.finish(&key);
@@ -467,6 +471,7 @@ impl World {
         self.log.push(Change {
             key: key.clone(),
             value: None,
+            object: None,
         });
     }
 }

@@ -218,8 +218,9 @@ impl Server {
                 continue;
             }
             *shown = index + 1;
-            match &change.value {
-                Some(value) => self.view.upsert(value).expect("the store's objects"),
+            match &change.object {
+                // Read once, by the store.
+                Some(object) => self.view.take_in(&mut object.clone()),
                 None => {
                     let (version, kind, namespace, name) = &change.key;
                     self.view.remove(version, kind, namespace, name);

@@ -3,6 +3,7 @@
 
 mod journal;
 mod meta;
+mod object;
 mod scope;
 mod specs;
 mod stirs;
@@ -13,7 +14,6 @@ mod zones;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::Metadata;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
@@ -31,13 +31,13 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::scheduling::v1beta1::PodGroup as SchedulingGroup;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use journal::Journal;
 pub use journal::{ObjectKey, Touched};
 pub use meta::{Meta, Owner};
+pub(crate) use object::Object;
+use object::Typed;
 pub(crate) use scope::Also;
 pub use scope::Scope;
 use specs::Specs;
@@ -49,6 +49,7 @@ use crate::pod::{self, Pod};
 use crate::scheduler::Demand;
 use crate::selector::Labels;
 use crate::tenant::Tenant;
+use crate::write::ObjectRef;
 
 /// An object that is not of the type its kind promises.
 #[derive(Debug, thiserror::Error)]
@@ -203,92 +204,45 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError`] when a kind that planners read does not decode; the snapshot then keeps the version it had.
     pub fn upsert(&mut self, value: &Value) -> Result<(), SnapshotError> {
-        let meta = Meta::of(value);
-        match (meta.object.api_version.as_str(), meta.object.kind.as_str()) {
-            ("v1", "Pod") => self.put_pod(
-                &meta,
-                Pod::of(value).map_err(|cause| refused(&meta, cause))?,
-            ),
-            ("v1", "Node") => self.put_node(&meta, decode(value, &meta)?),
-            ("v1", "Service") => self.put_service(&meta, decode(value, &meta)?),
-            ("v1", "ResourceQuota") => {
-                drop(put(&mut self.resource_quotas, &meta, decode(value, &meta)?))
-            }
-            ("v1", "Namespace") => drop(put(&mut self.namespaces, &meta, decode(value, &meta)?)),
-            ("v1", "PersistentVolume") => drop(put(
-                &mut self.persistent_volumes,
-                &meta,
-                decode(value, &meta)?,
-            )),
-            ("v1", "PersistentVolumeClaim") => drop(put(
-                &mut self.persistent_volume_claims,
-                &meta,
-                decode(value, &meta)?,
-            )),
-            ("storage.k8s.io/v1", "StorageClass") => {
-                drop(put(&mut self.storage_classes, &meta, decode(value, &meta)?))
-            }
-            ("v1", "Endpoints") => drop(put(&mut self.endpoints, &meta, decode(value, &meta)?)),
-            ("discovery.k8s.io/v1", "EndpointSlice") => {
-                self.put_slice(&meta, decode(value, &meta)?)
-            }
-            ("apps/v1", "Deployment") => {
-                drop(put(&mut self.deployments, &meta, decode(value, &meta)?))
-            }
-            ("apps/v1", "ReplicaSet") => self.put_set(&meta, decode(value, &meta)?),
-            ("v1", "ReplicationController") => drop(put(
-                &mut self.replication_controllers,
-                &meta,
-                decode(value, &meta)?,
-            )),
-            ("apps/v1", "StatefulSet") => {
-                drop(put(&mut self.stateful_sets, &meta, decode(value, &meta)?))
-            }
-            ("apps/v1", "DaemonSet") => {
-                drop(put(&mut self.daemon_sets, &meta, decode(value, &meta)?))
-            }
-            ("apps/v1", "ControllerRevision") => drop(put(
-                &mut self.controller_revisions,
-                &meta,
-                decode(value, &meta)?,
-            )),
-            ("batch/v1", "Job") => drop(put(&mut self.jobs, &meta, decode(value, &meta)?)),
-            ("batch/v1", "CronJob") => drop(put(&mut self.cron_jobs, &meta, decode(value, &meta)?)),
-            ("autoscaling/v2", "HorizontalPodAutoscaler") => drop(put(
-                &mut self.horizontal_pod_autoscalers,
-                &meta,
-                decode(value, &meta)?,
-            )),
-            ("policy/v1", "PodDisruptionBudget") => drop(put(
-                &mut self.pod_disruption_budgets,
-                &meta,
-                decode(value, &meta)?,
-            )),
-            ("scheduling.k8s.io/v1beta1", "PodGroup") => {
-                drop(put(&mut self.pod_groups, &meta, decode(value, &meta)?))
-            }
-            ("coordination.k8s.io/v1", "Lease") => self.put_lease(&meta, decode(value, &meta)?),
-            ("networking.k8s.io/v1", "NetworkPolicy") => drop(put(
-                &mut self.network_policies,
-                &meta,
-                decode(value, &meta)?,
-            )),
-            ("certificates.k8s.io/v1", "CertificateSigningRequest") => drop(put(
-                &mut self.signing_requests,
-                &meta,
-                decode(value, &meta)?,
-            )),
-            ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
-                drop(put(&mut self.definitions, &meta, decode(value, &meta)?))
-            }
-            ("waggle.dev/v1", "Tenant") => {
-                drop(put(&mut self.tenants, &meta, decode(value, &meta)?))
-            }
-            _ => {}
+        self.take_in(&mut Object::of(value)?);
+        Ok(())
+    }
+
+    /// Takes in an object that was read already, and keeps it shared with whoever else has it. A pod that nobody else has
+    /// yet gets the spec of others of its template.
+    pub(crate) fn take_in(&mut self, object: &mut Object) {
+        let meta = &object.meta;
+        match &mut object.typed {
+            Typed::Pod(one) => self.put_pod(meta, one),
+            Typed::Node(one) => self.put_node(meta, one),
+            Typed::Service(one) => self.put_service(meta, one),
+            Typed::EndpointSlice(one) => self.put_slice(meta, one),
+            Typed::ReplicaSet(one) => self.put_set(meta, one),
+            Typed::Lease(one) => self.put_lease(meta, one),
+            Typed::ResourceQuota(one) => put(&mut self.resource_quotas, meta, one),
+            Typed::Namespace(one) => put(&mut self.namespaces, meta, one),
+            Typed::PersistentVolume(one) => put(&mut self.persistent_volumes, meta, one),
+            Typed::PersistentVolumeClaim(one) => put(&mut self.persistent_volume_claims, meta, one),
+            Typed::StorageClass(one) => put(&mut self.storage_classes, meta, one),
+            Typed::Endpoints(one) => put(&mut self.endpoints, meta, one),
+            Typed::Deployment(one) => put(&mut self.deployments, meta, one),
+            Typed::ReplicationController(one) => put(&mut self.replication_controllers, meta, one),
+            Typed::StatefulSet(one) => put(&mut self.stateful_sets, meta, one),
+            Typed::DaemonSet(one) => put(&mut self.daemon_sets, meta, one),
+            Typed::ControllerRevision(one) => put(&mut self.controller_revisions, meta, one),
+            Typed::Job(one) => put(&mut self.jobs, meta, one),
+            Typed::CronJob(one) => put(&mut self.cron_jobs, meta, one),
+            Typed::Autoscaler(one) => put(&mut self.horizontal_pod_autoscalers, meta, one),
+            Typed::DisruptionBudget(one) => put(&mut self.pod_disruption_budgets, meta, one),
+            Typed::PodGroup(one) => put(&mut self.pod_groups, meta, one),
+            Typed::NetworkPolicy(one) => put(&mut self.network_policies, meta, one),
+            Typed::SigningRequest(one) => put(&mut self.signing_requests, meta, one),
+            Typed::Definition(one) => put(&mut self.definitions, meta, one),
+            Typed::Tenant(one) => put(&mut self.tenants, meta, one),
+            Typed::Other => {}
         }
         self.stirs.other(&meta.object.kind);
         self.put_meta(meta);
-        Ok(())
     }
 
     /// Forgets an object.
@@ -478,39 +432,41 @@ impl Snapshot {
         keys.filter_map(|key| self.metas.get(key))
     }
 
-    fn put_pod(&mut self, meta: &Meta, mut pod: Pod) {
+    fn put_pod(&mut self, meta: &Meta, pod: &mut Arc<Pod>) {
         let (namespace, name) = (&meta.object.namespace, &meta.object.name);
         let before = self.take_pod(namespace, name);
-        self.note_pod(before.as_deref(), Some(&pod));
-        self.stirs.pod(before.as_deref(), Some(&pod));
-        self.specs.share(&mut pod);
-        let pod = Arc::new(pod);
+        self.note_pod(before.as_deref(), Some(pod));
+        self.stirs.pod(before.as_deref(), Some(pod));
+        if let Some(own) = Arc::get_mut(pod) {
+            self.specs.share(own);
+        }
+        let pod = &*pod;
         let key = (namespace.clone(), name.clone());
-        if pod::is_deleted(&pod) {
-            self.deleted.insert(key.clone(), Arc::clone(&pod));
+        if pod::is_deleted(pod) {
+            self.deleted.insert(key.clone(), Arc::clone(pod));
         }
         if let Some(owner) = pod::controller(&pod.metadata) {
             self.pods_by_owner
                 .entry(owner.uid.clone())
                 .or_default()
-                .insert(key.clone(), Arc::clone(&pod));
+                .insert(key.clone(), Arc::clone(pod));
         }
-        if let Some(node) = pod::node_name(&pod) {
+        if let Some(node) = pod::node_name(pod) {
             let bound = Bound {
-                demand: Demand::of(&pod),
-                pod: Arc::clone(&pod),
+                demand: Demand::of(pod),
+                pod: Arc::clone(pod),
             };
             let group = self.pods_by_node.entry(node.to_owned()).or_default();
             group.insert(key, bound);
         } else {
-            self.unbound.insert(key, Arc::clone(&pod));
+            self.unbound.insert(key, Arc::clone(pod));
         }
         let groups = self.pods_by_label.entry(namespace.clone()).or_default();
         for (label, value) in pod.metadata.labels.iter().flatten() {
             let group = groups.entry((label.clone(), value.clone())).or_default();
-            group.insert(name.clone(), Arc::clone(&pod));
+            group.insert(name.clone(), Arc::clone(pod));
         }
-        self.pods.insert(namespace, name, pod);
+        self.pods.insert(namespace, name, Arc::clone(pod));
     }
 
     fn drop_pod(&mut self, namespace: &str, name: &str) {
@@ -545,13 +501,13 @@ impl Snapshot {
         Some(pod)
     }
 
-    fn put_set(&mut self, meta: &Meta, set: ReplicaSet) {
+    fn put_set(&mut self, meta: &Meta, set: &Arc<ReplicaSet>) {
         self.drop_set(&meta.object.namespace, &meta.object.name);
-        let set = put(&mut self.replica_sets, meta, set);
-        self.note_set(&set);
+        put(&mut self.replica_sets, meta, set);
+        self.note_set(set);
         if let Some(owner) = pod::controller(&set.metadata) {
             let sets = self.sets_by_owner.entry(owner.uid.clone()).or_default();
-            sets.insert(meta.object.name.clone(), Arc::clone(&set));
+            sets.insert(meta.object.name.clone(), Arc::clone(set));
         }
     }
 
@@ -565,16 +521,16 @@ impl Snapshot {
         }
     }
 
-    fn put_slice(&mut self, meta: &Meta, slice: EndpointSlice) {
+    fn put_slice(&mut self, meta: &Meta, slice: &Arc<EndpointSlice>) {
         self.drop_slice(&meta.object.namespace, &meta.object.name);
-        let slice = put(&mut self.endpoint_slices, meta, slice);
-        if let Some(service) = service_of(&slice) {
+        put(&mut self.endpoint_slices, meta, slice);
+        if let Some(service) = service_of(slice) {
             let key = (meta.object.namespace.clone(), service.to_owned());
             self.note_service(&key.0, &key.1);
             self.slices_by_service
                 .entry(key)
                 .or_default()
-                .insert(meta.object.name.clone(), slice);
+                .insert(meta.object.name.clone(), Arc::clone(slice));
         }
     }
 
@@ -612,34 +568,11 @@ fn meta_key(api_version: &str, kind: &str, namespace: &str, name: &str) -> Objec
     }
 }
 
-/// An object as planners see it: without `managedFields`, which are as large as the rest, and which a write that says
-/// nothing of them leaves as they are.
-fn decode<T>(value: &Value, meta: &Meta) -> Result<T, SnapshotError>
-where
-    T: DeserializeOwned + Metadata<Ty = ObjectMeta>,
-{
-    let mut object = T::deserialize(value).map_err(|cause| refused(meta, cause))?;
-    object.metadata_mut().managed_fields = None;
-    Ok(object)
-}
-
-fn refused(meta: &Meta, cause: serde_json::Error) -> SnapshotError {
-    SnapshotError {
-        kind: meta.object.kind.clone(),
-        namespace: meta.object.namespace.clone(),
-        name: meta.object.name.clone(),
-        cause,
-    }
-}
-
-fn put<T>(table: &mut Table<T>, meta: &Meta, object: T) -> Arc<T> {
-    let object = Arc::new(object);
-    table.insert(
-        &meta.object.namespace,
-        &meta.object.name,
-        Arc::clone(&object),
-    );
-    object
+fn put<T>(table: &mut Table<T>, meta: &Meta, object: &Arc<T>) {
+    let ObjectRef {
+        namespace, name, ..
+    } = &meta.object;
+    table.insert(namespace, name, Arc::clone(object));
 }
 
 /// Takes one row out of a group, and the group when it was the last.

@@ -30,7 +30,7 @@ impl Snapshot {
         self.journal.since(position)
     }
 
-    pub(super) fn put_meta(&mut self, meta: Meta) {
+    pub(super) fn put_meta(&mut self, meta: &Arc<Meta>) {
         let object = &meta.object;
         let key = Arc::new(meta_key(
             &object.api_version,
@@ -44,9 +44,8 @@ impl Snapshot {
             let owned = self.dependents.entry(owner.uid.clone()).or_default();
             owned.insert(Arc::clone(&key));
         }
-        let meta = Arc::new(meta);
-        self.metas.insert(Arc::clone(&key), Arc::clone(&meta));
-        self.note_object(&key, before.as_deref(), Some(&meta));
+        self.metas.insert(Arc::clone(&key), Arc::clone(meta));
+        self.note_object(&key, before.as_deref(), Some(meta));
     }
 
     pub(super) fn drop_meta(&mut self, key: &ObjectKey) {
@@ -177,14 +176,14 @@ impl Snapshot {
         self.journal.note(Touched::Object(Arc::new(key)));
     }
 
-    pub(super) fn put_service(&mut self, meta: &Meta, service: Service) {
+    pub(super) fn put_service(&mut self, meta: &Meta, service: &Arc<Service>) {
         let (namespace, name) = (&meta.object.namespace, &meta.object.name);
         self.drop_service(namespace, name);
-        let service = put(&mut self.services, meta, service);
-        if let Some(label) = first_label(&service) {
+        put(&mut self.services, meta, service);
+        if let Some(label) = first_label(service) {
             let groups = self.selecting.entry(namespace.clone()).or_default();
             let group = groups.entry(label).or_default();
-            group.insert(name.clone(), service);
+            group.insert(name.clone(), Arc::clone(service));
         }
     }
 
@@ -202,28 +201,28 @@ impl Snapshot {
     }
 
     /// One that is renewed touches nothing, unless the clock was set back: then it runs out sooner than it said.
-    pub(super) fn put_lease(&mut self, meta: &Meta, lease: Lease) {
+    pub(super) fn put_lease(&mut self, meta: &Meta, lease: &Arc<Lease>) {
         let (namespace, name) = (&meta.object.namespace, &meta.object.name);
         let renewed = |lease: &Lease| Some(lease.spec.as_ref()?.renew_time.as_ref()?.0);
         let before = self.leases.get(namespace, name);
-        if before.is_some_and(|before| renewed(&lease) < renewed(before)) {
+        if before.is_some_and(|before| renewed(lease) < renewed(before)) {
             let key = meta_key("coordination.k8s.io/v1", "Lease", namespace, name);
             self.journal.note(Touched::Object(Arc::new(key)));
         }
         put(&mut self.leases, meta, lease);
     }
 
-    pub(super) fn put_node(&mut self, meta: &Meta, node: Node) {
+    pub(super) fn put_node(&mut self, meta: &Meta, node: &Arc<Node>) {
         let before = self.nodes.get("", &meta.object.name);
-        if before.is_none_or(|before| zone_of(before) != zone_of(&node)) {
+        if before.is_none_or(|before| zone_of(before) != zone_of(node)) {
             self.journal.note(Touched::Zones);
         }
-        if before.is_none_or(|before| !is_same_to_pods(before, &node)) {
+        if before.is_none_or(|before| !is_same_to_pods(before, node)) {
             self.journal.note(Touched::Placement);
         }
-        self.stirs.node(before.map(AsRef::as_ref), Some(&node));
+        self.stirs.node(before.map(AsRef::as_ref), Some(node));
         before.inspect(|before| self.zones.take(before));
-        self.zones.add(&node);
+        self.zones.add(node);
         put(&mut self.nodes, meta, node);
     }
 
