@@ -87,21 +87,22 @@ fn subsets(groups: impl Iterator<Item = (Ports, Group)>) -> (Vec<EndpointSubset>
     let (mut room, mut truncated) = (ROOM, false);
     let mut all = Vec::new();
     for (ports, group) in groups {
-        // Those that serve first: they are the last to be left out.
-        let mut rows: BTreeMap<(bool, IpAddr), EndpointAddress> = BTreeMap::new();
-        for endpoint in group.into_values() {
+        // Those that serve first: they are the last to be left out. Pods that share an address, their node's, are told apart by
+        // their uids, as in Kubernetes.
+        let mut rows: BTreeMap<(bool, IpAddr, String), EndpointAddress> = BTreeMap::new();
+        for (uid, endpoint) in group {
             let flags = endpoint.conditions.clone().unwrap_or_default();
             let ready = flags.ready == Some(true);
             if flags.terminating == Some(true) && !ready {
                 continue;
             }
             if let Some((ip, address)) = address(endpoint) {
-                rows.insert((!ready, ip), address);
+                rows.insert((!ready, ip, uid), address);
             }
         }
         truncated |= rows.len() > room;
         let (mut addresses, mut not_ready) = (Vec::new(), Vec::new());
-        for ((unready, _), address) in rows.into_iter().take(room) {
+        for ((unready, ..), address) in rows.into_iter().take(room) {
             let list = if unready {
                 &mut not_ready
             } else {
@@ -244,6 +245,39 @@ mod tests {
             "metadata": {"name": "web", "namespace": "shop"},
             "subsets": [{"addresses": [{"ip": "192.0.2.1"}]}]}));
         assert_eq!(ips(&settle(&mut world), "addresses"), ["192.0.2.1"]);
+    }
+
+    #[test]
+    fn a_service_that_loses_its_selector_keeps_what_it_had() {
+        let mut world = World::new();
+        world.put(service(|_| ()));
+        world.put(pod("a", "10.244.0.2"));
+        let before = settle(&mut world);
+        world.edit("Service", "shop", "web", |one| {
+            one["spec"]["selector"] = Value::Null
+        });
+        world.put(pod("b", "10.244.0.3"));
+        assert_eq!(settle(&mut world), before, "it is the user's from now on");
+        world.put(service(|_| ()));
+        assert_eq!(ips(&settle(&mut world), "addresses").len(), 2);
+    }
+
+    #[test]
+    fn pods_that_share_an_address_are_told_apart() {
+        let mut world = World::new();
+        world.put(service(|_| ()));
+        for name in ["a", "b", "c"] {
+            world.put(pod(name, "172.30.0.11"));
+        }
+        world.edit("Pod", "shop", "c", |pod| {
+            pod["status"]["conditions"] = json!([])
+        });
+        let found = settle(&mut world);
+        let rows = found["subsets"][0]["addresses"].as_array().unwrap();
+        let names = rows.iter().map(|row| row["targetRef"]["name"].as_str());
+        assert_eq!(names.collect::<Vec<_>>(), [Some("a"), Some("b")]);
+        assert_eq!(ips(&found, "notReadyAddresses"), ["172.30.0.11"]);
+        assert_eq!(found["subsets"].as_array().map(Vec::len), Some(1));
     }
 
     #[test]
