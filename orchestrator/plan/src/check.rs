@@ -138,9 +138,10 @@ pub fn scheduling(snapshot: &Snapshot, plan: &Plan) -> Vec<Violation> {
     faults
 }
 
-/// Faults of a scheduler's plan: no pod of a gang is bound when too few of the gang are.
+/// Faults of a scheduler's plan: no pod of a gang is bound when too few of the gang are, and none that stays is left with
+/// too few when others make room.
 pub fn gangs(snapshot: &Snapshot, plan: &Plan) -> Vec<Violation> {
-    let mut faults = Vec::new();
+    let mut faults = torn(snapshot, plan);
     for write in &plan.writes {
         let mut added: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for one in write.parts() {
@@ -169,6 +170,34 @@ pub fn gangs(snapshot: &Snapshot, plan: &Plan) -> Vec<Violation> {
         }
     }
     faults
+}
+
+/// Gangs that ran and of which some pods go and some stay, too few to run.
+fn torn(snapshot: &Snapshot, plan: &Plan) -> Vec<Violation> {
+    let mut gone: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for write in &plan.writes {
+        let Write::Delete {
+            namespace, name, ..
+        } = write
+        else {
+            continue;
+        };
+        let pod = snapshot.pods.get(namespace, name);
+        if let Some(group) = pod.and_then(|pod| scheduler::group_of(pod)) {
+            *gone.entry((namespace, group)).or_default() += 1;
+        }
+    }
+    let torn = gone.into_iter().filter_map(|((namespace, group), gone)| {
+        let least = scheduler::least(snapshot.pod_groups.get(namespace, group)?)?;
+        let before = scheduler::bound(snapshot, namespace, group);
+        let bound = before.saturating_sub(gone);
+        (before >= least && bound > 0 && bound < least).then(|| Violation::Torn {
+            group: format!("{namespace}/{group}"),
+            bound,
+            least,
+        })
+    });
+    torn.collect()
 }
 
 /// Faults of a Deployment plan: surge and availability of every Deployment, given the pods that exist. What is beyond

@@ -1,6 +1,6 @@
 //! A batch of pods: the cluster as it fills up with them, and why the rest has no place.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,9 +8,11 @@ use jiff::Timestamp;
 use super::class::{Class, ClassKey};
 use super::cluster::Cluster;
 use super::config::Settings;
+use super::ledger::Ledger;
 use super::plugin::Plugin;
+use super::preempt::{self, Search};
 use super::queue::Hints;
-use super::{Refusal, bind, displace, preempt, reason, refuse, score};
+use super::{Refusal, bind, displace, reason, refuse, score};
 use crate::ownership::json;
 use crate::pod::Pod;
 use crate::resources::Amounts;
@@ -35,8 +37,10 @@ pub(super) struct Batch<'a> {
     pub(super) classes: Vec<Class<'a>>,
     /// Classes that may be of one template; a pod belongs to the first whose template is its own.
     by_key: HashMap<ClassKey, Vec<usize>>,
-    /// Pods that go for more important ones, by uid.
-    pub(super) doomed: BTreeSet<String>,
+    /// Pods that go for more important ones.
+    pub(super) ledger: Ledger<'a>,
+    /// How often a node was judged for a pod.
+    pub(super) judged: usize,
     /// Where the next search begins, so that searches which end early don't crowd the first nodes.
     pub(super) start: usize,
     settings: &'a Settings,
@@ -52,7 +56,8 @@ impl<'a> Batch<'a> {
             cluster,
             classes: Vec::new(),
             by_key: HashMap::new(),
-            doomed: BTreeSet::new(),
+            ledger: Ledger::new(snapshot),
+            judged: 0,
             start,
             settings,
             placed: Vec::new(),
@@ -74,7 +79,7 @@ impl<'a> Batch<'a> {
             }
             return Settled::Placed;
         }
-        if preempt::nominated(pod).is_none() {
+        if self.promised(pod).is_none() {
             return Settled::Left;
         }
         // It waits for those who leave its node; less important pods must not slip in.
@@ -85,8 +90,9 @@ impl<'a> Batch<'a> {
     /// Says why a pod has no node, and makes room for it where less important pods have it. Answers what may help.
     pub(super) fn refuse(&mut self, pod: &'a Arc<Pod>, now: Timestamp, plan: &mut Plan) -> Hints {
         let (mut message, hints) = self.explain(pod);
-        let promised = preempt::nominated(pod).map(str::to_owned);
-        let promise = if preempt::is_under_way(self.cluster.snapshot, pod) {
+        let promised = self.promised(pod);
+        let promised = promised.map(|node| self.cluster.nodes[node].name.to_owned());
+        let promise = if self.awaited(pod).is_some() {
             promised
         } else {
             let made = self.preempt(pod, now, plan);
@@ -131,29 +137,63 @@ impl<'a> Batch<'a> {
             return Err(why.clone());
         }
         let class = &self.classes[index];
-        let choice = match preempt::choose(&self.cluster, class, own, &self.doomed) {
+        let mut search = Search::default();
+        let mut patience = usize::MAX;
+        let found = search.next(
+            &self.cluster,
+            class,
+            (pod, own),
+            &self.ledger,
+            &mut patience,
+        );
+        let choice = match found {
             Ok(choice) => choice,
             Err(why) => {
                 self.classes[index].hopeless = Some((own, why.clone()));
                 return Err(why);
             }
         };
+        self.vacate(&choice.victims);
+        let class = &self.classes[index];
         let node = &mut self.cluster.nodes[choice.node];
-        let (freed, usual) = preempt::together(&choice.victims);
-        node.give_back(&freed, usual);
         node.take(&class.requests, class.usual, &class.ports);
         let name = node.name.to_owned();
         for victim in choice.victims {
-            self.doomed.extend(victim.metadata.uid.clone());
             displace(victim, pod, &name, now, plan);
         }
         Ok(name)
     }
 
+    /// These pods go: what they take of their nodes is free for those who win it.
+    pub(super) fn vacate(&mut self, victims: &[&'a Arc<Pod>]) {
+        for victim in victims {
+            if let Some(node) = self.cluster.index_of(victim) {
+                let (freed, usual) = preempt::together(&[victim]);
+                self.cluster.nodes[node].give_back(&freed, usual);
+            }
+        }
+        self.ledger.doom(victims);
+    }
+
+    /// The node that was promised to a pod, unless the pod may not be there any more, whoever leaves.
+    pub(super) fn promised(&mut self, pod: &'a Arc<Pod>) -> Option<usize> {
+        let node = self.cluster.index_named(preempt::nominated(pod)?)?;
+        let class = self.class_of(pod);
+        let may = self.classes[class].may_ever(&self.cluster, node);
+        may.then_some(node)
+    }
+
+    /// The same, while less important pods are on their way out of it.
+    pub(super) fn awaited(&mut self, pod: &'a Arc<Pod>) -> Option<usize> {
+        let node = self.promised(pod)?;
+        let name = self.cluster.nodes[node].name;
+        let leaving = preempt::leaving(self.cluster.snapshot, name, preempt::priority(pod));
+        (!leaving.is_empty()).then_some(node)
+    }
+
     /// Keeps room for a pod on the node that was promised to it, until those who leave it are gone.
     pub(super) fn keep_promise(&mut self, pod: &'a Arc<Pod>) {
-        let Some(node) = preempt::nominated(pod).and_then(|name| self.cluster.index_named(name))
-        else {
+        let Some(node) = self.promised(pod) else {
             return;
         };
         let index = self.class_of(pod);
@@ -186,6 +226,7 @@ impl<'a> Batch<'a> {
         let mut fitting = Vec::new();
         for step in 0..count {
             let node = (self.start + step) % count;
+            self.judged += 1;
             if class.judge(cluster, node).is_none() {
                 fitting.push(node);
                 if fitting.len() == enough {

@@ -1,8 +1,10 @@
 //! Gangs: pods of a PodGroup (scheduling.k8s.io/v1beta1) whose policy is `gang` are bound together, in one write, once
 //! `minCount` of them fit at once. A gang that does not fit holds nothing, so two of them never wait for each other. Less
 //! important pods go for it when that makes room for enough members, and nobody goes otherwise.
+//!
+//! What gangs that find no room cost is bounded: those that a plan does not get to are the first in the next one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -11,12 +13,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::batch::Batch;
 use super::cluster::host_ports;
-use super::preempt::{self, Choice};
+use super::preempt::{self, Choice, Search};
 use super::queue::Hints;
 use super::{bind, displace};
 use crate::ownership::json;
 use crate::pod::{self, Pod};
 use crate::{Plan, Snapshot, Write};
+
+/// So many times a node is judged in vain for members of gangs, before the other gangs are put off to the next plan.
+const PATIENCE: usize = if cfg!(test) { 10_000 } else { 1_000_000 };
+/// A gang is tried so often in one plan, as others find their places.
+const TRIES: usize = 3;
 
 /// Condition of a PodGroup that had enough of its pods bound once.
 const SCHEDULED: &str = "PodGroupInitiallyScheduled";
@@ -35,6 +42,7 @@ pub(super) struct Gang<'a> {
     needed: usize,
     /// Why they did not, and what may help.
     pub(super) refusal: (String, Hints),
+    tries: usize,
 }
 
 impl Gang<'_> {
@@ -43,10 +51,27 @@ impl Gang<'_> {
         self.group.metadata.name.as_deref().unwrap_or_default()
     }
 
-    /// Whether less important pods are on their way out for it already.
-    pub(super) fn is_under_way(&self, snapshot: &Snapshot) -> bool {
-        let mut members = self.members.iter();
-        members.any(|pod| preempt::is_under_way(snapshot, pod))
+    /// Its namespace and name.
+    pub(super) fn key(&self) -> (String, String) {
+        let namespace = self.group.metadata.namespace.clone();
+        (namespace.unwrap_or_default(), self.name().to_owned())
+    }
+
+    /// Whether it is to be tried once more in this plan.
+    pub(super) fn tries(&mut self) -> bool {
+        self.tries += 1;
+        self.tries <= TRIES
+    }
+}
+
+/// What gangs that found no room cost so far in a plan.
+#[derive(Default)]
+pub(super) struct Cost(usize);
+
+impl Cost {
+    /// Whether the others are put off.
+    pub(super) fn is_too_high(&self) -> bool {
+        self.0 >= PATIENCE
     }
 }
 
@@ -71,6 +96,11 @@ pub(super) fn key_of(pod: &Pod) -> (&str, &str) {
     (namespace, group_of(pod).unwrap_or_default())
 }
 
+/// Whether two pods are of one group.
+pub(super) fn are_one(one: &Pod, other: &Pod) -> bool {
+    group_of(one).is_some() && key_of(one) == key_of(other)
+}
+
 /// How many pods of a gang are to run together; `None` for a group whose pods are placed one by one.
 pub(crate) fn least(group: &PodGroup) -> Option<usize> {
     let policy = &group.spec.scheduling_policy;
@@ -82,9 +112,9 @@ pub(crate) fn least(group: &PodGroup) -> Option<usize> {
 
 /// Active pods of a group that have nodes.
 pub(crate) fn bound(snapshot: &Snapshot, namespace: &str, group: &str) -> usize {
-    let pods = snapshot.pods.in_namespace(namespace);
-    let members = pods.filter(|one| group_of(one) == Some(group) && pod::is_active(one));
-    members.filter(|one| pod::node_name(one).is_some()).count()
+    let pods = snapshot.pods_in_group(namespace, group);
+    let there = pods.filter(|one| pod::is_active(one) && pod::node_name(one).is_some());
+    there.count()
 }
 
 /// Waiting pods, in their order, gangs at the place of their first; and those whose gang is not there yet, with why.
@@ -114,6 +144,7 @@ pub(super) fn units<'a>(
                 members: Vec::new(),
                 needed: least.saturating_sub(bound(snapshot, namespace, name)),
                 refusal: (String::new(), Hints::GANG),
+                tries: 0,
             }));
             units.len() - 1
         });
@@ -140,7 +171,9 @@ impl<'a> Batch<'a> {
         gang: &mut Gang<'a>,
         now: Timestamp,
         plan: &mut Plan,
+        cost: &mut Cost,
     ) -> bool {
+        let judged = self.judged;
         let refused: Vec<bool> = self.classes.iter().map(|class| class.refused).collect();
         let (start, volumes) = (self.start, self.cluster.volumes_taken.clone());
         let (mut placed, mut left) = (Vec::new(), Vec::new());
@@ -171,12 +204,23 @@ impl<'a> Batch<'a> {
                 class.refused = refused.get(index).copied().unwrap_or(false);
             }
             (self.start, self.cluster.volumes_taken) = (start, volumes);
+            cost.0 += self.judged - judged;
             return true;
         }
         self.placed.extend(placed.iter().map(|(pod, _)| *pod));
         self.bind_gang(gang, &placed, now, plan);
         (gang.members, gang.needed) = (left, 0);
         !gang.members.is_empty()
+    }
+
+    /// Whether less important pods are on their way out for it, and every node that was promised to it may still be had.
+    pub(super) fn is_under_way(&mut self, gang: &Gang<'a>) -> bool {
+        let members = gang.members.iter().copied();
+        let promised: Vec<&'a Arc<Pod>> = members
+            .filter(|pod| preempt::nominated(pod).is_some())
+            .collect();
+        promised.iter().all(|&pod| self.promised(pod).is_some())
+            && promised.iter().any(|&pod| self.awaited(pod).is_some())
     }
 
     /// Keeps room for the members where it was promised to them, until those who leave are gone.
@@ -194,28 +238,36 @@ impl<'a> Batch<'a> {
         gang: &Gang<'a>,
         now: Timestamp,
         plan: &mut Plan,
+        cost: &mut Cost,
     ) -> Result<Vec<(&'a Arc<Pod>, String)>, String> {
-        if gang.members.iter().any(|pod| preempt::is_polite(pod)) {
+        let policy = gang.group.spec.preemption_policy.as_deref();
+        if policy == Some("Never") || gang.members.iter().any(|pod| preempt::is_polite(pod)) {
             return Err("not eligible due to preemptionPolicy=Never.".to_owned());
         }
+        let judged = self.judged;
         let refused: Vec<bool> = self.classes.iter().map(|class| class.refused).collect();
         let (start, volumes) = (self.start, self.cluster.volumes_taken.clone());
-        let doomed = self.doomed.clone();
+        let ledger = self.ledger.clone();
         let mut seats = Vec::new();
-        let outcome = self.seat(gang, &mut seats);
+        let mut patience = PATIENCE;
+        let outcome = self.seat(gang, &mut seats, &mut patience);
+        cost.0 += self.judged - judged + PATIENCE - patience;
         if let Err(why) = outcome {
             for seat in seats.into_iter().rev() {
                 self.shift(seat.class, seat.node, -1);
-                let (freed, usual) = preempt::together(&seat.victims);
-                let victims = seat.victims.iter();
-                let ports: Vec<_> = victims.flat_map(|victim| host_ports(victim)).collect();
-                self.cluster.nodes[seat.node].take(&freed, usual, &ports);
+                for victim in seat.victims {
+                    let Some(node) = self.cluster.index_of(victim) else {
+                        continue;
+                    };
+                    let (freed, usual) = preempt::together(&[victim]);
+                    self.cluster.nodes[node].take(&freed, usual, &host_ports(victim));
+                }
             }
             for (index, class) in self.classes.iter_mut().enumerate() {
                 class.refused = refused.get(index).copied().unwrap_or(false);
             }
             (self.start, self.cluster.volumes_taken) = (start, volumes);
-            self.doomed = doomed;
+            self.ledger = ledger;
             return Err(why);
         }
         let promises = seats.into_iter().map(|seat| {
@@ -228,22 +280,37 @@ impl<'a> Batch<'a> {
         Ok(promises.collect())
     }
 
-    /// Seats as many members as must run together, whoever has to go for it; why not, when that is not possible.
-    fn seat(&mut self, gang: &Gang<'a>, seats: &mut Vec<Seat<'a>>) -> Result<(), String> {
+    /// Seats as many members as must run together, whoever has to go for it; why not, when that is not possible. Where
+    /// others leave for a member already, it stays.
+    fn seat(
+        &mut self,
+        gang: &Gang<'a>,
+        seats: &mut Vec<Seat<'a>>,
+        patience: &mut usize,
+    ) -> Result<(), String> {
         let own = gang.members.iter().map(|pod| preempt::priority(pod)).min();
         let own = own.unwrap_or(0);
-        let mut left = Vec::new();
+        let (mut moved, mut left) = (Vec::new(), Vec::new());
+        let seat = |pod, (class, node), victims| Seat {
+            pod,
+            class,
+            node,
+            victims,
+        };
         for &pod in &gang.members {
+            match self.keep_seat(pod) {
+                Some(place) => seats.push(seat(pod, place, Vec::new())),
+                None => moved.push(pod),
+            }
+        }
+        for pod in moved {
             match self.place(pod) {
-                Some((class, node)) => seats.push(Seat {
-                    pod,
-                    class,
-                    node,
-                    victims: Vec::new(),
-                }),
+                Some(place) => seats.push(seat(pod, place, Vec::new())),
                 None => left.push(pod),
             }
         }
+        let mut searches: BTreeMap<usize, Search> = BTreeMap::new();
+        let mut freed = BTreeSet::new();
         for pod in left {
             if seats.len() >= gang.needed {
                 break;
@@ -253,21 +320,43 @@ impl<'a> Batch<'a> {
                 return Err("not asked for by the scheduler's profile.".to_owned());
             }
             self.classes[class].prepare();
-            let chosen = preempt::choose(&self.cluster, &self.classes[class], own, &self.doomed);
-            let Choice { node, victims } = chosen?;
-            let (freed, usual) = preempt::together(&victims);
-            self.cluster.nodes[node].give_back(&freed, usual);
-            let uids = victims.iter().filter_map(|one| one.metadata.uid.clone());
-            self.doomed.extend(uids);
+            // Who went for another member may have left room for this one too.
+            while let Some(&node) = freed.first() {
+                if self.classes[class].judge(&self.cluster, node).is_none() {
+                    break;
+                }
+                freed.pop_first();
+            }
+            if let Some(&node) = freed.first() {
+                self.shift(class, node, 1);
+                seats.push(seat(pod, (class, node), Vec::new()));
+                continue;
+            }
+            let search = searches.entry(class).or_default();
+            let (cluster, one) = (&self.cluster, &self.classes[class]);
+            let Choice { node, victims } =
+                search.next(cluster, one, (pod, own), &self.ledger, patience)?;
+            self.vacate(&victims);
+            let nodes = victims.iter().filter_map(|one| self.cluster.index_of(one));
+            freed.extend(nodes);
             self.shift(class, node, 1);
-            seats.push(Seat {
-                pod,
-                class,
-                node,
-                victims,
-            });
+            seats.push(seat(pod, (class, node), victims));
         }
         Ok(())
+    }
+
+    /// Class and node of a member for which less important pods leave a node already, with the member counted there.
+    fn keep_seat(&mut self, pod: &'a Arc<Pod>) -> Option<(usize, usize)> {
+        let node = self.awaited(pod)?;
+        let class = self.class_of(pod);
+        self.classes[class].prepare();
+        let (cluster, own) = (&self.cluster, preempt::priority(pod));
+        let leaving = preempt::leaving(cluster.snapshot, cluster.nodes[node].name, own);
+        let why_not = self.classes[class].judge_without(cluster, node, &leaving);
+        why_not.is_none().then(|| {
+            self.shift(class, node, 1);
+            (class, node)
+        })
     }
 
     /// Binds them, unless one still waits for its volumes: then all do.

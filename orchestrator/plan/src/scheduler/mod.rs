@@ -8,6 +8,7 @@ mod cluster;
 mod config;
 mod explain;
 mod gang;
+mod ledger;
 mod plugin;
 mod preempt;
 mod queue;
@@ -39,7 +40,7 @@ use crate::{Plan, Snapshot, Write};
 use batch::{Batch, Settled};
 
 pub(crate) use cluster::{Demand, is_ready};
-use gang::Unit;
+use gang::{Cost, Unit};
 pub(crate) use gang::{bound, group_of, least};
 use queue::Hints;
 
@@ -52,28 +53,48 @@ pub fn plan(snapshot: &Snapshot, settings: &Settings, queue: &mut Queue, now: Ti
     let mut plan = Plan::default();
     let mut waiting = waiting(snapshot, settings, now, &mut plan);
     queue.keep(&waiting);
+    let put_off = queue.turns();
     let mut due = |pod: &&Arc<Pod>| queue.is_due(pod, snapshot, settings, now, &mut plan);
-    let groups: BTreeSet<_> = waiting
+    let mut groups: BTreeSet<_> = waiting
         .iter()
         .filter(|pod| gang::group_of(pod).is_some() && due(pod))
         .map(|pod| gang::key_of(pod))
         .collect();
+    // The first ones, tried again and again, would keep the last ones from their turn.
+    let is_next =
+        |group: &(&str, &str)| put_off.contains(&(group.0.to_owned(), group.1.to_owned()));
+    let all = groups.len();
+    if !put_off.is_empty() && groups.iter().any(is_next) {
+        groups.retain(is_next);
+    }
+    let others = groups.len() < all;
     waiting.retain(|pod| match gang::group_of(pod) {
         Some(_) => groups.contains(&gang::key_of(pod)),
         None => due(pod),
     });
+    if others {
+        plan.again_in(1);
+    }
     if waiting.is_empty() {
         return plan;
     }
     let mut batch = Batch::new(snapshot, settings);
     let (mut left, held) = gang::units(snapshot, waiting);
     let mut promised = Vec::new();
+    let (mut cost, mut put_off) = (Cost::default(), BTreeSet::new());
     loop {
         let before = left.len();
         left.retain_mut(|unit| match unit {
             Unit::Gang(gang) => {
-                let waits = batch.place_gang(gang, now, &mut plan);
-                let promised = waits && gang.is_under_way(snapshot);
+                if !gang.tries() {
+                    return true;
+                }
+                if cost.is_too_high() {
+                    put_off.insert(gang.key());
+                    return false;
+                }
+                let waits = batch.place_gang(gang, now, &mut plan, &mut cost);
+                let promised = waits && batch.is_under_way(gang);
                 if promised {
                     batch.keep_promises(gang);
                 }
@@ -103,15 +124,20 @@ pub fn plan(snapshot: &Snapshot, settings: &Settings, queue: &mut Queue, now: Ti
             Unit::One(pod) => promised.push(pod),
             // Once more, so that what is said is true of the cluster as it is after all.
             Unit::Gang(mut gang) => {
-                if batch.place_gang(&mut gang, now, &mut plan) {
+                if batch.place_gang(&mut gang, now, &mut plan, &mut Cost::default()) {
                     homeless.push(gang);
                 }
             }
         }
     }
     // Only now: nobody may be bound to what a victim has yet to leave.
+    let mut cost = Cost::default();
     for gang in homeless {
-        let made = batch.preempt_gang(&gang, now, &mut plan);
+        if cost.is_too_high() {
+            put_off.insert(gang.key());
+            continue;
+        }
+        let made = batch.preempt_gang(&gang, now, &mut plan, &mut cost);
         let (mut why, hints) = gang.refusal;
         if let Err(cause) = &made {
             why.push_str(&format!(" preemption: {cause}"));
@@ -137,6 +163,10 @@ pub fn plan(snapshot: &Snapshot, settings: &Settings, queue: &mut Queue, now: Ti
         queue.failed(pod, hints, snapshot, now);
     }
     batch.placed.iter().for_each(|pod| queue.placed(pod));
+    if !put_off.is_empty() {
+        plan.again_in(1);
+    }
+    queue.put_off(put_off);
     plan
 }
 

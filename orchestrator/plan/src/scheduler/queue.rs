@@ -1,7 +1,7 @@
 //! Pods that fit nowhere, and when they are tried again: once something happened that may help against the filters which
 //! kept them away, and not sooner than a while after the last time, longer each time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -91,6 +91,8 @@ struct Tried {
 #[derive(Debug, Clone, Default)]
 pub struct Queue {
     tried: HashMap<String, Tried>,
+    /// Gangs that the last plan did not get to, by namespace and name.
+    put_off: BTreeSet<(String, String)>,
 }
 
 fn uid(pod: &Pod) -> &str {
@@ -160,6 +162,16 @@ impl Queue {
             hints,
         };
         self.tried.insert(uid(pod).to_owned(), tried);
+    }
+
+    /// Gangs that the last plan did not get to: it is their turn, if they still wait.
+    pub(super) fn turns(&mut self) -> BTreeSet<(String, String)> {
+        std::mem::take(&mut self.put_off)
+    }
+
+    /// Takes note of gangs that were not tried.
+    pub(super) fn put_off(&mut self, gangs: BTreeSet<(String, String)>) {
+        self.put_off = gangs;
     }
 
     /// Forgets a pod that found a node.

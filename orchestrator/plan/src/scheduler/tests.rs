@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+mod gangs;
 mod profiles;
 mod waiting;
 
@@ -17,6 +18,7 @@ fn run(world: &mut World) -> Plan {
         world.now,
     );
     assert_eq!(crate::check::scheduling(&world.snapshot, &plan), []);
+    assert_eq!(crate::check::gangs(&world.snapshot, &plan), []);
     world.apply(&plan);
     assert_eq!(world.refused, 0);
     let again = super::plan(

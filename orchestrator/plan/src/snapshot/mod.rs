@@ -46,7 +46,7 @@ pub use table::Table;
 pub(crate) use zones::{ZoneNodes, Zones, place};
 
 use crate::pod::{self, Pod};
-use crate::scheduler::Demand;
+use crate::scheduler::{Demand, group_of};
 use crate::selector::Labels;
 use crate::tenant::Tenant;
 use crate::write::ObjectRef;
@@ -149,6 +149,8 @@ pub struct Snapshot {
     sets_by_owner: HashMap<String, BTreeMap<String, Arc<ReplicaSet>>>,
     slices_by_service: HashMap<(String, String), BTreeMap<String, Arc<EndpointSlice>>>,
     pods_by_label: HashMap<String, LabelGroups>,
+    /// Pods that name a PodGroup, by its namespace and name, then by theirs.
+    pods_by_group: HashMap<(String, String), BTreeMap<String, Arc<Pod>>>,
     selecting: HashMap<String, Selecting>,
     zones: Zones,
     journal: Journal,
@@ -363,6 +365,13 @@ impl Snapshot {
         Box::new(rarest.into_iter().flat_map(BTreeMap::values))
     }
 
+    /// Pods that name this PodGroup.
+    pub fn pods_in_group(&self, namespace: &str, group: &str) -> impl Iterator<Item = &Arc<Pod>> {
+        let key = (namespace.to_owned(), group.to_owned());
+        let found = self.pods_by_group.get(&key);
+        found.into_iter().flat_map(BTreeMap::values)
+    }
+
     /// Names of nodes that pods are bound to, existing or not.
     pub fn occupied_nodes(&self) -> impl Iterator<Item = &str> {
         self.pods_by_node.keys().map(String::as_str)
@@ -461,6 +470,11 @@ impl Snapshot {
         } else {
             self.unbound.insert(key, Arc::clone(pod));
         }
+        if let Some(group) = group_of(pod) {
+            let key = (namespace.clone(), group.to_owned());
+            let group = self.pods_by_group.entry(key).or_default();
+            group.insert(name.clone(), Arc::clone(pod));
+        }
         let groups = self.pods_by_label.entry(namespace.clone()).or_default();
         for (label, value) in pod.metadata.labels.iter().flatten() {
             let group = groups.entry((label.clone(), value.clone())).or_default();
@@ -489,6 +503,10 @@ impl Snapshot {
         match pod::node_name(&pod) {
             Some(node) => take(&mut self.pods_by_node, node, &key),
             None => drop(self.unbound.remove(&key)),
+        }
+        if let Some(group) = group_of(&pod) {
+            let group = (namespace.to_owned(), group.to_owned());
+            take(&mut self.pods_by_group, &group, name);
         }
         if let Some(groups) = self.pods_by_label.get_mut(namespace) {
             for (label, value) in pod.metadata.labels.iter().flatten() {
