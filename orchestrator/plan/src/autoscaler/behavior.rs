@@ -1,7 +1,7 @@
 //! How fast an autoscaler may change a number: stabilization windows and scaling policies. What was proposed and done
 //! lately is remembered here.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{HPAScalingRules, HorizontalPodAutoscalerBehavior};
 
 use crate::pod;
@@ -47,6 +47,15 @@ impl Memory {
             self.looked = Some(now);
         }
         due
+    }
+
+    /// Who remembers nothing takes the number that is there for what was proposed last: it may have been set for a load
+    /// that was seen by another server, or before this one began.
+    pub(super) fn begin(&mut self, current: i32, now: Timestamp) {
+        if self.proposals.is_empty() {
+            let before = now.checked_sub(SignedDuration::from_millis(1));
+            self.proposals.push((before.unwrap_or(now), current));
+        }
     }
 
     pub(super) fn note_change(&mut self, now: Timestamp, change: i32) {

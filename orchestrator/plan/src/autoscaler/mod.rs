@@ -112,6 +112,7 @@ fn reconcile(
             );
         }
         Some(target) => {
+            memory.begin(target.replicas, now);
             let outcome = decide(snapshot, one, &target, now, usage, memory);
             status.current_replicas = Some(target.replicas);
             status.desired_replicas = outcome.desired;

@@ -103,6 +103,19 @@ fn replicas_follow_the_load() {
 }
 
 #[test]
+fn a_server_that_begins_waits_for_calm_too() {
+    let mut world = world(8, Value::Null);
+    let mut memories = Memories::new();
+    assert_eq!(run(&mut world, &mut memories, 1, 20), [8; 20]);
+    assert_eq!(run(&mut world, &mut memories, 1, 2).last(), Some(&1));
+    assert_eq!(
+        run(&mut world, &mut Memories::new(), 75, 1),
+        [2],
+        "upwards at once"
+    );
+}
+
+#[test]
 fn behaviors_bound_the_rate() {
     let slow = json!({"scaleUp": {"policies": [{"type": "Pods", "value": 1, "periodSeconds": 30}], "selectPolicy": "Max", "stabilizationWindowSeconds": 0},
         "scaleDown": {"policies": [{"type": "Percent", "value": 50, "periodSeconds": 15}], "selectPolicy": "Max", "stabilizationWindowSeconds": 0}});

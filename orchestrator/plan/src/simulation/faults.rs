@@ -124,6 +124,7 @@ impl Simulation {
         let index = self.pick(SERVERS);
         let skew = [-300, -20, 0, 20, 300][self.pick(5)];
         self.servers[index].skew = skew;
+        self.servers[index].decisions.jump();
         self.note(format_args!("the clock of server {index} is {skew} s off"));
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::Value;
 
+use super::load::{LAST_SIZE, SCALED};
 use super::node::{Machine, Phase};
 use super::server::{PLANNERS, Server};
 use super::workload::{COMPLETIONS, GANG_SIZE, GANGS, KEPT_RUNS, MEMBERS, NAMESPACE, NODES, OLD};
@@ -265,12 +266,8 @@ pub(super) fn at_rest(world: &World, machines: &[Machine], witness: &Witness) {
         assert_eq!(status.updated_replicas.unwrap_or(0), wanted, "{name}");
         assert_eq!(status.available_replicas.unwrap_or(0), wanted, "{name}");
     }
-    let mut whole = 0;
-    for name in GANGS {
-        // One that lost pods may find their room taken by the other.
-        whole += u64::from(ready(name) == GANG_SIZE);
-    }
-    assert_eq!(whole, 1, "gangs that run; there is room for one");
+    assert_eq!(ready(SCALED), LAST_SIZE, "what the load asks for");
+    assert_eq!(ready(GANGS[1]), GANG_SIZE, "of the gang that matters more");
     let daemons = u64::try_from(NODES.len()).unwrap_or(0);
     assert_eq!(
         (ready("db"), ready("log"), ready("old"), ready("sum")),

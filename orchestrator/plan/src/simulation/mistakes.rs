@@ -80,6 +80,12 @@ fn an_overfull_node_and_a_torn_gang_are_noticed() {
         plan.writes.iter_mut().for_each(bind_to_the_first);
     });
     check("scheduler", |plan| {
+        let mut first = true;
+        let is_delete = |write: &Write| matches!(write, Write::Delete { .. });
+        plan.writes
+            .retain(|write| !is_delete(write) || std::mem::take(&mut first));
+    });
+    check("scheduler", |plan| {
         for write in &mut plan.writes {
             if let Write::Gang(binds) = write {
                 binds.truncate(1);
@@ -99,6 +105,20 @@ fn a_run_that_was_not_is_noticed() {
 }
 
 #[test]
+fn sizes_out_of_bounds_and_without_calm_are_noticed() {
+    check("autoscaler", |plan| {
+        for one in values(plan, "Deployment") {
+            one["spec"]["replicas"] = json!(7);
+        }
+    });
+    check("autoscaler", |plan| {
+        for one in values(plan, "Deployment") {
+            one["spec"]["replicas"] = json!(2);
+        }
+    });
+}
+
+#[test]
 fn planners_that_do_nothing_are_noticed() {
     for planner in [
         "garbage",
@@ -107,6 +127,7 @@ fn planners_that_do_nothing_are_noticed() {
         "replication-controller",
         "service-account",
         "cron-job",
+        "autoscaler",
     ] {
         check(planner, |plan| plan.writes.clear());
     }

@@ -8,6 +8,7 @@
 
 mod faults;
 mod invariants;
+mod load;
 mod mistakes;
 mod node;
 mod server;
@@ -31,6 +32,8 @@ use workload::{NODES, Order};
 const STEPS: usize = 1500;
 /// Seeds that an ordinary test run takes.
 const SEEDS: u64 = 400;
+/// Waves of load and of gangs that come and go, after the faults, and rounds of each.
+const WAVES: (usize, usize) = (3, 6);
 /// Rounds in which a cluster without faults must come to rest.
 const ROUNDS: usize = 600;
 /// Servers that may lead.
@@ -214,7 +217,13 @@ impl Simulation {
             seen + self.pick(head - seen + 1)
         };
         let torn = (!whole).then(|| self.chance.number());
+        self.measure(server);
         self.servers[server].follow(&self.world.log, until, torn);
+    }
+
+    /// A server hears what the pods use.
+    fn measure(&mut self, server: usize) {
+        self.servers[server].usage = load::usage(&self.world, &self.machines);
     }
 
     /// A server's next writes reach the store.
@@ -284,7 +293,13 @@ impl Simulation {
         {
             (mistake.spoil)(&mut plan);
         }
-        let faults = invariants::of_plan(index, &one.view, &plan);
+        let mut faults: Vec<String> = invariants::of_plan(index, &one.view, &plan)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        if PLANNERS[index].0 == "autoscaler" {
+            faults.extend(one.decisions.judge(&one.view, &plan, self.elapsed));
+        }
         let count = plan.writes.len();
         one.flight.extend(plan.writes);
         if count > 0 {
@@ -310,9 +325,13 @@ impl Simulation {
         while !self.late.is_empty() {
             self.deliver_late();
         }
+        self.waves();
         workload::last_orders(&mut self.world);
         let calm = self.servers.iter().map(|one| one.skew).max().unwrap_or(0);
-        self.servers.iter_mut().for_each(|one| one.skew = calm);
+        for one in &mut self.servers {
+            one.skew = calm;
+            one.decisions.jump();
+        }
         let mut quiet = 0;
         for _ in 0..ROUNDS {
             let before = self.world.log.len();
@@ -334,6 +353,20 @@ impl Simulation {
         panic!("does not come to rest");
     }
 
+    /// What takes its time under faults, again and again without any.
+    fn waves(&mut self) {
+        for _ in 0..WAVES.0 {
+            for order in Order::wave(&mut self.chance) {
+                self.note(format_args!("a client wants: {order:?}"));
+                order.obey(&mut self.world);
+            }
+            for _ in 0..WAVES.1 {
+                self.round();
+                self.pass(20);
+            }
+        }
+    }
+
     /// Every machine says that it is there, before time that passed at once is held against it.
     fn beat(&mut self) {
         for index in 0..NODES.len() {
@@ -348,6 +381,7 @@ impl Simulation {
         for index in 0..NODES.len() {
             self.end_on(index, true);
         }
+        self.measure(self.leader);
         for any in 0..PLANNERS.len() {
             self.plan(self.leader, false, any);
             while !self.servers[self.leader].flight.is_empty() {

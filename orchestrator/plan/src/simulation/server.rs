@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::load::Decisions;
 use super::node::{Assigned, Told};
+use crate::autoscaler::{Memories, Usage};
 use crate::pod_addresses::{Pool, addresses};
 use crate::scheduler::Queue;
 use crate::snapshot::Meta;
@@ -17,7 +19,7 @@ use serde_json::json;
 type Planner = fn(&mut Server, Scope, Timestamp, i64) -> Plan;
 
 /// In the order in which a server asks them.
-pub(super) const PLANNERS: [(&str, Planner); 16] = [
+pub(super) const PLANNERS: [(&str, Planner); 17] = [
     ("service-account", |one, scope, now, _| {
         crate::service_account::plan(&one.view, scope, "", now)
     }),
@@ -60,6 +62,9 @@ pub(super) const PLANNERS: [(&str, Planner); 16] = [
     ("endpoints", |one, scope, now, _| {
         crate::endpoints::plan(&one.view, scope, now)
     }),
+    ("autoscaler", |one, _, now, _| {
+        crate::autoscaler::plan(&one.view, now, &one.usage, &mut one.memories)
+    }),
     ("node-lifecycle", Server::node_lifecycle),
     ("pod-gc", |one, scope, now, _| {
         crate::pod_gc::plan(&one.view, scope, now, &Default::default())
@@ -80,6 +85,11 @@ pub(super) struct Server {
     attention: [Attention; PLANNERS.len()],
     /// Pods that its scheduler found no node for.
     queue: Queue,
+    /// What was measured of pods when it last heard of it.
+    pub(super) usage: Usage,
+    memories: Memories,
+    /// What its autoscaler decided.
+    pub(super) decisions: Decisions,
     pool: Pool,
     /// Where its view stood when it reserved addresses last.
     reserved: Option<u64>,
@@ -106,6 +116,9 @@ impl Server {
             ids: Ids::new(seed),
             attention: Default::default(),
             queue: Queue::default(),
+            usage: Usage::new(),
+            memories: Memories::new(),
+            decisions: Decisions::default(),
             pool: Pool::default(),
             reserved: None,
             flight: VecDeque::new(),
@@ -159,9 +172,10 @@ impl Server {
         let scope = attention.turn(&self.view, clock, now);
         // Both are told the same, and remember the same.
         let (ids, queue) = (self.ids.clone(), self.queue.clone());
+        let memories = self.memories.clone();
         let plan = PLANNERS[planner].1(self, scope, now, elapsed);
         let after = std::mem::replace(&mut self.ids, ids);
-        self.queue = queue;
+        (self.queue, self.memories) = (queue, memories);
         let whole = PLANNERS[planner].1(self, Scope::EVERYTHING, now, elapsed);
         assert_eq!(
             plan.writes, whole.writes,

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::load;
 use crate::Ids;
 use crate::world::{World, deployment, node};
 
@@ -11,7 +12,7 @@ pub(super) const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
 pub(super) const COMPLETIONS: u64 = 4;
 /// Size of the StatefulSet in the end.
 pub(super) const MEMBERS: u64 = 3;
-/// Gangs, of which one has room at a time.
+/// Gangs, of which one has room at a time: the last is more important than anything else.
 pub(super) const GANGS: [&str; 2] = ["blue", "red"];
 /// Pods of a gang that run together.
 pub(super) const GANG_SIZE: u64 = 3;
@@ -32,6 +33,8 @@ pub(super) enum Order {
     Cordon(&'static str, bool),
     /// The CronJob begins nothing, or goes on.
     Suspend(bool),
+    /// So much is asked of what is scaled by its load.
+    Load(usize),
     /// Somebody takes the label away by which a pod is found.
     Estrange(usize),
 }
@@ -39,7 +42,7 @@ pub(super) enum Order {
 impl Order {
     pub(super) fn any(chance: &mut Ids) -> Self {
         let mut pick = |count: u64| usize::try_from(chance.number() % count).unwrap_or(0);
-        match pick(15) {
+        match pick(17) {
             0..=2 => Self::Size("Deployment", "web", "replicas", pick(7)),
             3 => Self::Size("Deployment", "api", "replicas", pick(5)),
             4 => Self::Size("StatefulSet", "db", "replicas", pick(4)),
@@ -51,8 +54,17 @@ impl Order {
             11 => Self::Size("ReplicaSet", GANGS[pick(2)], "replicas", 3 * pick(2)),
             12 => Self::Size("ReplicationController", "old", "replicas", pick(4)),
             13 => Self::Suspend(pick(2) == 0),
+            14 | 15 => Self::Load(100 * pick(9)),
             _ => Self::Estrange(pick(20)),
         }
+    }
+
+    /// Another load, and gangs that want to run or not: the one that matters less always does.
+    pub(super) fn wave(chance: &mut Ids) -> [Self; 3] {
+        let mut pick = |count: u64| usize::try_from(chance.number() % count).unwrap_or(0);
+        let gang = |name, size| Self::Size("ReplicaSet", name, "replicas", size);
+        let (load, size) = (100 * pick(9), 3 * pick(2));
+        [Self::Load(load), gang(GANGS[0], 3), gang(GANGS[1], size)]
     }
 
     pub(super) fn obey(self, world: &mut World) {
@@ -100,6 +112,7 @@ impl Order {
                     });
                 }
             }
+            Self::Load(milli) => load::set(world, i64::try_from(milli).unwrap_or(0)),
             Self::Size(..) => {}
         }
     }
@@ -115,6 +128,8 @@ pub(super) fn put(world: &mut World) {
     world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}));
     world.put(deployment("web", 3, "a:0"));
     world.put(api());
+    world.put(deployment(load::SCALED, 2, "a:0"));
+    load::put(world);
     for (kind, name, spec) in [
         (
             "StatefulSet",
@@ -135,7 +150,7 @@ pub(super) fn put(world: &mut World) {
         json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "old", "namespace": NAMESPACE},
         "spec": {"replicas": OLD, "selector": {"app": "old"}, "template": template("old")}}),
     );
-    for name in GANGS {
+    for (name, priority) in GANGS.into_iter().zip([0, 5]) {
         world.put(
             json!({"apiVersion": "scheduling.k8s.io/v1beta1", "kind": "PodGroup",
             "metadata": {"name": name, "namespace": NAMESPACE},
@@ -144,6 +159,7 @@ pub(super) fn put(world: &mut World) {
         let mut template = template(name);
         // One to a node, beside everything else.
         template["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("4200m");
+        template["spec"]["priority"] = json!(priority);
         template["spec"]["schedulingGroup"] = json!({"podGroupName": name});
         world.put(json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
             "metadata": {"name": name, "namespace": NAMESPACE},
@@ -202,6 +218,7 @@ pub(super) fn last_orders(world: &mut World) {
         one["spec"]["replicas"] = json!(OLD);
     });
     Order::Suspend(true).obey(world);
+    load::set(world, load::LAST_LOAD);
     for name in GANGS {
         world.edit("ReplicaSet", NAMESPACE, name, |one| {
             one["spec"]["replicas"] = json!(GANG_SIZE)
