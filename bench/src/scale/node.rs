@@ -54,13 +54,18 @@ pub(crate) struct Standing {
     pub(crate) stop: CancellationToken,
 }
 
-/// The generation of a message about the network, without the rest.
+/// The generation of a whole network state, without the rest.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Head {
+struct StateHead {
     #[prost(uint64, tag = "1")]
-    first: u64,
+    generation: u64,
+}
+
+/// The generation that a step leads to, without the rest.
+#[derive(Clone, PartialEq, prost::Message)]
+struct StepHead {
     #[prost(uint64, tag = "2")]
-    second: u64,
+    generation: u64,
 }
 
 impl Gate {
@@ -180,12 +185,12 @@ impl Session {
     async fn take(&mut self, message: v1::FromServer) -> Result<()> {
         match message.message {
             Some(Down::NetworkSnapshot(bytes)) => {
-                let generation = Head::decode(bytes.clone())?.first;
+                let generation = StateHead::decode(bytes.clone())?.generation;
                 self.sight.snapshot(generation, bytes);
                 self.network(generation).await?;
             }
             Some(Down::NetworkDelta(bytes)) => {
-                let generation = Head::decode(bytes.clone())?.second;
+                let generation = StepHead::decode(bytes.clone())?.generation;
                 self.sight.delta(generation, bytes);
                 self.network(generation).await?;
             }

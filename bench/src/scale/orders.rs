@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use waggle_bench::server::Client;
 
 const NAMESPACE: &str = "default";
@@ -12,7 +13,11 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Deployments that are made at once.
+const TOGETHER: usize = 16;
+
 /// A client.
+#[derive(Clone)]
 pub(crate) struct Orders(Client);
 
 fn deployment(name: &str, replicas: usize) -> Value {
@@ -45,9 +50,18 @@ impl Orders {
     pub(crate) async fn fill(&self, count: usize, replicas: usize) -> Result<()> {
         let names: Vec<String> = (0..count).map(|number| format!("app{number}")).collect();
         let services = format!("/api/v1/namespaces/{NAMESPACE}/services");
-        for name in &names {
-            self.0.ask("POST", &services, &service(name)).await?;
-            self.create(name, replicas).await?;
+        for some in names.chunks(TOGETHER) {
+            let mut making = JoinSet::new();
+            for name in some {
+                let (client, services, name) = (self.clone(), services.clone(), name.clone());
+                making.spawn(async move {
+                    client.0.ask("POST", &services, &service(&name)).await?;
+                    client.create(&name, replicas).await
+                });
+            }
+            while let Some(made) = making.join_next().await {
+                made??;
+            }
         }
         for name in &names {
             self.until_complete(name, replicas).await?;

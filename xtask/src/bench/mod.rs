@@ -1,6 +1,5 @@
 //! `cargo xtask bench`: Waggle beside its peers, in one run, interleaved, printed as ratios with their spread.
 
-mod api;
 mod cluster;
 mod datapath;
 mod pairs;
@@ -8,8 +7,8 @@ mod peers;
 mod planners;
 mod pods;
 mod podstart;
-mod scale;
 mod scheduler;
+mod server;
 mod statistics;
 mod vip;
 
@@ -22,8 +21,8 @@ use pods::Place;
 /// What to measure.
 #[derive(Subcommand)]
 pub(crate) enum What {
-    /// Creates, lists and watches through the API, beside a single etcd; memory.
-    Api(api::Options),
+    /// Creates, lists and watches through the API, beside a single etcd; memory. Options and parts after `--`.
+    Api(server::Options),
     /// The datapath by all that it is measured by: what `vip` and `pods` do, and programming, connections, pods of two nodes,
     /// policy verdicts, forwarding.
     Datapath(datapath::Options),
@@ -34,7 +33,8 @@ pub(crate) enum What {
     /// Container create + start + wait + delete beside crun and runc; pod created to Running.
     Podstart(podstart::Options),
     /// A server with thousands of nodes that hold real sessions: at rest, when a node fails, under a large Deployment.
-    Scale(scale::Options),
+    /// Options after `--`.
+    Scale(server::Options),
     /// Pods a second from waiting to bound durably, on the cases of Kubernetes' scheduler_perf, beside its floors.
     Scheduler(scheduler::Options),
     /// Connect and one byte there and back through a VIP, beside direct, nftables and iptables.
@@ -48,12 +48,12 @@ pub(crate) fn run(what: &What) -> Result<()> {
         crate::setup::bench_tools()?;
     }
     match what {
-        What::Api(options) => api::run(options),
+        What::Api(options) => server::run("api", options),
         What::Datapath(options) => datapath::run(options),
         What::Pods(options) => pods::run(options, Place::OneNode, Profile::Release),
         What::Planners => planners::run(),
         What::Podstart(options) => podstart::run(options),
-        What::Scale(options) => scale::run(options),
+        What::Scale(options) => server::run("scale", options),
         What::Scheduler(options) => scheduler::run(options),
         What::Vip(options) => vip::run(options, Profile::Release),
     }
