@@ -1,6 +1,6 @@
 //! The network state along the changes of a snapshot: a change costs what it touches, however large the cluster is. What many
-//! things depend on (nodes, namespaces, policies, load balancers' addresses) has the state made anew; [`network_state`] says
-//! what is right, and this must come to the same.
+//! things depend on (namespaces, policies, load balancers' addresses and the nodes that announce them) has the state made
+//! anew; [`network_state`] says what is right, and this must come to the same.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -106,9 +106,7 @@ impl Follower {
                 ("v1", "Namespace")
                 | ("networking.k8s.io/v1", "NetworkPolicy")
                 | ("waggle.dev/v1", "Tenant") => return None,
-                ("v1", "Node") if !self.is_as_before(state, sources.snapshot, &key.1) => {
-                    return None;
-                }
+                ("v1", "Node") => self.move_node(state, sources.snapshot, key.1, &mut delta)?,
                 ("v1", "Pod") => {
                     services.extend(self.naming.get(&key).into_iter().flatten().cloned());
                     pods.push(key);
@@ -129,11 +127,33 @@ impl Follower {
         Some(delta)
     }
 
-    fn is_as_before(&self, state: &NetworkState, snapshot: &Snapshot, name: &str) -> bool {
-        let object = snapshot.nodes.get("", name);
-        let network = object.and_then(|object| node(object));
-        network.as_ref() == state.nodes.get(name)
-            && object.is_some_and(|object| may_announce(object)) == self.announcing.contains(name)
+    /// A node's own row; which node announces an address hangs on all of them.
+    fn move_node(
+        &mut self,
+        state: &NetworkState,
+        snapshot: &Snapshot,
+        name: String,
+        delta: &mut NetworkDelta,
+    ) -> Option<()> {
+        let object = snapshot.nodes.get("", &name);
+        let made = object.and_then(|object| node(object));
+        let announces = object.is_some_and(|object| may_announce(object));
+        let moved = made.as_ref() != state.nodes.get(&name);
+        let changed = moved || announces != self.announcing.contains(&name);
+        if changed && self.services.values().any(|known| known.external) {
+            return None;
+        }
+        if announces {
+            self.announcing.insert(name.clone());
+        } else {
+            self.announcing.remove(&name);
+        }
+        match made {
+            _ if !moved => {}
+            Some(made) => delta.node_upserts.push(made),
+            None => delta.node_removals.push(name),
+        }
+        Some(())
     }
 
     fn move_pod(

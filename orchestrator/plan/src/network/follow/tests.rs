@@ -209,4 +209,19 @@ fn one_service_is_one_service() {
     world.put(pod(2, 2, 0, 1));
     let delta = follower.advance(&state, &world.snapshot, &registry, &reserved);
     assert_eq!((delta.service_upserts.len(), asked.get()), (1, 1));
+    state.apply(delta).unwrap();
+    // A node that comes or falls silent is no pod's and no service's matter, unless it may announce somebody's address.
+    asked.set(0);
+    for (number, ready, expect) in [(1, true, 1), (0, false, 0)] {
+        world.put(node(number, ready));
+        let delta = follower.advance(&state, &world.snapshot, &registry, &reserved);
+        assert_eq!((delta.node_upserts.len(), asked.get()), (expect, 0));
+        state.apply(delta).unwrap();
+    }
+    world.snapshot.remove("v1", "Node", "", "node1");
+    let delta = follower.advance(&state, &world.snapshot, &registry, &reserved);
+    assert_eq!(
+        (delta.node_removals, asked.get()),
+        (vec!["node1".to_owned()], 0)
+    );
 }
