@@ -1,6 +1,6 @@
 //! What happens to a node that does not report any more, and to its pods.
 //!
-//! A node whose Lease was not renewed in time is Unknown and gets the taints of an unreachable one; its pods are not
+//! A node that was not heard of in time is Unknown and gets the taints of an unreachable one; its pods are not
 //! ready any more, so Services leave them. Once they have been there for as long as they tolerate, they are deleted:
 //! their owners make others at once, while they themselves stay, terminating, until their node reports that they are
 //! gone or the node is removed (`pod_gc`). When no node at all reports, the fault is nearer, and nobody is evicted; how
@@ -76,19 +76,35 @@ impl Default for Settings {
     }
 }
 
-/// Judges nodes by their Leases and their pods by that: those that were touched, and all of them once the first Lease
-/// runs out. A Lease that is renewed touches nothing: until then its node is as well as it was.
-pub fn plan(snapshot: &Snapshot, scope: Scope, now: Timestamp, settings: &Settings) -> Plan {
+/// When a node was heard of last, by its name, if it was since this server began: more than its Lease tells, which is
+/// renewed less often than its node speaks.
+pub type Heard<'a> = &'a dyn Fn(&str) -> Option<Timestamp>;
+
+/// Judges nodes by when they were `heard` of and by their Leases, and their pods by that: those that were touched, and all
+/// of them once the first node has been silent for too long. A sign of life touches nothing: until then its node is as well
+/// as it was.
+pub fn plan(
+    snapshot: &Snapshot,
+    scope: Scope,
+    heard: Heard<'_>,
+    now: Timestamp,
+    settings: &Settings,
+) -> Plan {
     let mut plan = Plan::default();
     let looks = looks(snapshot, scope);
+    let due = |node: &Node| {
+        let spoke = heartbeat(snapshot, node, heard);
+        pod::after(spoke, seconds(settings.grace_seconds))
+    };
     let lost = looks.values().filter(|look| {
         let node = look.node;
-        look.pods.is_none() && ready(node) == Some("True") && due(snapshot, node, settings) < now
+        look.pods.is_none() && ready(node) == Some("True") && due(node) < now
     });
     let lost = lost.map(|look| look.node);
     let zones = Zones::new(snapshot, lost, now, settings, &mut plan);
     for look in looks.values() {
-        judge(snapshot, look, &zones, now, settings, &mut plan);
+        let due = due(look.node);
+        judge(snapshot, look, due, &zones, now, settings, &mut plan);
     }
     plan
 }
@@ -136,14 +152,11 @@ fn looks(snapshot: &Snapshot, scope: Scope) -> BTreeMap<&str, Look<'_>> {
     looks
 }
 
-/// Until when the node's last sign of life counts.
-fn due(snapshot: &Snapshot, node: &Node, settings: &Settings) -> Timestamp {
-    pod::after(heartbeat(snapshot, node), seconds(settings.grace_seconds))
-}
-
+/// `due` says until when the node's last sign of life counts.
 fn judge(
     snapshot: &Snapshot,
     look: &Look<'_>,
+    due: Timestamp,
     zones: &Zones<'_>,
     now: Timestamp,
     settings: &Settings,
@@ -155,7 +168,7 @@ fn judge(
     let pods = match &look.pods {
         Some(pods) => pods,
         None => {
-            if !judge_node(snapshot, node, zones, now, settings, plan) {
+            if !judge_node(node, due, zones, now, plan) {
                 return;
             }
             pods.extend(snapshot.pods_on(name));
@@ -172,14 +185,12 @@ fn judge(
 
 /// The node itself; false when its taints, and what its pods have of it, wait for a condition that is written first.
 fn judge_node(
-    snapshot: &Snapshot,
     node: &Node,
+    due: Timestamp,
     zones: &Zones<'_>,
     now: Timestamp,
-    settings: &Settings,
     plan: &mut Plan,
 ) -> bool {
-    let due = due(snapshot, node, settings);
     let lost = due < now;
     if lost && mark_unknown(node, now, plan) {
         return false;
@@ -205,8 +216,8 @@ fn seconds(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// The last sign of life: the Lease, or what the node itself says when it has none.
-fn heartbeat(snapshot: &Snapshot, node: &Node) -> Timestamp {
+/// The last sign of life: when it was heard of, its Lease, or what the node itself says when it has none.
+fn heartbeat(snapshot: &Snapshot, node: &Node, heard: Heard<'_>) -> Timestamp {
     let name = node.metadata.name.as_deref().unwrap_or_default();
     let lease = snapshot.leases.get(LEASE_NAMESPACE, name);
     let renewed =
@@ -215,7 +226,11 @@ fn heartbeat(snapshot: &Snapshot, node: &Node) -> Timestamp {
         .and_then(|one| one.last_heartbeat_time.as_ref())
         .map(|time| time.0);
     let created = node.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    renewed.max(reported).or(created).unwrap_or(Timestamp::MIN)
+    heard(name)
+        .max(renewed)
+        .max(reported)
+        .or(created)
+        .unwrap_or(Timestamp::MIN)
 }
 
 fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {

@@ -51,7 +51,7 @@ const PLANNERS: [(&str, Planner); 15] = [
         crate::load_balancer::plan(view, None, now)
     }),
     ("node-lifecycle", |view, scope, now, _| {
-        node_lifecycle::plan(view, scope, now, &node_lifecycle::Settings::default())
+        node_lifecycle::plan(view, scope, &|_| None, now, &Default::default())
     }),
     ("pod-gc", |view, scope, now, _| {
         crate::pod_gc::plan(view, scope, now, &Default::default())

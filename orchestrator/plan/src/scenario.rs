@@ -166,6 +166,7 @@ impl Cluster {
                 let mut plan = node_lifecycle::plan(
                     &world.snapshot,
                     Scope::EVERYTHING,
+                    &|_| None,
                     world.now,
                     &Default::default(),
                 );

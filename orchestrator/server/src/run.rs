@@ -297,6 +297,7 @@ impl Server {
             view,
             numbers,
             enforcement: sessions.enforcement(),
+            beats: sessions.beats(),
             recorder,
             usage: Arc::clone(&state.usage),
             metrics: Arc::clone(&state.metrics),

@@ -15,7 +15,13 @@ const SETTINGS: Settings = Settings {
 };
 
 fn step(world: &mut World) -> Plan {
-    plan(&world.snapshot, Scope::EVERYTHING, world.now, &SETTINGS)
+    plan(
+        &world.snapshot,
+        Scope::EVERYTHING,
+        &|_| None,
+        world.now,
+        &SETTINGS,
+    )
 }
 
 fn beat(world: &mut World, node: &str) {
@@ -264,7 +270,13 @@ fn a_lease_that_is_renewed_to_less_than_it_said_is_looked_at() {
     let seen = world.snapshot.position();
     beat(&mut world, "a");
     world.pass(13);
-    let found = plan(&world.snapshot, Scope::since(seen), world.now, &SETTINGS);
+    let found = plan(
+        &world.snapshot,
+        Scope::since(seen),
+        &|_| None,
+        world.now,
+        &SETTINGS,
+    );
     assert_eq!(found.writes, step(&mut world).writes);
     assert_eq!(found.writes.len(), 1, "its node is lost");
 }
@@ -273,8 +285,15 @@ fn a_lease_that_is_renewed_to_less_than_it_said_is_looked_at() {
 fn what_was_not_touched_is_not_looked_at_before_its_time() {
     let nodes = ["a1", "a2", "a3"];
     let mut world = after_partition(&nodes, &[], 1);
-    let part =
-        |world: &World, seen| plan(&world.snapshot, Scope::since(seen), world.now, &SETTINGS);
+    let part = |world: &World, seen| {
+        plan(
+            &world.snapshot,
+            Scope::since(seen),
+            &|_| None,
+            world.now,
+            &SETTINGS,
+        )
+    };
     let seen = world.snapshot.position();
     beat(&mut world, "a1");
     let quiet = part(&world, seen);
@@ -304,4 +323,33 @@ fn what_was_not_touched_is_not_looked_at_before_its_time() {
     let given_up = part(&world, seen);
     assert_eq!(given_up.writes, step(&mut world).writes);
     assert_eq!(given_up.writes.len(), 1, "one of the silent nodes");
+}
+
+#[test]
+fn a_node_that_was_heard_of_is_alive_though_its_lease_is_older() {
+    let mut world = after_silence(0, |_| ());
+    world.pass(13);
+    let spoke = world.now - jiff::SignedDuration::from_secs(3);
+    let heard = |node: &str| (node == "a").then_some(spoke);
+    let plan = plan(
+        &world.snapshot,
+        Scope::EVERYTHING,
+        &heard,
+        world.now,
+        &SETTINGS,
+    );
+    let marked: Vec<&Value> = plan
+        .writes
+        .iter()
+        .filter_map(|write| match write {
+            Write::UpdateStatus(value) => Some(&value["metadata"]["name"]),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(marked, ["b"], "nobody heard of the other one");
+    assert_eq!(
+        plan.again_after,
+        Some(10),
+        "twelve seconds after it was heard of, and past them"
+    );
 }

@@ -213,7 +213,7 @@ impl Server {
                 ..Plan::default()
             };
         }
-        node_lifecycle::plan(&self.view, scope, now, &settings)
+        node_lifecycle::plan(&self.view, scope, &|_| None, now, &settings)
     }
 
     /// Takes in history up to `until`; with `torn`, of some kinds only, so that the view shows no single moment.

@@ -1,6 +1,7 @@
 //! Runs the planners: snapshot -> plan -> commit, again whenever something changed or a planner asked for it. What is
 //! decided is in `waggle-plan`; what is written is checked by `Objects`.
 
+mod endless;
 mod events;
 mod patience;
 mod refused;
@@ -23,7 +24,7 @@ use waggle_plan::{Attention, Ids, Plan, Scope, Snapshot, Write};
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::pki::Pki;
-use crate::sessions::{Enforcement, Numbers};
+use crate::sessions::{Beats, Enforcement, Numbers};
 use crate::usage::UsageRegistry;
 use patience::{LONGEST_REST, Patience};
 use refused::Purpose;
@@ -33,9 +34,7 @@ pub use view::View;
 
 /// Changes that come within this time are planned for together.
 const DEBOUNCE: Duration = Duration::from_millis(2);
-/// Passes in a row that wrote something, after which the planners slow down.
-const LONGEST_RUN: u32 = 100;
-/// How they slow down; also when a refused write is planned again.
+/// How planners that find no end slow down; also when a refused write is planned again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long a planner that broke is left alone.
 const BROKEN_PAUSE: Duration = Duration::from_secs(10);
@@ -51,6 +50,8 @@ pub struct Controllers {
     pub numbers: Numbers,
     /// How far the nodes are with each tenant's policies.
     pub enforcement: Enforcement,
+    /// When nodes spoke last.
+    pub beats: Beats,
     /// Takes the events that planners offer.
     pub recorder: Recorder,
     /// What pods use, for autoscalers.
@@ -184,23 +185,22 @@ struct Runner {
 
 impl Runner {
     async fn run(&mut self, mut changes: watch::Receiver<u64>) {
-        let (mut busy, mut changed) = (0u32, true);
+        let (mut run, mut changed) = (endless::Run::default(), true);
         loop {
             changes.borrow_and_update();
             self.patience.look(Instant::now(), self.grace());
-            let mut wrote = false;
+            let mut wrote = 0;
             for (name, planner) in PLANNERS {
                 if changed || self.is_due(name) {
-                    wrote |= self.ask(name, planner).await;
+                    wrote += self.ask(name, planner).await;
                 }
             }
             changed = true;
-            busy = if wrote { busy + 1 } else { 0 };
-            if wrote {
-                if busy > LONGEST_RUN {
-                    tracing::warn!(passes = busy, "the planners find no end");
-                    tokio::time::sleep(PAUSE).await;
-                }
+            if let Some(passes) = run.is_too_long(wrote, self.parts.view.count()) {
+                tracing::warn!(passes, "the planners find no end");
+                tokio::time::sleep(PAUSE).await;
+            }
+            if wrote > 0 {
                 continue;
             }
             let due = self.attention.values().filter_map(Attention::due).min();
@@ -237,8 +237,8 @@ impl Runner {
         self.attention.entry(name).or_default().insist(moment);
     }
 
-    /// Asks one planner and commits its plan. True when something was written: others may now want something else.
-    async fn ask(&mut self, name: &'static str, planner: Planner) -> bool {
+    /// Asks one planner and commits its plan. How many objects were written: if any was, others may now want something else.
+    async fn ask(&mut self, name: &'static str, planner: Planner) -> u64 {
         let view = Arc::clone(&self.parts.view);
         let now = self.parts.objects.now();
         // One object that a planner can't bear must not take the API away, with which it could be mended.
@@ -253,21 +253,28 @@ impl Runner {
         let Ok(plan) = catch_unwind(asked) else {
             tracing::error!(planner = name, "a planner broke; it is asked again later");
             self.insist(name, BROKEN_PAUSE);
-            return false;
+            return 0;
         };
         let clock = self.began.elapsed();
         self.attention
             .entry(name)
             .or_default()
             .answered(&plan, clock);
-        !(plan.writes.is_empty() && plan.events.is_empty()) && self.commit(name, plan).await
+        if plan.writes.is_empty() && plan.events.is_empty() {
+            return 0;
+        }
+        self.commit(name, plan).await
     }
 
-    /// Commits a plan; true when at least one write went in.
-    async fn commit(&mut self, name: &'static str, plan: Plan) -> bool {
+    /// Commits a plan; how many objects were written.
+    async fn commit(&mut self, name: &'static str, plan: Plan) -> u64 {
         let purposes: Vec<Purpose> = plan.writes.iter().map(Purpose::of).collect();
-        let wanted = purposes.len();
-        let mut failed = 0;
+        let objects: Vec<u64> = plan
+            .writes
+            .iter()
+            .map(|write| write.parts().len() as u64)
+            .collect();
+        let (mut wrote, mut failed) = (0, false);
         let binds = |write: &Write| {
             let parts = write.parts().iter();
             parts
@@ -280,16 +287,19 @@ impl Runner {
         let bound = bound.filter(|(outcome, _)| outcome.is_ok());
         let bound: usize = bound.map(|(_, binds)| binds).sum();
         self.parts.metrics.bound(bound as u64);
-        for (outcome, purpose) in outcomes.into_iter().zip(purposes) {
-            let Err(status) = outcome else { continue };
-            failed += 1;
+        for ((outcome, purpose), objects) in outcomes.into_iter().zip(purposes).zip(objects) {
+            let Err(status) = outcome else {
+                wrote += objects;
+                continue;
+            };
+            failed = true;
             // A conflict says that somebody was faster; the next snapshot shows it.
             if !status.is_conflict() && !status.is_not_found() {
                 tracing::warn!(planner = name, error = %status, "a planned write was refused");
                 self.parts.recorder.record(purpose.event(&status));
             }
         }
-        if failed > 0 {
+        if failed {
             self.insist(name, PAUSE);
         }
         for event in plan.events {
@@ -304,7 +314,7 @@ impl Runner {
                 "the snapshot does not follow the store"
             );
         }
-        failed < wanted
+        wrote
     }
 
     /// How long nodes may be silent.
@@ -315,7 +325,8 @@ impl Runner {
     fn node_lifecycle(&mut self, snapshot: &Snapshot, scope: Scope, now: jiff::Timestamp) -> Plan {
         let settings = self.parts.node_lifecycle;
         if self.patience.is_over(Instant::now(), self.grace()) {
-            waggle_plan::node_lifecycle::plan(snapshot, scope, now, &settings)
+            let heard = |node: &str| self.parts.beats.last(node);
+            waggle_plan::node_lifecycle::plan(snapshot, scope, &heard, now, &settings)
         } else {
             Plan {
                 again_after: Some(1),

@@ -18,6 +18,7 @@ fn run(cluster: &Cluster) -> CancellationToken {
         view: cluster.view.clone(),
         numbers: cluster.numbers.clone(),
         enforcement: crate::sessions::Enforcement::default(),
+        beats: cluster.sessions.beats(),
         recorder: cluster.recorder.clone(),
         usage: std::sync::Arc::default(),
         metrics: std::sync::Arc::default(),

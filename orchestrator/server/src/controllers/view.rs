@@ -1,6 +1,7 @@
 //! The planners' snapshot, kept level with the watch cache: every object is decoded once for each version of it, and
 //! shared from then on. Nobody here decides anything.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ struct Seen {
     revision: watch::Sender<u64>,
     /// Revision of the last change that may matter to a planner.
     relevant: watch::Sender<u64>,
+    /// How many such changes there were.
+    count: AtomicU64,
 }
 
 impl Drop for View {
@@ -49,6 +52,7 @@ impl View {
             snapshot: RwLock::default(),
             revision: watch::Sender::new(0),
             relevant: watch::Sender::new(0),
+            count: AtomicU64::new(0),
         });
         let mut follower = Follower {
             objects: Arc::clone(objects),
@@ -88,6 +92,11 @@ impl View {
     /// Tells of every change but heartbeats and events.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.seen.relevant.subscribe()
+    }
+
+    /// How many changes that may matter to a planner it has shown.
+    pub(super) fn count(&self) -> u64 {
+        self.seen.count.load(Ordering::Relaxed)
     }
 
     /// Waits until the snapshot shows `revision`. False when it did not within ten seconds.
@@ -177,7 +186,11 @@ impl Follower {
             // The cache tells of a revision while it still writes it: reading anything waits until it is whole.
             drop(self.objects.get(kind.resource, "", ""));
             let (events, whole) = ready(&mut kind.events);
-            relevant |= !events.is_empty() && !QUIET.contains(&kind.resource.kind);
+            if !events.is_empty() && !QUIET.contains(&kind.resource.kind) {
+                relevant = true;
+                let more = events.len() as u64;
+                self.seen.count.fetch_add(more, Ordering::Relaxed);
+            }
             if !events.is_empty() {
                 let mut snapshot = self
                     .seen

@@ -1,8 +1,8 @@
-//! Signs of life: what nodes said last and when. Their Leases are renewed together, each before it runs out, not at every
-//! word.
+//! Signs of life: when nodes spoke last, which is what they are judged by. Their Leases say it to others and to the next
+//! leader; they are renewed together, each in good time before it runs out, not at every word.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -16,69 +16,77 @@ use crate::objects::{Object, WriteOptions};
 /// Where heartbeats are kept.
 const LEASES: &str = "kube-node-lease";
 /// Seconds for which a Lease says to speak.
-const LEASE_SECONDS: i64 = 40;
+const LEASE_SECONDS: u64 = 40;
+/// A Lease is renewed again after this time.
+const PAUSE: Duration = Duration::from_secs(LEASE_SECONDS / 2);
 /// How often it is looked which Leases are to be renewed.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The nodes that spoke.
-#[derive(Debug, Default)]
-pub(crate) struct Beats {
-    nodes: Mutex<HashMap<String, Beat>>,
+/// The nodes that spoke. Cloning shares them.
+#[derive(Debug, Clone, Default)]
+pub struct Beats {
+    nodes: Arc<Mutex<HashMap<String, Beat>>>,
 }
 
 #[derive(Debug)]
 struct Beat {
     /// When the node spoke last.
     heard: Timestamp,
-    /// What of that is in its Lease.
-    written: Timestamp,
+    /// What of that is in its Lease; `None` when that is to be written at its next word.
+    written: Option<Timestamp>,
     /// When the Lease was renewed.
     renewed: Instant,
 }
 
 impl Beats {
-    /// A node speaks. True when it was not heard of: its Lease is to be renewed at once.
+    /// When a node spoke last to this server.
+    pub(crate) fn last(&self, node: &str) -> Option<Timestamp> {
+        self.lock().get(node).map(|beat| beat.heard)
+    }
+
+    /// A node speaks. True when its Lease is to be renewed at once.
     fn heard(&self, node: &str, now: Timestamp) -> bool {
-        match self.lock().get_mut(node) {
-            Some(beat) => {
-                beat.heard = now;
-                false
-            }
-            None => true,
+        let mut nodes = self.lock();
+        if let Some(beat) = nodes.get_mut(node) {
+            beat.heard = now;
+            return beat.written.is_none();
         }
+        let beat = Beat {
+            heard: now,
+            written: None,
+            renewed: Instant::now(),
+        };
+        nodes.insert(node.to_owned(), beat);
+        true
     }
 
     /// A node's Lease says `written`.
     fn renewed(&self, node: &str, written: Timestamp) {
-        let mut nodes = self.lock();
-        let beat = nodes.entry(node.to_owned()).or_insert(Beat {
-            heard: written,
-            written,
-            renewed: Instant::now(),
-        });
-        beat.written = written;
-        beat.renewed = Instant::now();
-    }
-
-    /// The same of one that was not forgotten meanwhile.
-    fn renewed_again(&self, node: &str, written: Timestamp) {
         if let Some(beat) = self.lock().get_mut(node) {
-            beat.written = written;
+            beat.written = Some(written);
             beat.renewed = Instant::now();
         }
     }
 
-    /// Forgets a node whose session ended, or whose Lease is not what it was: the next word is written at once.
-    pub(crate) fn forget(&self, node: &str) {
-        self.lock().remove(node);
+    /// The session of a node ended, or its Lease is not what it was: the next word is written at once.
+    pub(crate) fn doubt(&self, node: &str) {
+        if let Some(beat) = self.lock().get_mut(node) {
+            beat.written = None;
+        }
+    }
+
+    /// Forgets nodes that do not exist any more.
+    pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.lock().retain(|node, _| exists(node));
     }
 
     /// Nodes whose Leases were renewed `pause` ago and that spoke since, and when.
     fn due(&self, pause: Duration) -> Vec<(String, Timestamp)> {
         let nodes = self.lock();
+        let news = |beat: &Beat| beat.written.is_some_and(|written| written != beat.heard);
         let due = nodes
             .iter()
-            .filter(|(_, beat)| beat.heard != beat.written && beat.renewed.elapsed() >= pause);
+            .filter(|(_, beat)| news(beat) && beat.renewed.elapsed() >= pause);
         due.map(|(node, beat)| (node.clone(), beat.heard)).collect()
     }
 
@@ -99,13 +107,11 @@ pub(super) async fn take_in(inner: &Inner, node: &str) -> Result<(), Status> {
 
 /// Renews Leases for as long as it is polled.
 pub(super) async fn keep(inner: &Inner) {
-    // Each is at most as old as two heartbeats and a tick: what is written was heard up to one before.
-    let pause = inner.settings.heartbeat;
-    let mut ticks = tokio::time::interval(TICK.min(inner.settings.heartbeat));
+    let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let due = inner.beats.due(pause);
+        let due = inner.beats.due(PAUSE);
         if due.is_empty() {
             continue;
         }
@@ -120,7 +126,7 @@ async fn renew_all(inner: &Inner, due: Vec<(String, Timestamp)>) -> Result<(), S
     let (mut writes, mut nodes) = (Vec::with_capacity(due.len()), Vec::with_capacity(due.len()));
     for (node, heard) in due {
         let Some(lease) = inner.objects.get(leases, LEASES, &node) else {
-            inner.beats.forget(&node);
+            inner.beats.doubt(&node);
             continue;
         };
         let lease = lease.value.glance(|lease| renewed(lease, &node, heard));
@@ -130,10 +136,10 @@ async fn renew_all(inner: &Inner, due: Vec<(String, Timestamp)>) -> Result<(), S
     let outcomes = inner.objects.apply_plan(writes).await;
     for (outcome, (node, heard)) in outcomes.into_iter().zip(nodes) {
         match outcome {
-            Ok(()) => inner.beats.renewed_again(&node, heard),
+            Ok(()) => inner.beats.renewed(&node, heard),
             Err(status) => {
                 tracing::debug!(node, error = %status, "a Lease can't be renewed");
-                inner.beats.forget(&node);
+                inner.beats.doubt(&node);
             }
         }
     }
@@ -193,6 +199,7 @@ mod tests {
     #[test]
     fn a_lease_is_renewed_once_for_several_words_and_catches_up_with_the_last() {
         let beats = Beats::default();
+        assert_eq!(beats.last("a"), None);
         assert!(beats.heard("a", at(1)), "the first is written at once");
         beats.renewed("a", at(1));
         assert_eq!(beats.due(Duration::ZERO), [], "it says what was heard");
@@ -202,7 +209,10 @@ mod tests {
         assert_eq!(beats.due(Duration::ZERO), [("a".to_owned(), at(7))]);
         beats.renewed("a", at(7));
         assert_eq!(beats.due(Duration::ZERO), []);
-        beats.forget("a");
+        beats.doubt("a");
+        assert_eq!(beats.last("a"), Some(at(7)), "it is judged by what it said");
         assert!(beats.heard("a", at(9)));
+        beats.retain(|_| false);
+        assert_eq!(beats.last("a"), None);
     }
 }

@@ -105,8 +105,10 @@ impl Feed {
         if at == self.current.state.generation {
             return Catchup::Nothing;
         }
-        match self.steps.iter().position(|step| step.from == at) {
-            Some(first) => Catchup::Steps(
+        // Every node asks, and most ask for the last.
+        let first = self.steps.partition_point(|step| step.from < at);
+        match self.steps.get(first).filter(|step| step.from == at) {
+            Some(_) => Catchup::Steps(
                 self.steps
                     .range(first..)
                     .map(|step| step.bytes.clone())

@@ -23,10 +23,12 @@ use super::feed::{Catchup, Feed};
 use super::stirred::{self, Nodes};
 use super::{Inner, kind};
 
-/// Changes that come within this time are published together.
+/// Changes that come within this time are published together, and within [`A_NODE`] for each node that is told.
 const DEBOUNCE: Duration = Duration::from_millis(2);
-/// Acknowledgements that come within this time are looked at together: every node sends one.
+/// Acknowledgements that come within this time are looked at together, and within [`A_NODE`] for each node that sends one.
 const TOGETHER: Duration = Duration::from_millis(5);
+/// About what it takes to tell one node something and to hear that it has it.
+const A_NODE: Duration = Duration::from_micros(20);
 /// After a failure, and when nothing happens, it looks again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -138,7 +140,8 @@ pub(super) async fn keep(inner: Arc<Inner>) {
                         return;
                     }
                     // The first after a silence has nobody to wait for.
-                    tokio::time::sleep_until((ended + DEBOUNCE).into()).await;
+                    let pause = DEBOUNCE.max(A_NODE * inner.links.count());
+                    tokio::time::sleep_until((ended + pause).into()).await;
                     break;
                 }
                 () = nudged(&inner, released) => {
@@ -158,7 +161,8 @@ pub(super) async fn keep(inner: Arc<Inner>) {
 
 /// Waits until there is something new to release, and a while after it was done last.
 async fn nudged(inner: &Inner, last: Instant) {
-    tokio::time::sleep_until((last + TOGETHER).into()).await;
+    let pause = TOGETHER.max(A_NODE * inner.links.count());
+    tokio::time::sleep_until((last + pause).into()).await;
     inner.hub.nudge.notified().await;
 }
 
@@ -288,9 +292,9 @@ fn publish(inner: &Inner, snapshot: &Snapshot) -> bool {
         .collect();
     state.refused = pool_pods;
     drop(guard);
-    inner
-        .links
-        .retain(|node| snapshot.nodes.get("", node).is_some());
+    let exists = |node: &str| snapshot.nodes.get("", node).is_some();
+    inner.links.retain(exists);
+    inner.beats.retain(exists);
     published
 }
 

@@ -167,6 +167,11 @@ impl Links {
         lock(&self.open).keys().cloned().collect()
     }
 
+    /// How many nodes have a session.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(lock(&self.open).len()).unwrap_or(u32::MAX)
+    }
+
     /// Wakes the sessions of nodes whose pods may be news, and all of them for the `network`.
     pub(crate) fn wake(&self, pods: &Nodes, network: bool) {
         let open = lock(&self.open);

@@ -43,6 +43,7 @@ use crate::objects::Objects;
 use crate::pki::Pki;
 use crate::usage::UsageRegistry;
 
+pub use beats::Beats;
 pub use enforcement::Enforcement;
 pub use numbers::Numbers;
 pub use rendezvous::{OpenFault, StreamEnds};
@@ -142,6 +143,11 @@ impl Sessions {
     /// How far the nodes are with each tenant's policies.
     pub fn enforcement(&self) -> Enforcement {
         self.inner.enforcement.clone()
+    }
+
+    /// When nodes spoke last.
+    pub fn beats(&self) -> Beats {
+        self.inner.beats.clone()
     }
 
     /// Sessions over these objects. Nothing runs yet.

@@ -62,7 +62,7 @@ pub(super) async fn run(
         _ = tell(&inner, &link, &hello, range, requests, &down) => {}
     }
     if inner.links.close(&link) {
-        inner.beats.forget(&node);
+        inner.beats.doubt(&node);
     }
     inner.hub.nudge();
     tracing::info!(node, "node session ended");
