@@ -262,7 +262,16 @@ async fn follow(
     if auth::is_open(path) {
         return Err(request);
     }
-    if forward::is_leaders(&request) || needs_webhook(state, path) {
+    let leaders = forward::is_leaders(&request);
+    // What a client wrote through any server, it reads through any other.
+    let newest = !leaders
+        && (path.starts_with("/api/") || path.starts_with("/apis"))
+        && Query::parse(request.uri()).is_ok_and(|query| query.is_newest());
+    if newest && let Err(status) = state.objects.catch_up().await {
+        return Ok(refusal(&status));
+    }
+    // By now a definition that was just made is known here.
+    if leaders || needs_nodes(state, path) {
         let peer = request.extensions().get::<PeerCertificate>();
         let peer = peer.cloned().unwrap_or_default();
         if auth::is_server(&peer) {
@@ -278,21 +287,15 @@ async fn follow(
             Err(status) => Ok(refusal(&status)),
         };
     }
-    // What a client wrote through any server, it reads through any other.
-    let newest = Query::parse(request.uri()).is_ok_and(|query| query.is_newest());
-    if newest
-        && (path.starts_with("/api/") || path.starts_with("/apis"))
-        && let Err(status) = state.objects.catch_up().await
-    {
-        return Ok(refusal(&status));
-    }
     Err(request)
 }
 
-/// Whether a webhook converts what is at this path: only the leader calls webhooks.
-fn needs_webhook(state: &ServerState, path: &str) -> bool {
+/// Whether a webhook behind a Service converts what is at this path: its pods are reached through their nodes, and nodes
+/// speak with the leader. One with a URL is called by every server.
+fn needs_nodes(state: &ServerState, path: &str) -> bool {
     let target = Target::parse(&state.objects.kinds(), path);
-    target.is_some_and(|target| target.resource.converter().is_some())
+    let converter = target.and_then(|target| target.resource.converter());
+    converter.is_some_and(|webhook| !webhook["clientConfig"]["url"].is_string())
 }
 
 /// Who asks, as the request carries them from here on, and whether they may.

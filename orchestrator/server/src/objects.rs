@@ -25,6 +25,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -209,7 +210,10 @@ pub struct Objects {
     addresses: ServiceAllocator,
     node_ports: NodePortAllocator,
     reserved: admit::Reserved,
-    webhooks: OnceLock<mpsc::Sender<WebhookCall>>,
+    /// To whoever calls webhooks.
+    calls: OnceLock<mpsc::Sender<WebhookCall>>,
+    /// Admission webhooks are asked.
+    asks: AtomicBool,
     pump: tokio::task::JoinHandle<()>,
     cooler: tokio::task::JoinHandle<()>,
 }
@@ -259,7 +263,8 @@ impl Objects {
             addresses,
             node_ports,
             reserved: admit::Reserved::default(),
-            webhooks: OnceLock::new(),
+            calls: OnceLock::new(),
+            asks: AtomicBool::new(false),
             pump,
             cooler,
         }))

@@ -208,6 +208,12 @@ async fn once(options: &ServerOptions, stop: &CancellationToken) -> Result<(), S
         store: Arc::clone(&store),
         encryption,
     });
+    let streams = Streams {
+        objects: Arc::clone(&server.state.objects),
+        leading: server.state.leading.clone(),
+    };
+    let calls = webhook::begin(streams, server.state.stop.clone());
+    server.state.objects.begin_to_call(calls);
     let mut parts = JoinSet::new();
     match election {
         Some(store) => {
@@ -320,11 +326,7 @@ impl Server {
                 .map_err(ServerError::from)
         });
         parts.spawn(forget_history(Arc::clone(objects), state.stop.clone()));
-        let streams = Streams {
-            objects: Arc::clone(objects),
-            leading: state.leading.clone(),
-        };
-        objects.begin_to_ask(webhook::begin(streams, state.stop.clone()));
+        objects.begin_to_ask();
         state.leading.begin(sessions);
         Ok(())
     }

@@ -6,9 +6,31 @@
 use serde_json::{Value, json};
 
 use crate::Fault;
+use crate::validate::labels_and_annotations;
 use crate::walk::{has, list, text};
 
 const API_VERSION: &str = "apiextensions.k8s.io/v1";
+/// Objects that one review asks for at most.
+const MANY: usize = 500;
+/// Bytes of objects in one review, unless one alone has more: an answer may be several times as large.
+const LARGE: usize = 1 << 20;
+
+/// How many objects go into each review, in order, so that neither a review nor its answer is too large to be taken;
+/// `sizes` are the objects' lengths as text.
+pub fn batches(sizes: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    let (mut all, mut bytes) = (Vec::new(), 0_usize);
+    for size in sizes {
+        bytes = bytes.saturating_add(size);
+        match all.last_mut() {
+            Some(count) if *count < MANY && bytes <= LARGE => *count += 1,
+            _ => {
+                all.push(1);
+                bytes = size;
+            }
+        }
+    }
+    all
+}
 
 /// The ConversionReview that asks for `objects` in the version `wanted` (`example.com/v1`).
 pub fn review(objects: &[&Value], wanted: &str, uid: &str) -> Value {
@@ -104,7 +126,17 @@ fn one(given: &Value, mut made: Value, wanted: &str) -> Result<Value, String> {
         }
     }
     made["metadata"] = metadata;
-    Ok(made)
+    // What was there before is not the webhook's fault.
+    let mut known = Vec::new();
+    labels_and_annotations(given, "metadata", &mut known);
+    let mut faults = Vec::new();
+    labels_and_annotations(&made, "metadata", &mut faults);
+    faults.retain(|fault| !known.contains(fault));
+    if faults.is_empty() {
+        return Ok(made);
+    }
+    let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    Err(faults.join(", "))
 }
 
 /// Faults of a definition's `spec.conversion`.
@@ -177,9 +209,47 @@ mod tests {
     }
 
     #[test]
+    fn a_label_that_was_there_may_stay_whatever_it_is() {
+        let mut odd = given();
+        odd["metadata"]["labels"] = json!({"x": "not valid!"});
+        let mut made = odd.clone();
+        made["apiVersion"] = "e.com/v2".into();
+        assert!(one(&odd, made.clone(), "e.com/v2").is_ok());
+        made["metadata"]["labels"]["y"] = "nor this!".into();
+        assert!(one(&odd, made, "e.com/v2").is_err());
+    }
+
+    #[test]
+    fn lists_are_asked_for_in_parts() {
+        assert_eq!(batches([]), [] as [usize; 0]);
+        assert_eq!(batches([1, 2, 3]), [3]);
+        assert_eq!(batches(vec![1; MANY * 2 + 1]), [MANY, MANY, 1]);
+        assert_eq!(batches([LARGE / 2, LARGE / 2, 1]), [2, 1]);
+        assert_eq!(batches([1, LARGE * 2, 1]), [1, 1, 1]);
+    }
+
+    #[test]
     fn what_is_no_answer_is_told() {
         type Change = fn(&mut Value);
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 11] = [
+            (
+                |one| {
+                    one["response"]["convertedObjects"][0]["metadata"]["labels"] =
+                        json!({"x": "no label value!"});
+                },
+                "metadata.labels",
+            ),
+            (
+                |one| {
+                    one["response"]["convertedObjects"][0]["metadata"]["annotations"] =
+                        json!({"no key!": "v"});
+                },
+                "metadata.annotations",
+            ),
+            (
+                |one| one["response"]["convertedObjects"][0]["metadata"]["uid"] = "v".into(),
+                "metadata.uid must not change",
+            ),
             (|one| one["kind"] = "X".into(), "expected kind"),
             (|one| one["response"]["uid"] = "8".into(), "response.uid"),
             (

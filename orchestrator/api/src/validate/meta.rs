@@ -53,7 +53,7 @@ pub(super) fn check(kind: &str, value: &Value, old: Option<&Value>, out: &mut Ve
 }
 
 /// Faults of the labels and annotations of an object or template.
-pub(super) fn labels_and_annotations(value: &Value, path: &str, out: &mut Vec<Fault>) {
+pub(crate) fn labels_and_annotations(value: &Value, path: &str, out: &mut Vec<Fault>) {
     labels(&value["metadata"]["labels"], &format!("{path}.labels"), out);
     let path = format!("{path}.annotations");
     let mut bytes = 0;

@@ -43,6 +43,7 @@ pub(crate) use ingress::{endpoints, ingress, ingress_class};
 pub(crate) use limits::{
     horizontal_pod_autoscaler, pod_disruption_budget, pod_group, priority_class,
 };
+pub(crate) use meta::labels_and_annotations;
 pub(crate) use names::{label_value, qualified_name};
 pub(crate) use network::endpoint_slice;
 pub(crate) use network_policy::network_policy;

@@ -27,6 +27,7 @@ use crate::usage::UsageRegistry;
 mod access;
 mod admission;
 mod audit;
+mod conversion;
 mod custom;
 mod eviction;
 mod explanation;
@@ -93,7 +94,8 @@ async fn api_with(folder: tempfile::TempDir, audit: Option<AuditLog>) -> Api {
         leading: state.leading.clone(),
     };
     let calls = crate::webhook::begin(streams, state.stop.clone());
-    state.objects.begin_to_ask(calls);
+    state.objects.begin_to_call(calls);
+    state.objects.begin_to_ask();
     let token = std::fs::read_to_string(folder.path().join("admin-token"))
         .unwrap()
         .trim()

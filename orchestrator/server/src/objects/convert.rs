@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use waggle_api::custom::conversion;
@@ -13,6 +14,8 @@ use super::{Object, Objects, WebhookCall};
 
 /// How long a conversion may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Parts of one list that a webhook converts at a time.
+const AT_ONCE: usize = 4;
 
 impl Objects {
     /// The objects in the form of a version in which their kind is served.
@@ -78,15 +81,32 @@ impl Objects {
         Ok(made.map_or(value, |made| stored.formed(&made)))
     }
 
-    /// The values as the webhook makes them in the version of `resource`.
-    async fn convert(
+    /// The values as the webhook makes them in the version of `resource`; many are asked for in parts.
+    pub(super) async fn convert(
         &self,
         resource: &'static Resource,
         values: &[&Value],
     ) -> Result<Vec<Value>, Status> {
-        let Some(converter) = resource.converter().filter(|_| !values.is_empty()) else {
+        let Some(converter) = resource.converter() else {
             return Ok(Vec::new());
         };
+        let sizes = values.iter().map(|value| value.to_string().len());
+        let mut rest = values;
+        let mut parts = Vec::new();
+        for count in conversion::batches(sizes) {
+            let (part, after) = rest.split_at(count);
+            parts.push(self.convert_part(resource, &converter["clientConfig"], part));
+            rest = after;
+        }
+        stream::iter(parts).buffered(AT_ONCE).try_concat().await
+    }
+
+    async fn convert_part(
+        &self,
+        resource: &'static Resource,
+        config: &Value,
+        values: &[&Value],
+    ) -> Result<Vec<Value>, Status> {
         let failed = |why: String| {
             let (version, kind) = (resource.api_version(), resource.kind);
             Status::internal(format!(
@@ -97,13 +117,13 @@ impl Objects {
         let review = conversion::review(values, &resource.api_version(), &uid);
         let (answer, answered) = oneshot::channel();
         let call = WebhookCall {
-            config: converter["clientConfig"].clone(),
+            config: config.clone(),
             review: review.to_string().into_bytes(),
             within: PATIENCE,
             answer,
         };
         let ended = || failed("this server calls no webhooks now".to_owned());
-        let calls = self.webhooks.get().ok_or_else(ended)?;
+        let calls = self.calls.get().ok_or_else(ended)?;
         calls.send(call).await.map_err(|_| ended())?;
         let body = match tokio::time::timeout(PATIENCE, answered).await {
             Ok(Ok(body)) => body.map_err(failed)?,

@@ -2,7 +2,9 @@
 //! the validating ones all at once. Which of them are asked, and what their answers mean, is `waggle-api`'s to say; how
 //! they are reached is the business of whoever takes the [`WebhookCall`]s.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -103,23 +105,35 @@ impl Passage<'_> {
         }
     }
 
-    /// A stored object as a webhook sees it.
-    fn shown(&self, row: &'static Resource, stored: &Value) -> Value {
-        let shown = row.show(stored);
+    /// An object in the version of `row` as a webhook sees it.
+    fn shown<'v>(&self, row: &'static Resource, object: &'v Value) -> Cow<'v, Value> {
         if self.subresource() == "scale" {
-            scale::get(row, &shown)
+            Cow::Owned(scale::get(row, object))
         } else {
-            shown.into_owned()
+            Cow::Borrowed(object)
         }
     }
 
-    /// The object of the kind from what a webhook made of what it saw.
-    fn taken(&self, row: &'static Resource, stored: &Value, made: Value) -> Result<Value, Status> {
+    /// The object of the kind from what a webhook made of what it saw of `object`.
+    fn taken(&self, row: &'static Resource, object: &Value, made: Value) -> Result<Value, Status> {
         if self.subresource() == "scale" {
-            return scale::apply(row, &row.show(stored), &made);
+            return scale::apply(row, object, &made);
         }
         Ok(row.read(made, FieldValidation::Ignore, Vec::new())?.value)
     }
+
+    /// Whether another webhook has to make the object that one is asked about in this version.
+    fn needs_conversion(&self, row: &'static Resource) -> bool {
+        row.converter().is_some() && !std::ptr::eq(row, self.resource)
+    }
+}
+
+/// What a webhook was asked, and what it said.
+struct Asked {
+    row: &'static Resource,
+    /// The new object in the version of `row`; null when there is none.
+    object: Value,
+    answer: Answer,
 }
 
 /// A webhook, its configuration's name first in order.
@@ -139,15 +153,19 @@ impl Hook {
 }
 
 impl Objects {
-    /// From now on webhooks are called, through whoever receives from `calls`. Until then a server that starts makes its
-    /// own objects without them.
-    pub(crate) fn begin_to_ask(&self, calls: mpsc::Sender<WebhookCall>) {
-        // A server leads once in its life.
-        let _ = self.webhooks.set(calls);
+    /// From now on conversion webhooks are called, through whoever receives from `calls`.
+    pub(crate) fn begin_to_call(&self, calls: mpsc::Sender<WebhookCall>) {
+        // A server begins once in its life.
+        let _ = self.calls.set(calls);
+    }
+
+    /// From now on admission webhooks are asked. Until then a server that starts makes its own objects without them.
+    pub(crate) fn begin_to_ask(&self) {
+        self.asks.store(true, Ordering::Release);
     }
 
     fn hooks(&self, passage: &Passage<'_>, plural: &str) -> Vec<Hook> {
-        if self.webhooks.get().is_none() || passage.resource.group == OWN_GROUP {
+        if !self.asks.load(Ordering::Acquire) || passage.resource.group == OWN_GROUP {
             return Vec::new();
         }
         let configurations =
@@ -209,21 +227,43 @@ impl Objects {
         made: &Value,
         prepare: Prepare<'_>,
     ) -> Result<Option<Value>, Status> {
-        let Some((row, answer)) = self.ask(hook, passage, Some(made)).await? else {
+        let Some(asked) = self.ask(hook, passage, Some(made)).await? else {
             return Ok(None);
         };
-        let Some(patch) = answer.patch else {
+        let Some(patch) = asked.answer.patch else {
             return Ok(None);
         };
+        let (row, object) = (asked.row, asked.object);
         let broken = |status: Status| {
             let name = hook.name();
             Status::internal(format!("patch of webhook {name:?}: {}", status.message))
         };
         let patch = Patch::parse("application/json-patch+json", &patch).map_err(broken)?;
         let patched = patch
-            .apply(row, &passage.shown(row, made))
+            .apply(row, &passage.shown(row, &object))
             .map_err(broken)?;
-        prepare(row, passage.taken(row, made, patched)?).map(Some)
+        let taken = passage.taken(row, &object, patched)?;
+        if !passage.needs_conversion(row) {
+            return prepare(row, taken).map(Some);
+        }
+        let back = self.convert(passage.resource, &[&taken]).await?.pop();
+        let back = back.map_or(taken, |back| passage.resource.formed(&back));
+        prepare(passage.resource, back).map(Some)
+    }
+
+    /// The objects, which are stored or in the version of the request, in the version of `row`.
+    async fn in_version(
+        &self,
+        passage: &Passage<'_>,
+        row: &'static Resource,
+        objects: &[&Value],
+    ) -> Result<Vec<Value>, Status> {
+        if !passage.needs_conversion(row) {
+            let shown = objects.iter().map(|one| row.show(one).into_owned());
+            return Ok(shown.collect());
+        }
+        let made = self.convert(row, objects).await?;
+        Ok(made.iter().map(|one| row.formed(one)).collect())
     }
 
     /// Asks the validating webhooks, and all webhooks about a deletion (`new` is `None`).
@@ -238,7 +278,7 @@ impl Objects {
         if new.is_none() {
             for hook in self.hooks(passage, "mutatingwebhookconfigurations") {
                 let answer = self.ask(&hook, passage, None).await?;
-                if answer.is_some_and(|(_, answer)| answer.patch.is_some()) {
+                if answer.is_some_and(|asked| asked.answer.patch.is_some()) {
                     let name = hook.name();
                     let why = format!("webhook {name:?} changes an object that is to be deleted");
                     return Err(Status::internal(why));
@@ -278,7 +318,7 @@ impl Objects {
         object["apiVersion"] = format!("{group}{slash}{version}").into();
         for hook in self.hooks(&passage, "mutatingwebhookconfigurations") {
             let answer = self.ask(&hook, &passage, Some(&object)).await?;
-            if answer.is_some_and(|(_, answer)| answer.patch.is_some()) {
+            if answer.is_some_and(|asked| asked.answer.patch.is_some()) {
                 let why = format!(
                     "webhook {:?} changes what can't be changed: {kind}",
                     hook.name()
@@ -289,14 +329,13 @@ impl Objects {
         self.validated(&passage, Some(&object)).await
     }
 
-    /// Asks one webhook, if it is about this request: the version in which it was asked, and its answer. `None` for one
-    /// that was not asked, or that failed and may.
+    /// Asks one webhook, if it is about this request. `None` for one that was not asked, or that failed and may.
     async fn ask(
         &self,
         hook: &Hook,
         passage: &Passage<'_>,
         new: Option<&Value>,
-    ) -> Result<Option<(&'static Resource, Answer)>, Status> {
+    ) -> Result<Option<Asked>, Status> {
         let old = passage.old.map(|old| &*old.value);
         let Some(object) = new.or(old) else {
             return Ok(None);
@@ -314,10 +353,14 @@ impl Objects {
             Ok(false) => return Ok(None),
             Err(why) => return Err(Status::internal(format!("webhook {name:?}: {why}"))),
         }
-        let shown = |value: &Value| passage.shown(row, value);
+        let mut formed = self.in_version(passage, row, &both).await?.into_iter();
+        let new = new.and_then(|_| formed.next());
+        let old = old.and_then(|_| formed.next());
         let uid = uuid::Uuid::new_v4().to_string();
-        let (new, old) = (new.map(shown), old.map(shown));
-        let review = webhook::review(hook.spec(), &attempt, row, &uid, new.as_ref(), old.as_ref());
+        let shown = |value| passage.shown(row, value);
+        let (sent, before) = (new.as_ref().map(shown), old.as_ref().map(shown));
+        let (sent, before) = (sent.as_deref(), before.as_deref());
+        let review = webhook::review(hook.spec(), &attempt, row, &uid, sent, before);
         let met = review
             .as_ref()
             .map(|review| condition::hold(hook.spec(), review));
@@ -371,17 +414,17 @@ impl Objects {
         }
         match answer.refusal {
             Some(refusal) => Err(refusal),
-            None => Ok(Some((row, answer))),
+            None => Ok(Some(Asked {
+                row,
+                object: new.unwrap_or_default(),
+                answer,
+            })),
         }
     }
 
     /// Other versions in which the kind is served.
     fn equivalents(&self, passage: &Passage<'_>) -> Vec<&'static Resource> {
         let (kinds, stored) = (self.kinds(), passage.resource.stored());
-        // Only a webhook could make the other version's object.
-        if stored.converter().is_some() {
-            return Vec::new();
-        }
         let same = |row: &&'static Resource| {
             std::ptr::eq(row.stored(), stored) && !std::ptr::eq(*row, passage.resource)
         };
@@ -411,7 +454,7 @@ impl Objects {
             answer,
         };
         let ended = || "this server is about to end".to_owned();
-        let calls = self.webhooks.get().ok_or_else(ended)?;
+        let calls = self.calls.get().ok_or_else(ended)?;
         calls.send(call).await.map_err(|_| ended())?;
         let body = match tokio::time::timeout(within, answered).await {
             Ok(Ok(body)) => body?,

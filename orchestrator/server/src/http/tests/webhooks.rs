@@ -13,10 +13,8 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::*;
 
-const MERGE: &str = "application/merge-patch+json";
-
 /// A webhook server: what it answers is said by the last word of the path that it is asked at.
-struct Hooks {
+pub(super) struct Hooks {
     address: SocketAddr,
     /// PEM in base64.
     bundle: String,
@@ -61,6 +59,7 @@ fn answer(path: &str, request: &Value) -> Value {
                 .collect();
             json!({"result": {"status": "Success"}, "convertedObjects": made})
         }
+        "at" => patch(json!([{"op": "replace", "path": "/spec/at", "value": "there:7"}])),
         "refuse" => json!({"result": {"status": "Failed", "message": "not convertible"}}),
         "other-uid" => json!({"allowed": true, "uid": "another"}),
         _ => json!({"allowed": true}),
@@ -87,7 +86,7 @@ fn converted(door: &Value, version: &Value) -> Value {
     made
 }
 
-async fn hooks() -> Hooks {
+pub(super) async fn hooks() -> Hooks {
     let names = ["127.0.0.1".to_owned(), "hook.default.svc".to_owned()];
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(names)
@@ -135,31 +134,31 @@ async fn hooks() -> Hooks {
 }
 
 impl Hooks {
-    fn url(&self, path: &str) -> Value {
+    pub(super) fn url(&self, path: &str) -> Value {
         json!({"url": format!("https://{}/{path}", self.address), "caBundle": self.bundle})
     }
 
     /// Paths asked since the last call.
-    fn asked(&self) -> Vec<String> {
+    pub(super) fn asked(&self) -> Vec<String> {
         let seen = std::mem::take(&mut *self.seen.lock().unwrap());
         seen.into_iter().map(|(path, _)| path).collect()
     }
 
-    fn requests(&self) -> Vec<Value> {
+    pub(super) fn requests(&self) -> Vec<Value> {
         let seen = std::mem::take(&mut *self.seen.lock().unwrap());
         seen.into_iter().map(|(_, request)| request).collect()
     }
 }
 
 /// A webhook about ConfigMaps, whatever is done with them.
-fn hook(name: &str, client: &Value) -> Value {
+pub(super) fn hook(name: &str, client: &Value) -> Value {
     json!({"name": format!("{name}.hooks.example.com"), "clientConfig": client, "sideEffects": "None",
         "admissionReviewVersions": ["v1"], "timeoutSeconds": 5,
         "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]})
 }
 
 impl Api {
-    async fn hook(&self, kind: &str, name: &str, hooks: &[Value]) {
+    pub(super) async fn hook(&self, kind: &str, name: &str, hooks: &[Value]) {
         let path = format!(
             "/apis/admissionregistration.k8s.io/v1/{}s",
             kind.to_lowercase()
@@ -171,8 +170,8 @@ impl Api {
     }
 }
 
-const MUTATING: &str = "MutatingWebhookConfiguration";
-const VALIDATING: &str = "ValidatingWebhookConfiguration";
+pub(super) const MUTATING: &str = "MutatingWebhookConfiguration";
+pub(super) const VALIDATING: &str = "ValidatingWebhookConfiguration";
 
 #[tokio::test]
 async fn webhooks_change_see_and_refuse_what_is_written() {
@@ -505,136 +504,4 @@ async fn webhooks_are_asked_about_evictions_tokens_and_streams() {
         api.post(&format!("{pods}/p/eviction"), &broken).await.0,
         400
     );
-}
-
-fn doors(converter: &Value, stored: &str) -> Value {
-    let version = |name: &str, spec: Value| {
-        json!({"name": name, "served": true, "storage": name == stored, "subresources": {"status": {}},
-            "schema": {"openAPIV3Schema": {"type": "object", "properties": {
-                "spec": {"type": "object", "properties": spec},
-                "status": {"type": "object", "properties": {"open": {"type": "boolean"}}}}}}})
-    };
-    let newer = json!({"host": {"type": "string"}, "port": {"type": "integer", "minimum": 1}});
-    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "doors.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
-            "names": {"plural": "doors", "singular": "door", "kind": "Door", "listKind": "DoorList"},
-            "versions": [version("v1", newer), version("v1beta1", json!({"at": {"type": "string"}}))],
-            "conversion": {"strategy": "Webhook", "webhook":
-                {"clientConfig": converter, "conversionReviewVersions": ["v1"]}}}})
-}
-
-#[tokio::test]
-async fn a_webhook_converts_between_the_versions_of_a_kind() {
-    let (api, hooks) = (api().await, hooks().await);
-    let definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/doors.example.com";
-    api.define_as(&doors(&hooks.url("convert"), "v1")).await;
-    let of = |version: &str| format!("/apis/example.com/{version}/namespaces/default/doors");
-    let (older, newer) = (of("v1beta1"), of("v1"));
-    let door = json!({"apiVersion": "example.com/v1beta1", "kind": "Door",
-        "metadata": {"name": "front", "labels": {"a": "b"}}, "spec": {"at": "home:80"}});
-    let (code, made) = api.post(&older, &door).await;
-    assert_eq!(
-        (code, &made["spec"]),
-        (201, &json!({"at": "home:80"})),
-        "{made}"
-    );
-    assert_eq!(made["apiVersion"], "example.com/v1beta1");
-    let (_, found) = api.get(&format!("{newer}/front")).await;
-    assert_eq!(
-        found["spec"],
-        json!({"host": "home", "port": 80}),
-        "{found}"
-    );
-    assert_eq!(
-        (
-            &found["metadata"]["generation"],
-            &found["metadata"]["labels"]["a"]
-        ),
-        (&json!(1), &json!("b"))
-    );
-    let (_, listed) = api.get(&older).await;
-    assert_eq!(
-        listed["items"][0]["spec"],
-        json!({"at": "home:80"}),
-        "{listed}"
-    );
-    assert_eq!(listed["items"][0]["apiVersion"], "example.com/v1beta1");
-
-    // A change in one version is one in the other.
-    let (code, changed) = api
-        .patch(
-            &format!("{older}/front"),
-            MERGE,
-            &json!({"spec": {"at": "home:81"}}),
-        )
-        .await;
-    assert_eq!(
-        (code, &changed["spec"]["at"]),
-        (200, &json!("home:81")),
-        "{changed}"
-    );
-    assert_eq!(changed["metadata"]["generation"], 2);
-    let (code, changed) = api
-        .patch(
-            &format!("{newer}/front"),
-            MERGE,
-            &json!({"spec": {"host": "away"}}),
-        )
-        .await;
-    assert_eq!(
-        (code, &changed["spec"]),
-        (200, &json!({"host": "away", "port": 81})),
-        "{changed}"
-    );
-    let (_, found) = api.get(&format!("{older}/front")).await;
-    assert_eq!(found["spec"]["at"], "away:81");
-    let request = Request::get(format!("{older}?watch=true"));
-    let mut events = Lines {
-        body: api
-            .send(request, Body::empty())
-            .await
-            .into_body()
-            .into_data_stream(),
-        rest: Vec::new(),
-    };
-    let event = events.next().await.unwrap();
-    assert_eq!(event["object"]["spec"]["at"], "away:81", "{event}");
-
-    // What was stored in a version that is no longer the one that is stored is converted, too.
-    let (_, mut there) = api.get(definition).await;
-    there["spec"] = doors(&hooks.url("convert"), "v1beta1")["spec"].clone();
-    let request = Request::put(definition).header(CONTENT_TYPE, "application/json");
-    let (code, answer) = read(api.send(request, there.to_string()).await).await;
-    assert_eq!(code, 200, "{answer}");
-    let (_, found) = api.get(&format!("{older}/front")).await;
-    assert_eq!(found["spec"], json!({"at": "away:81"}), "{found}");
-    let (_, found) = api.get(&format!("{newer}/front")).await;
-    assert_eq!(
-        found["spec"],
-        json!({"host": "away", "port": 81}),
-        "{found}"
-    );
-
-    // One that fails is told of, and nothing is made up.
-    there["metadata"]
-        .as_object_mut()
-        .unwrap()
-        .remove("resourceVersion");
-    there["spec"]["conversion"]["webhook"]["clientConfig"] = hooks.url("refuse");
-    let request = Request::put(definition).header(CONTENT_TYPE, "application/json");
-    let (code, answer) = read(api.send(request, there.to_string()).await).await;
-    assert_eq!(code, 200, "{answer}");
-    for path in [format!("{older}/front"), older.clone()] {
-        let (code, refused) = api.get(&path).await;
-        assert_eq!(code, 500, "{refused}");
-        let message = refused["message"].as_str().unwrap();
-        assert!(
-            message.contains(
-                "conversion webhook for example.com/v1beta1, Kind=Door failed: not convertible"
-            ),
-            "{message}"
-        );
-    }
-    let (code, _) = api.get(&format!("{newer}/front")).await;
-    assert_eq!(code, 200);
 }
