@@ -25,6 +25,7 @@ mod mutations;
 pub mod openapi;
 pub mod ownership;
 pub mod patch;
+mod pattern;
 pub mod protobuf;
 mod registry;
 mod resource;

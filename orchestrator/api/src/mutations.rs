@@ -66,6 +66,83 @@ const PATCHES: [(&str, &str); 4] = [
     ),
 ];
 
+/// Conditions that use most of the language.
+const EXPRESSIONS: [&str; 8] = [
+    "self.spec.replicas <= 5 && self.spec.template.spec.containers.all(c, c.image.startsWith('shop/'))",
+    r#"has(self.metadata.labels) ? self.metadata.labels['app'] == "web" : !(1 + 2 * 3 - 4 / 2 % 3 > 0)"#,
+    r"self.spec.template.spec.containers.map(c, c.name + '-' + c.image).join(', ').matches('^[a-z]+-.*\\d$')",
+    r"[1, 2u, 3.5, 0x1F, 1e3].exists_one(x, x == 2u) || {'a': [1], 'b': {}}.size() == 2 || b'\x00' == bytes('a')",
+    r#"self.?spec.?strategy[?'type'].orValue('x') in ['Recreate', r'raw\n', """long"""] && dyn(1) != null"#,
+    "cidr('10.0.0.0/8').containsIP(ip('10.1.2.3')) && quantity('1Gi').add(quantity('1')).isGreaterThan(quantity('1G'))",
+    "timestamp('2000-01-01T00:00:00Z') + duration('1h30m') > timestamp('2000-01-01T00:00:00Z') && url('https://h/p?a=1').getHost() == 'h'",
+    "'%s %d %5.2f %x %e %b'.format(['a', 1, 2.5, 255, 1.0, 3]).replace('a', 'aa', -1).split(' ', 3).filter(w, w.size() > 1).size() > 0",
+];
+
+/// What expressions are made of.
+const WORDS: [&str; 48] = [
+    "self",
+    ".",
+    "spec",
+    "replicas",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    "?",
+    ":",
+    ",",
+    "==",
+    "!=",
+    "<",
+    ">=",
+    "&&",
+    "||",
+    "!",
+    "-",
+    "+",
+    "*",
+    "/",
+    "%",
+    "in",
+    "has",
+    "all",
+    "map",
+    "filter",
+    "x",
+    "1",
+    "2u",
+    "1.5",
+    "'a'",
+    "\"b\"",
+    "b'c'",
+    "null",
+    "true",
+    "size",
+    "matches",
+    "format",
+    "repeat",
+    "optional",
+    "9223372036854775807",
+    "'%s'",
+    ".?",
+    "@budget",
+];
+
+const PATHS: [&str; 4] = [
+    r#".spec.template.spec.containers[?(@.name=="c")].image"#,
+    r".metadata.labels['app\.kubernetes\.io/name']",
+    ".spec.template.spec.containers[*].ports[0].containerPort",
+    r#"{"name":"c","containerPort":8080}"#,
+];
+
+const PATTERNS: [&str; 3] = [
+    r"^[a-z\d]([-\w]*[[:alnum:]])?(\.[^\W_]{1,63})*\b$",
+    r"(?i)^(?P<year>\d{4})-(0[1-9]|1[0-2])\Q.*\E$",
+    r"[]a&&b~~c--d[e-]|\p{Greek}+?\S*\B",
+];
+
 /// What is put into a body: structure, numbers at their ends, and what looks like more than it is.
 const WEDGES: [&str; 24] = [
     "",
@@ -223,6 +300,41 @@ proptest! {
         }
         if let Ok(selector) = FieldSelector::parse(row, &String::from_utf8_lossy(&fields)) {
             let _ = selector.matches(&object);
+        }
+    }
+
+    #[test]
+    fn spoilt_expressions_are_answered(which in 0..EXPRESSIONS.len(), spoils in spoils()) {
+        let source = spoilt(EXPRESSIONS[which].as_bytes(), &spoils);
+        let began = std::time::Instant::now();
+        crate::cel::try_out(&String::from_utf8_lossy(&source), &deployment());
+        prop_assert!(began.elapsed().as_secs() < 10, "{:?}", String::from_utf8_lossy(&source));
+    }
+
+    #[test]
+    fn words_in_any_order_are_answered(words in proptest::collection::vec(0..WORDS.len(), 0..60)) {
+        let source: Vec<&str> = words.iter().map(|word| WORDS[*word]).collect();
+        crate::cel::try_out(&source.join(" "), &deployment());
+        crate::cel::try_out(&source.concat(), &deployment());
+    }
+
+    #[test]
+    fn spoilt_field_paths_are_answered(which in 0..PATHS.len(), spoils in spoils()) {
+        let path = spoilt(PATHS[which].as_bytes(), &spoils);
+        let path = String::from_utf8_lossy(&path);
+        crate::custom::try_out_path(&path, &deployment());
+        let entries = json!([{"manager": "m", "operation": "Apply", "apiVersion": "apps/v1", "fieldsType": "FieldsV1",
+            "fieldsV1": {format!("f:{path}"): {}, format!("k:{path}"): {".": {}}, format!("v:{path}"): {"f:a": {}}}}]);
+        let mut live = deployment();
+        live["metadata"]["managedFields"] = entries;
+        go(lookup_name("deployments").unwrap(), live);
+    }
+
+    #[test]
+    fn spoilt_patterns_are_answered(which in 0..PATTERNS.len(), spoils in spoils()) {
+        let given = spoilt(PATTERNS[which].as_bytes(), &spoils);
+        if let Ok(pattern) = crate::pattern::compile(&String::from_utf8_lossy(&given)) {
+            let _ = pattern.is_match("a1_ é\u{667}\n");
         }
     }
 

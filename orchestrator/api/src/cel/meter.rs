@@ -4,7 +4,7 @@
 
 use std::mem::take;
 
-use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
+use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, ListExpr, LiteralValue, operators};
 
 use super::{budget, functions};
 
@@ -14,6 +14,8 @@ pub(super) const OVER: &str = "@over";
 pub(super) const SEEN: &str = "@seen";
 /// Pays for its argument, but not for what is in it.
 pub(super) const GLANCED: &str = "@glanced";
+/// Adds up a list of terms, each of which was paid for, and pays for what is made on the way before it is made.
+pub(super) const TOTAL: &str = "@total";
 /// Pays for an argument that is copied and kept.
 pub(super) const KEPT: &str = "@kept";
 
@@ -64,12 +66,11 @@ fn meter_call(node: &mut IdedExpr) {
         return;
     };
     if call.func_name == operators::ADD {
-        let grows = !call.args.first().is_some_and(is_accumulator);
-        meter_sum(node);
-        if grows {
-            pay(node, SEEN);
+        // What a loop collects is appended to in place, and the loop has paid for its turns.
+        if call.args.first().is_some_and(is_accumulator) {
+            return call.args.iter_mut().for_each(meter);
         }
-        return;
+        return meter_sum(node);
     }
     if let Some(target) = &mut call.target {
         meter(target);
@@ -117,14 +118,31 @@ fn meter_function(call: &mut CallExpr) {
     }
 }
 
-/// A chain of sums pays once: what is made on the way is smaller than the result.
+/// A chain of sums becomes one total of its terms, which pay first. It is as long as the source lets it be, and no deeper
+/// than its deepest term.
 fn meter_sum(node: &mut IdedExpr) {
-    match &mut node.expr {
-        Expr::Call(call) if call.func_name == operators::ADD => {
-            call.args.iter_mut().for_each(meter_sum);
+    let mut terms = Vec::new();
+    let mut rest = take(node);
+    loop {
+        match rest.expr {
+            Expr::Call(mut sum) if sum.func_name == operators::ADD && sum.args.len() == 2 => {
+                terms.extend(sum.args.pop());
+                rest = sum.args.pop().unwrap_or_default();
+            }
+            _ => break,
         }
-        _ => meter(node),
     }
+    terms.push(rest);
+    terms.reverse();
+    for term in &mut terms {
+        meter(term);
+        pay(term, SEEN);
+    }
+    let terms = IdedExpr {
+        id: 0,
+        expr: Expr::List(ListExpr::new(terms)),
+    };
+    *node = call(TOTAL, vec![ident(budget::NAME), terms]);
 }
 
 fn is_accumulator(node: &IdedExpr) -> bool {

@@ -188,5 +188,20 @@ fn shortened(mut text: String) -> String {
     text
 }
 
+/// Compiles whatever it is and evaluates it if it can be.
+#[cfg(test)]
+pub(crate) fn try_out(source: &str, object: &serde_json::Value) {
+    let scope = [("self", Type::Dyn)];
+    for wanted in [Type::Bool, Type::Text] {
+        let Ok(expression) = Expression::compile(source, &scope, &wanted) else {
+            continue;
+        };
+        let mut evaluation = Evaluation::new(&Budget::of(200_000));
+        evaluation.bind("self", of_json(object));
+        let _ = evaluation.holds(&expression);
+        let _ = evaluation.text(&expression);
+    }
+}
+
 #[cfg(test)]
 mod tests;

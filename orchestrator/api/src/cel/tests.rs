@@ -223,27 +223,90 @@ fn nothing_takes_more_than_its_budget() {
 
 #[test]
 fn large_and_deep_expressions_are_refused() {
-    for source in [
-        format!("{}true{}", "(".repeat(5000), ")".repeat(5000)),
-        format!("{}true", "!".repeat(10_001)),
+    let refused = [
         format!("{}1{} == []", "[".repeat(1000), "]".repeat(1000)),
         vec!["1"; 4000].join("+") + " == 1",
         format!("{}true", "true ? true : ".repeat(1000)),
-        format!("self{} == 1", ".a".repeat(3000)),
         format!("self{} == 1", "[0]".repeat(3000)),
         format!("{}true{}", "[1].all(x, ".repeat(300), ")".repeat(300)),
         "'".repeat(20_000),
-    ] {
-        // Whatever is taken has to be evaluated, too.
-        if let Ok(expression) = compile(&source, &[("self", Type::Dyn)]) {
-            let object = json!({});
-            let mut evaluation = Evaluation::new(&Budget::default());
-            evaluation.bind("self", of_json(&object));
-            let _ = evaluation.holds(&expression);
+        format!("self{} == 1", ".a".repeat(5000)),
+    ];
+    // What is just small enough to be taken can be evaluated.
+    let taken = [
+        format!("{}true{}", "(".repeat(5000), ")".repeat(5000)),
+        format!("{}true", "!".repeat(10_001)),
+        vec!["1"; 120].join("+") + " == 120",
+        format!("self{} == 1", ".a".repeat(120)),
+        format!("self{} == 1", "[0]".repeat(120)),
+        format!("{}true", "true ? true : ".repeat(40)),
+        format!("{}true", "!".repeat(40)),
+    ];
+    let mut wrong = Vec::new();
+    for (source, wanted) in refused
+        .iter()
+        .map(|source| (source, false))
+        .chain(taken.iter().map(|source| (source, true)))
+    {
+        let expression = compile(source, &[("self", Type::Dyn)]);
+        if expression.is_ok() != wanted {
+            let start: String = source.chars().take(24).collect();
+            wrong.push((start, expression.as_ref().err().cloned()));
         }
+        let Ok(expression) = expression else { continue };
+        let object = json!({});
+        let mut evaluation = Evaluation::new(&Budget::default());
+        evaluation.bind("self", of_json(&object));
+        let _ = evaluation.holds(&expression);
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     let sum = vec!["1"; 100].join("+") + " == 100";
     assert_eq!(holds(&sum, &json!({})), Ok(true));
     let chain = vec!["self.a == 1"; 100].join(" && ");
     assert_eq!(holds(&chain, &json!({"a": 1})), Ok(true));
+}
+
+#[test]
+fn a_sum_pays_before_it_is_made() {
+    // Each turn would make 40 MB of a text of 1 MB.
+    let object =
+        json!({"text": "x".repeat(1 << 20), "list": vec![1; 50_000], "turns": vec![0; 1000]});
+    for term in ["self.text", "self.list"] {
+        let chain = vec![term; 40].join(" + ");
+        let source = format!("self.turns.all(t, size({chain}) > 0)");
+        let started = std::time::Instant::now();
+        assert_eq!(holds(&source, &object), Err(Failure::OutOfBudget), "{term}");
+        assert!(started.elapsed().as_secs() < 20, "{term}");
+    }
+    for (source, expect) in [
+        ("'a' + 'b' + string(1) == 'ab1'", true),
+        ("[1] + [2] + [3] == [1, 2, 3]", true),
+        ("[1, 2].map(x, [x] + [x + 1]) == [[1, 2], [2, 3]]", true),
+        ("1.5 + 1.0 + 2.0 == 4.5 && 1 + 2 * 3 + (4 + 5) == 16", true),
+        (
+            "b'a' + b'b' == b'ab' && duration('1s') + duration('2s') == duration('3s')",
+            true,
+        ),
+        (
+            "timestamp('2000-01-01T00:00:00Z') + duration('1h') == timestamp('2000-01-01T01:00:00Z')",
+            true,
+        ),
+    ] {
+        assert_eq!(holds(source, &json!({})), Ok(expect), "{source}");
+    }
+    assert!(matches!(
+        holds("self.a + self.b == 1", &json!({"a": 1, "b": "x"})),
+        Err(Failure::Error(_))
+    ));
+}
+
+#[test]
+fn patterns_are_about_ascii() {
+    for source in [
+        r"!self.digit.matches('^\\d$') && '7'.matches('^\\d$')",
+        r"!self.letter.matches('^\\w$') && self.letter.matches('^\\W$')",
+    ] {
+        let object = json!({"digit": "\u{667}", "letter": "é"});
+        assert_eq!(holds(source, &object), Ok(true), "{source}");
+    }
 }

@@ -11,8 +11,7 @@ use crate::{Fault, FaultKind};
 
 /// A pattern, compiled within bounds.
 pub(super) fn regex(pattern: &str) -> Option<regex::Regex> {
-    let mut builder = regex::RegexBuilder::new(pattern);
-    builder.size_limit(1 << 20).build().ok()
+    crate::pattern::compile(pattern).ok()
 }
 
 /// Every fault of `value` at `path`. What is as it was in `old` is not looked at: a rule that came later does not keep

@@ -360,6 +360,15 @@ pub(crate) fn open_api(row: &Resource, custom: &Custom) -> Value {
     schema
 }
 
+/// Reads whatever it is as a path, and follows it.
+#[cfg(test)]
+pub(crate) fn try_out_path(path: &str, object: &Value) {
+    if let Some(path) = JsonPath::parse(path) {
+        let _ = path.find(object);
+    }
+    let _ = simple_path(path);
+}
+
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

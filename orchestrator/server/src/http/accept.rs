@@ -114,4 +114,34 @@ mod tests {
         }
         assert_eq!(form(&HeaderMap::new()).unwrap(), Form::Plain);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_answered(parts in proptest::collection::vec(0..PARTS.len(), 0..12), bytes in proptest::collection::vec(32u8..127, 0..60)) {
+            let words: Vec<&str> = parts.iter().map(|part| PARTS[*part]).collect();
+            for value in [words.concat().into_bytes(), bytes, words.join(",").repeat(500).into_bytes()] {
+                let mut headers = HeaderMap::new();
+                headers.insert(ACCEPT, http::HeaderValue::from_bytes(&value).unwrap());
+                let _ = form(&headers);
+                let _ = aggregated(&headers);
+            }
+        }
+    }
+
+    const PARTS: [&str; 14] = [
+        "application/json",
+        "*/*",
+        ";",
+        ",",
+        " ",
+        "as=Table",
+        "as=PartialObjectMetadata",
+        "g=meta.k8s.io",
+        "v=v1",
+        "=",
+        "q=0.9",
+        "v=v2;g=apidiscovery.k8s.io;as=APIGroupDiscoveryList",
+        "\t",
+        "application/vnd.kubernetes.protobuf",
+    ];
 }

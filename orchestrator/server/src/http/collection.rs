@@ -275,3 +275,28 @@ fn page(
         metadata,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn any_continue_token_is_answered(
+            text in "[ -~é]{0,60}",
+            field in "[\"{}:,0-9a-z.e+-]{0,40}",
+            at in 0usize..80,
+            byte in proptest::prelude::any::<u8>(),
+        ) {
+            let given = Place { revision: Some(7), after: "/registry/core/pods/a/b".into() }.token();
+            let mut spoilt = given.clone().into_bytes();
+            let at = at % spoilt.len();
+            spoilt[at] = byte;
+            let inner = URL_SAFE_NO_PAD.encode(format!("{{\"v\":1,\"rv\":{field},\"after\":\"{field}\"}}"));
+            for token in [text, String::from_utf8_lossy(&spoilt).into_owned(), inner, given.repeat(1000)] {
+                let _ = Place::parse(&token);
+            }
+            assert!(Place::parse(&given).is_ok());
+        }
+    }
+}

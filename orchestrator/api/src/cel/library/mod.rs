@@ -52,6 +52,7 @@ fn register(env: &mut Env) -> Declared {
     env.add_overload(meter::SEEN, meter::SEEN, of_budget(), seen)?;
     env.add_overload(meter::GLANCED, meter::GLANCED, of_budget(), glanced)?;
     env.add_overload(meter::KEPT, meter::KEPT, of_budget(), kept)?;
+    env.add_overload(meter::TOTAL, meter::TOTAL, of_budget(), total)?;
     for (name, function) in [
         ("isSorted", is_sorted as Function),
         ("sum", sum),
@@ -202,6 +203,31 @@ fn kept<'b, 'v>(mut arguments: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
     let value = arguments.pop().ok_or_else(|| error("nothing to pay for"))?;
     budget::of(&arguments)?.pay_for(value.as_ref(), 8)?;
     Ok(value)
+}
+
+/// The terms of a chain of sums, added up.
+fn total<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
+    let budget = budget::of(&arguments)?;
+    let terms = list(&arguments, 1)?;
+    let text = |one: &(dyn Val + 'v)| {
+        let text = one.downcast_ref::<CelString<'_>>();
+        text.map(|text| text.inner().to_owned())
+    };
+    let texts: Option<Vec<String>> = terms.iter().map(|one| text(one.as_ref())).collect();
+    if let Some(texts) = texts {
+        return words(texts.concat());
+    }
+    let Some((first, rest)) = terms.split_first() else {
+        return Err(error("no terms"));
+    };
+    let mut sum = first.clone();
+    for one in rest {
+        budget.pay_for(sum.as_ref(), 1)?;
+        let adder = sum.as_adder().ok_or_else(|| error("no such overload"))?;
+        let next = adder.add(one.as_ref())?.into_owned();
+        sum = next;
+    }
+    Ok(CowVal::Owned(sum))
 }
 
 fn compare(one: &dyn Val, other: &dyn Val) -> Result<Ordering, ExecutionError> {

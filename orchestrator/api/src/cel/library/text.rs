@@ -13,8 +13,6 @@ use super::{
     words,
 };
 
-/// Largest compiled pattern, in bytes.
-const LARGEST_PATTERN: usize = 1 << 20;
 /// Patterns that are kept compiled.
 const KEPT_PATTERNS: usize = 64;
 
@@ -50,10 +48,7 @@ pub(in crate::cel) fn pattern(given: &str) -> Result<Regex, String> {
     if let Some(one) = kept().get(given) {
         return Ok(one.clone());
     }
-    let made = regex::RegexBuilder::new(given)
-        .size_limit(LARGEST_PATTERN)
-        .build()
-        .map_err(|why| format!("error parsing regexp {given:?}: {why}"))?;
+    let made = crate::pattern::compile(given)?;
     let mut kept = kept();
     if kept.len() >= KEPT_PATTERNS {
         kept.clear();
