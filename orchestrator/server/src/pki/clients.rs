@@ -1,9 +1,11 @@
 //! Certificates for clients, by signing request: whom they may be for, and making them.
 
+mod der;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rcgen::{CertificateSigningRequestParams, DnType, Issuer};
+use rcgen::{CertificateSigningRequestParams, Issuer};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 
@@ -107,22 +109,8 @@ impl Pki {
         let text = std::str::from_utf8(csr_pem).map_err(|error| error.to_string())?;
         let mut request =
             CertificateSigningRequestParams::from_pem(text).map_err(|error| error.to_string())?;
-        let mut groups = subject.groups.iter();
-        let first = groups.next().map(String::as_str);
         let mut params =
-            client_params(&subject.name, first, now).map_err(|error| error.to_string())?;
-        if let Some(second) = groups.next() {
-            // The same attribute once more; the library tells attributes apart by how they are named.
-            let organization = DnType::CustomDnType(vec![2, 5, 4, 10]);
-            params
-                .distinguished_name
-                .push(organization, second.as_str());
-        }
-        if groups.next().is_some() {
-            return Err(
-                "subject: this signer certifies two organizations (groups) at most".to_owned(),
-            );
-        }
+            client_params(&subject.name, None, now).map_err(|error| error.to_string())?;
         let lasts = lasts.unwrap_or(LONGEST).clamp(SHORTEST, LONGEST);
         params.not_after = params.not_before + BACKDATED + lasts;
         request.params = params;
@@ -131,14 +119,20 @@ impl Pki {
         let signed = request
             .signed_by(&issuer)
             .map_err(|error| error.to_string())?;
-        Ok(signed.pem())
+        let renamed = der::with_subject(signed.der(), &subject, &self.ca_key)?;
+        Ok(der::pem("CERTIFICATE", &renamed))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+    use rustls::server::WebPkiClientVerifier;
+    use rustls_pki_types::pem::PemObject as _;
+    use rustls_pki_types::{CertificateDer, UnixTime};
     use x509_parser::prelude::X509Certificate;
 
     fn request(name: &str, group: &str) -> String {
@@ -152,6 +146,60 @@ mod tests {
         params.distinguished_name.push(second, "second");
         let key = KeyPair::generate().unwrap();
         params.serialize_request(&key).unwrap().pem().unwrap()
+    }
+
+    /// Made by a library that can say it; `openssl req -subj /CN=ann/O=a/O=b/O=c/O=d`.
+    const FOUR_GROUPS: &str = include_str!("clients/four-groups.csr");
+
+    #[test]
+    fn a_client_may_be_in_many_groups() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Timestamp::now();
+        let pki = Pki::open(folder.path(), &["localhost".to_owned()], now).unwrap();
+        let pem = pki.sign_client(FOUR_GROUPS.as_bytes(), None, now).unwrap();
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+        let (_, certificate) = X509Certificate::from_der(&pem.contents).unwrap();
+        let subject = certificate.subject();
+        let groups = subject.iter_organization().map(|one| one.as_str().unwrap());
+        assert_eq!(groups.collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+        let names = subject.iter_common_name().map(|one| one.as_str().unwrap());
+        assert_eq!(names.collect::<Vec<_>>(), ["ann"]);
+        let mut roots = rustls::RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(pki.ca_pem().as_bytes()).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let shown = CertificateDer::from(pem.contents.clone());
+        verifier
+            .build()
+            .unwrap()
+            .verify_client_cert(&shown, &[], UnixTime::now())
+            .unwrap();
+    }
+
+    #[test]
+    fn long_values_are_encoded_and_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Timestamp::now();
+        let pki = Pki::open(folder.path(), &["localhost".to_owned()], now).unwrap();
+        let groups: Vec<String> = (0..40)
+            .map(|index| format!("{index}-{}", "g".repeat(50)))
+            .collect();
+        let subject = Subject {
+            name: "é".repeat(30),
+            groups,
+        };
+        let pem = pki
+            .sign_client(request("ann", "devs").as_bytes(), None, now)
+            .unwrap();
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+        let renamed = der::with_subject(&pem.contents, &subject, &pki.ca_key).unwrap();
+        let (_, certificate) = X509Certificate::from_der(&renamed).unwrap();
+        let seen = certificate.subject().iter_organization();
+        let seen: Vec<&str> = seen.map(|one| one.as_str().unwrap()).collect();
+        assert_eq!(seen, subject.groups);
+        assert!(der::with_subject(b"nothing", &subject, &pki.ca_key).is_err());
     }
 
     #[test]
