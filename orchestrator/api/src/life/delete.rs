@@ -83,16 +83,28 @@ pub enum Deletion {
     Unchanged,
 }
 
+/// Namespaces that every cluster has, for good.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
+fn is_namespace(resource: &Resource) -> bool {
+    resource.kind == "Namespace" && resource.group.is_empty()
+}
+
 /// What a DELETE makes of `old`.
 ///
 /// # Errors
-/// 409 when a precondition doesn't hold, 422 for a negative grace period.
+/// 403 for a namespace that every cluster has, 409 when a precondition doesn't hold, 422 for a negative grace period.
 pub fn prepare_delete(
     resource: &Resource,
     old: &Value,
     options: &DeleteOptions,
     now: Timestamp,
 ) -> Result<Deletion, Status> {
+    let name = text(old, &["metadata", "name"]);
+    if is_namespace(resource) && IMMORTAL.contains(&name) {
+        let why = "this namespace may not be deleted";
+        return Err(Status::forbidden(resource, name, why));
+    }
     check_preconditions(resource, old, options)?;
     if options
         .grace_period_seconds
@@ -103,11 +115,7 @@ pub fn prepare_delete(
             options.grace_period_seconds,
             "must be non-negative",
         );
-        return Err(Status::invalid(
-            resource,
-            text(old, &["metadata", "name"]),
-            &[fault],
-        ));
+        return Err(Status::invalid(resource, name, &[fault]));
     }
     let grace = grace_seconds(resource, old, options);
     let mut finalizers = finalizers(old, options.propagation());
@@ -118,7 +126,7 @@ pub fn prepare_delete(
     }
     let waits = !finalizers.is_empty()
         || grace > 0
-        || (resource.kind == "Namespace" && !list(old, &["spec", "finalizers"]).is_empty());
+        || (is_namespace(resource) && !list(old, &["spec", "finalizers"]).is_empty());
     if !waits {
         return Ok(Deletion::Remove);
     }

@@ -393,3 +393,19 @@ proptest! {
         let _ = prepare_delete(row, &old, &DeleteOptions::default(), now());
     }
 }
+
+#[test]
+fn namespaces_that_every_cluster_has_stay() {
+    let namespace =
+        |name: &str| json!({"metadata": {"name": name}, "spec": {"finalizers": ["kubernetes"]}});
+    for name in ["default", "kube-system", "kube-public"] {
+        let refused = delete("namespace", &namespace(name), &DeleteOptions::default());
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code, 403);
+        let message =
+            format!("namespaces {name:?} is forbidden: this namespace may not be deleted");
+        assert_eq!(refused.message, message);
+    }
+    let shop = delete("namespace", &namespace("shop"), &DeleteOptions::default());
+    assert!(matches!(shop, Ok(Deletion::Mark(_))));
+}

@@ -3,7 +3,7 @@
 use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Uri};
 use serde_json::Value;
 use waggle_api::discovery::{self, Aggregated, Version};
 use waggle_api::{Status, openapi};
@@ -36,18 +36,37 @@ fn text(code: StatusCode, text: impl Into<String>) -> Response {
 }
 
 /// GET /livez: the process answers.
-pub(super) async fn alive() -> Response {
-    text(StatusCode::OK, "ok")
+pub(super) async fn alive(uri: Uri) -> Response {
+    checked(&uri, &Ok(()))
 }
 
 /// GET /readyz: the store can be read and the cache follows it.
-pub(super) async fn ready(State(state): State<ServerState>) -> Response {
-    match state.objects.check().await {
-        Ok(()) => text(StatusCode::OK, "ok"),
-        Err(status) => text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("not ready: {status}\n"),
-        ),
+pub(super) async fn ready(State(state): State<ServerState>, uri: Uri) -> Response {
+    checked(&uri, &state.objects.check().await)
+}
+
+/// The outcome of the checks, one by one where `?verbose` asks for that or one has failed.
+fn checked(uri: &Uri, store: &Result<(), Status>) -> Response {
+    let name = uri.path().split('/').nth(1).unwrap_or_default();
+    let verbose = uri.query().is_some_and(|query| {
+        query
+            .split('&')
+            .any(|one| one.split('=').next() == Some("verbose"))
+    });
+    let mut lines = "[+]ping ok\n".to_owned();
+    match store {
+        Ok(()) if !verbose => text(StatusCode::OK, "ok"),
+        Ok(()) => {
+            if name != "livez" {
+                lines.push_str("[+]store ok\n");
+            }
+            text(StatusCode::OK, format!("{lines}{name} check passed\n"))
+        }
+        Err(status) => {
+            lines.push_str(&format!("[-]store failed: {status}\n"));
+            let lines = format!("{lines}{name} check failed\n");
+            text(StatusCode::SERVICE_UNAVAILABLE, lines)
+        }
     }
 }
 

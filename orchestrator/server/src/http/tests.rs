@@ -717,3 +717,21 @@ async fn large_answers_are_compressed_for_who_takes_them_so() {
             .contains_key(http::header::CONTENT_ENCODING)
     );
 }
+
+#[tokio::test]
+async fn health_is_told_check_by_check_when_asked() {
+    let api = api().await;
+    let read = async |path: &str| {
+        let response = api.send(Request::get(path), Body::empty()).await;
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    };
+    assert_eq!(read("/readyz").await, "ok");
+    assert_eq!(read("/livez/ping").await, "ok");
+    let whole = "[+]ping ok\n[+]store ok\nreadyz check passed\n";
+    assert_eq!(read("/readyz?verbose").await, whole);
+    assert_eq!(
+        read("/livez?verbose=true").await,
+        "[+]ping ok\nlivez check passed\n"
+    );
+}

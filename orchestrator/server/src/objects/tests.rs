@@ -146,11 +146,14 @@ async fn a_dry_run_leaves_nothing_behind() {
         ..DeleteOptions::default()
     };
     objects
-        .delete(kind("ns"), "", "kube-public", &options)
+        .delete(kind("ns"), "", "kube-node-lease", &options)
         .await
         .unwrap();
     assert!(
-        objects.get(kind("ns"), "", "kube-public").unwrap().value["metadata"]["deletionTimestamp"]
+        objects
+            .get(kind("ns"), "", "kube-node-lease")
+            .unwrap()
+            .value["metadata"]["deletionTimestamp"]
             .is_null()
     );
     assert_eq!(*objects.changed().borrow(), before);
