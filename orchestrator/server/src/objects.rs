@@ -14,6 +14,7 @@ mod delete;
 mod hooks;
 mod node_port;
 mod own_write;
+mod passage;
 mod plan;
 mod priority;
 mod registry;

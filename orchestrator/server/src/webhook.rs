@@ -1,13 +1,16 @@
 //! Calling admission webhooks: HTTPS to a URL, or to a pod behind a Service. Nothing dials a node, so a pod is reached
 //! through its node's session. Which webhook is asked what is decided in `objects`.
 
+mod idle;
+
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST};
+use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST};
 use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
@@ -27,11 +30,14 @@ use waggle_plan::endpoint_slice::SERVICE_NAME_LABEL;
 
 use crate::objects::{Objects, WebhookCall};
 use crate::streams::{Streams, tunnel};
+use idle::{Idle, Sender};
 
 /// Calls that wait to be begun.
 const QUEUE: usize = 64;
 /// Largest answer, in bytes.
 const LARGEST: usize = 10 << 20;
+/// How often connections are looked through that nobody uses.
+const SWEEP: Duration = Duration::from_secs(10);
 /// Authorities that the machine trusts, for a webhook without a caBundle.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -39,15 +45,27 @@ const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 pub(crate) fn begin(streams: Streams, stop: CancellationToken) -> mpsc::Sender<WebhookCall> {
     let (sender, mut calls) = mpsc::channel::<WebhookCall>(QUEUE);
     tokio::spawn(async move {
+        let idle = Arc::new(Idle::default());
+        let mut sweep = tokio::time::interval(SWEEP);
         loop {
             let call = tokio::select! {
                 () = stop.cancelled() => return,
+                _ = sweep.tick() => {
+                    idle.sweep(Instant::now());
+                    continue;
+                }
                 call = calls.recv() => call,
             };
             let Some(call) = call else { return };
-            let streams = streams.clone();
+            let (streams, idle) = (streams.clone(), Arc::clone(&idle));
             tokio::spawn(async move {
-                let asked = ask(&streams, &call.config, call.review, call.within.as_secs());
+                let asked = ask(
+                    &streams,
+                    &idle,
+                    &call.config,
+                    call.review,
+                    call.within.as_secs(),
+                );
                 let answered = tokio::time::timeout(call.within, asked).await;
                 let late = |_| Err(format!("no answer within {} s", call.within.as_secs()));
                 // Whoever asked may be gone.
@@ -59,7 +77,7 @@ pub(crate) fn begin(streams: Streams, stop: CancellationToken) -> mpsc::Sender<W
 }
 
 /// Where a webhook is.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Place {
     /// What its certificate has to be for.
     host: String,
@@ -73,21 +91,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
 
 async fn ask(
     streams: &Streams,
+    idle: &Idle,
     config: &Value,
     review: Vec<u8>,
     seconds: u64,
 ) -> Result<Vec<u8>, String> {
-    let (place, connection): (Place, Box<dyn Connection>) = match config["url"].as_str() {
-        Some(url) => {
-            let place = of_url(url)?;
-            let stream = dial(place.host.trim_matches(['[', ']']), place.port).await?;
-            (place, Box::new(stream))
-        }
-        None => {
-            let service = &config["service"];
-            let place = of_service(service);
-            (place, to_service(streams, service).await?)
-        }
+    let place = match config["url"].as_str() {
+        Some(url) => of_url(url)?,
+        None => of_service(&config["service"]),
+    };
+    let ends = match config["url"].as_str() {
+        Some(_) => Vec::new(),
+        None => endpoints(&streams.objects, &config["service"])?,
     };
     let named = |error: String| {
         format!(
@@ -95,50 +110,98 @@ async fn ask(
             place.host, place.port, place.path
         )
     };
+    let (key, review) = (idle::Key::of(&place, config), Bytes::from(review));
+    // One that was open may be closed by now, or just then; the webhook is asked again, as any may be.
+    while let Some((mut sender, end)) = idle.take(&key, &ends, Instant::now()) {
+        match post(&mut sender, &place, review.clone(), seconds).await {
+            Ok((answer, true)) => {
+                idle.keep(key, sender, end, Instant::now());
+                return Ok(answer);
+            }
+            Ok((answer, false)) => return Ok(answer),
+            Err(Fault::Closed(_)) => {}
+            Err(Fault::Answer(why)) => return Err(named(why)),
+        }
+    }
+    let (connection, end) = match config["url"].as_str() {
+        Some(_) => {
+            let stream = dial(place.host.trim_matches(['[', ']']), place.port).await?;
+            let stream: Box<dyn Connection> = Box::new(stream);
+            (stream, None)
+        }
+        None => {
+            let (stream, end) = to_service(streams, &config["service"], &ends).await?;
+            (stream, Some(end))
+        }
+    };
+    let mut sender = handshake(&place, config, connection).await.map_err(named)?;
+    match post(&mut sender, &place, review, seconds).await {
+        Ok((answer, stays)) => {
+            if stays {
+                idle.keep(key, sender, end, Instant::now());
+            }
+            Ok(answer)
+        }
+        Err(Fault::Closed(why) | Fault::Answer(why)) => Err(named(why)),
+    }
+}
+
+async fn handshake(
+    place: &Place,
+    config: &Value,
+    connection: Box<dyn Connection>,
+) -> Result<Sender, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
     let tls = TlsConnector::from(Arc::new(trust(&config["caBundle"])?));
     let name = ServerName::try_from(place.host.trim_matches(['[', ']']).to_owned())
-        .map_err(|error| named(error.to_string()))?;
+        .map_err(|error| text(&error))?;
     let stream = tls
         .connect(name, connection)
         .await
-        .map_err(|error| named(error.to_string()))?;
-    post(TokioIo::new(stream), &place, review, seconds)
-        .await
-        .map_err(named)
-}
-
-async fn post<S>(
-    stream: TokioIo<S>,
-    place: &Place,
-    review: Vec<u8>,
-    seconds: u64,
-) -> Result<Vec<u8>, String>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let (mut sender, connection) = http1::handshake(stream)
+        .map_err(|error| text(&error))?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| text(&error))?;
     tokio::spawn(connection);
+    Ok(sender)
+}
+
+/// Why a request has no answer.
+enum Fault {
+    /// The connection was closed before anything came.
+    Closed(String),
+    /// Something came that is none.
+    Answer(String),
+}
+
+/// The answer, and whether the connection stays open.
+async fn post(
+    sender: &mut Sender,
+    place: &Place,
+    review: Bytes,
+    seconds: u64,
+) -> Result<(Vec<u8>, bool), Fault> {
     let join = if place.path.contains('?') { '&' } else { '?' };
     let request = Request::post(format!("{}{join}timeout={seconds}s", place.path))
         .header(HOST, format!("{}:{}", place.host, place.port))
         .header(CONTENT_TYPE, "application/json")
         .header(ACCEPT, "application/json")
-        .body(Full::new(Bytes::from(review)))
-        .map_err(|error| text(&error))?;
-    let response = sender
-        .send_request(request)
-        .await
-        .map_err(|error| text(&error))?;
+        .body(Full::new(review))
+        .map_err(|error| Fault::Answer(error.to_string()))?;
+    let closed = |error: hyper::Error| Fault::Closed(error.to_string());
+    sender.ready().await.map_err(closed)?;
+    let response = sender.send_request(request).await.map_err(closed)?;
     let status = response.status();
+    let ends = response
+        .headers()
+        .get(CONNECTION)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
     let body = Limited::new(response.into_body(), LARGEST).collect().await;
-    let body = body.map_err(|error| text(&error))?.to_bytes();
+    let body = body.map_err(|error| Fault::Answer(error.to_string()))?;
     if !status.is_success() {
-        return Err(format!("the server answered {status}"));
+        return Err(Fault::Answer(format!("the server answered {status}")));
     }
-    Ok(body.to_vec())
+    Ok((body.to_bytes().to_vec(), !ends))
 }
 
 fn of_url(url: &str) -> Result<Place, String> {
@@ -196,26 +259,25 @@ enum Endpoint {
     Address(IpAddr, u16),
 }
 
-async fn to_service(streams: &Streams, service: &Value) -> Result<Box<dyn Connection>, String> {
-    let endpoints = endpoints(&streams.objects, service)?;
-    let chosen = endpoints.choose(&mut rand::rng()).cloned();
-    match chosen {
-        Some(Endpoint::Pod {
+async fn to_service(
+    streams: &Streams,
+    service: &Value,
+    endpoints: &[Endpoint],
+) -> Result<(Box<dyn Connection>, Endpoint), String> {
+    let nobody = || format!("no endpoints available for service {}", service["name"]);
+    let chosen = endpoints.choose(&mut rand::rng()).ok_or_else(nobody)?;
+    let stream: Box<dyn Connection> = match chosen {
+        Endpoint::Pod {
             namespace,
             name,
             port,
-        }) => {
-            let connected = tunnel::connect(streams, &namespace, &name, port).await;
-            Ok(Box::new(connected.map_err(|status| status.message)?))
+        } => {
+            let connected = tunnel::connect(streams, namespace, name, *port).await;
+            Box::new(connected.map_err(|status| status.message)?)
         }
-        Some(Endpoint::Address(address, port)) => {
-            Ok(Box::new(dial(&address.to_string(), port).await?))
-        }
-        None => Err(format!(
-            "no endpoints available for service {}",
-            service["name"]
-        )),
-    }
+        Endpoint::Address(address, port) => Box::new(dial(&address.to_string(), *port).await?),
+    };
+    Ok((stream, chosen.clone()))
 }
 
 /// Where the Service's port leads now.

@@ -74,6 +74,23 @@ impl Entry {
     }
 }
 
+/// Whether every entry can be read; there may be none.
+pub(super) fn are_valid(value: &Value) -> bool {
+    let valid = |entry: &Value| {
+        let whole = ["manager", "apiVersion"]
+            .iter()
+            .all(|field| entry[*field].as_str().is_some_and(|text| !text.is_empty()));
+        whole && entry["fieldsType"] == "FieldsV1" && entry["fieldsV1"].is_object()
+    };
+    match value {
+        Value::Null => true,
+        Value::Array(entries) => entries
+            .iter()
+            .all(|one| valid(one) && Entry::read(one).is_some()),
+        _ => false,
+    }
+}
+
 /// All entries of an object.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Managers {

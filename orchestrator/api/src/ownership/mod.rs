@@ -20,7 +20,7 @@ use fields::FieldSet;
 use shape::Shape;
 
 use crate::Resource;
-use crate::walk::{remove, set};
+use crate::walk::{self, remove};
 
 /// Who writes, and how.
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +93,31 @@ pub fn track(
     store(new, &managers);
 }
 
+/// The managedFields of an object that an admission webhook has made of one that had `before`.
+///
+/// # Errors
+/// A warning when the webhook has spoilt them; those from before hold then.
+pub fn after_admission(before: &Value, made: &Value) -> Result<Value, String> {
+    let after = &made["metadata"]["managedFields"];
+    if after == before || entries::are_valid(after) {
+        return Ok(after.clone());
+    }
+    Err(
+        ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating \
+         admission controller; please fix your requests"
+            .to_owned(),
+    )
+}
+
+/// Writes an object's managedFields; null for none.
+pub fn set(object: &mut Value, entries: Value) {
+    if entries.as_array().is_none_or(Vec::is_empty) {
+        remove(object, &["metadata"], "managedFields");
+    } else {
+        walk::set(object, &["metadata"], "managedFields", entries);
+    }
+}
+
 /// The part of an object whose fields have owners.
 fn tracked(object: &Value) -> Value {
     let mut value = object.clone();
@@ -112,12 +137,7 @@ fn tracked(object: &Value) -> Value {
 }
 
 fn store(object: &mut Value, managers: &Managers) {
-    let entries = managers.to_value();
-    if entries.as_array().is_some_and(Vec::is_empty) {
-        remove(object, &["metadata"], "managedFields");
-    } else {
-        set(object, &["metadata"], "managedFields", entries);
-    }
+    set(object, managers.to_value());
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use waggle_api::{
 };
 use waggle_store::{Error, Expect, Revision, Write};
 
-use super::hooks::Passage;
+use super::passage::Passage;
 use super::store_status::refused;
 use super::{Object, Objects, Ownership, WriteOptions};
 
@@ -90,12 +90,11 @@ impl Objects {
             self.settle_priority(row, &mut value)?;
             self.settle_limits(row, namespace, &mut value);
             self.settle_account(row, namespace, &mut value, &suffix, options.dry_run)?;
-            let mut made = prepare_create(row, value, &context)?;
-            let noted = noted_as(row);
-            options.note(None, &mut made, &given, context.now, Part::Main, noted);
-            Ok(made)
+            prepare_create(row, value, &context)
         };
-        let made = prepare(resource, value)?;
+        let mut made = prepare(resource, value)?;
+        let noted = noted_as(resource);
+        options.note(None, &mut made, &given, context.now, Part::Main, noted);
         self.check_namespace(resource, &made)?;
         let passage = Passage {
             about: None,
@@ -222,16 +221,7 @@ impl Objects {
                 &old
             };
             let prepare = |row: &'static Resource, wanted: Value| {
-                let mut new = prepare_update(row, &before.value, wanted, part)?;
-                options.note(
-                    Some(&before.value),
-                    &mut new,
-                    &given,
-                    now,
-                    part,
-                    noted_as(row),
-                );
-                Ok(new)
+                prepare_update(row, &before.value, wanted, part)
             };
             let passage = Passage {
                 about: None,
@@ -241,7 +231,9 @@ impl Objects {
                 old: Some(before),
                 options,
             };
-            let new = prepare(resource, wanted)?;
+            let mut new = prepare(resource, wanted)?;
+            let (old_value, noted) = (Some(&*before.value), noted_as(resource));
+            options.note(old_value, &mut new, &given, now, part, noted);
             let new = self.mutated(&passage, new, &prepare).await?;
             if resource.kind == "Pod" && new["spec"] != old.value["spec"] {
                 self.secure(resource, &new)?;

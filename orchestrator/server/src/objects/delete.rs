@@ -5,7 +5,7 @@ use std::sync::Arc;
 use waggle_api::admission::webhook::Operation;
 use waggle_api::{DeleteOptions, Deletion, Part, Resource, Status, prepare_delete};
 
-use super::hooks::Passage;
+use super::passage::Passage;
 use super::{Caller, Deleted, Objects, WriteOptions};
 
 /// How often a deletion is tried against other writers before it is given up.

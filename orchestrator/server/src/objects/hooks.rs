@@ -2,7 +2,6 @@
 //! the validating ones all at once. Which of them are asked, and what their answers mean, is `waggle-api`'s to say; how
 //! they are reached is the business of whoever takes the [`WebhookCall`]s.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,14 +9,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
-use waggle_api::access::User;
 use waggle_api::admission::condition;
-use waggle_api::admission::webhook::{self, Answer, Attempt, OWN_GROUP, Operation};
+use waggle_api::admission::webhook::{self, Answer, OWN_GROUP, Operation};
+use waggle_api::ownership;
 use waggle_api::patch::Patch;
-use waggle_api::{FieldValidation, Part, Resource, Status, find, scale};
+use waggle_api::{Part, Resource, Status, find};
 
-use super::commit::text;
-use super::{Caller, Object, Objects, Ownership, WriteOptions, caller};
+use super::passage::Passage;
+use super::{Caller, Object, Objects, Ownership, WriteOptions};
 
 /// How long a webhook may take when its configuration says nothing.
 const PATIENCE: u64 = 10;
@@ -49,84 +48,8 @@ pub(crate) struct Errand<'a> {
     pub(crate) caller: Option<Arc<Caller>>,
 }
 
-/// A write on its way through the webhooks.
-pub(super) struct Passage<'a> {
-    /// Namespace and name, where what is sent does not say them.
-    pub(super) about: Option<(&'a str, &'a str)>,
-    pub(super) operation: Operation,
-    /// The kind in the version of the request.
-    pub(super) resource: &'static Resource,
-    pub(super) part: Part,
-    pub(super) old: Option<&'a Arc<Object>>,
-    pub(super) options: &'a WriteOptions,
-}
-
 /// Makes what would be stored from an object in a version of its kind.
 type Prepare<'a> = &'a (dyn Fn(&'static Resource, Value) -> Result<Value, Status> + Send + Sync);
-
-impl Passage<'_> {
-    fn subresource(&self) -> &str {
-        match (&self.options.ownership, self.part) {
-            (Ownership::Client { subresource, .. }, _) if !subresource.is_empty() => subresource,
-            (_, Part::Main) => "",
-            (_, Part::Status) => "status",
-            (_, Part::Ephemeral) => "ephemeralcontainers",
-            (_, Part::Resize) => "resize",
-            (_, Part::Approval) => "approval",
-        }
-    }
-
-    fn attempt<'s>(&'s self, object: &'s Value, user: &'s User) -> Attempt<'s> {
-        let manager = match &self.options.ownership {
-            Ownership::Client { manager, .. } => manager,
-            _ => "",
-        };
-        Attempt {
-            operation: self.operation,
-            resource: self.resource,
-            subresource: self.subresource(),
-            namespace: self.namespace(object),
-            name: self.about.map_or(text(object, "name"), |about| about.1),
-            user,
-            manager,
-            dry_run: self.options.dry_run,
-        }
-    }
-
-    fn namespace<'s>(&'s self, object: &'s Value) -> &'s str {
-        self.about
-            .map_or(text(object, "namespace"), |about| about.0)
-    }
-
-    fn user(&self) -> User {
-        match &self.options.caller {
-            Some(caller) => caller.user().cloned().unwrap_or_default(),
-            None => caller::server(),
-        }
-    }
-
-    /// An object in the version of `row` as a webhook sees it.
-    fn shown<'v>(&self, row: &'static Resource, object: &'v Value) -> Cow<'v, Value> {
-        if self.subresource() == "scale" {
-            Cow::Owned(scale::get(row, object))
-        } else {
-            Cow::Borrowed(object)
-        }
-    }
-
-    /// The object of the kind from what a webhook made of what it saw of `object`.
-    fn taken(&self, row: &'static Resource, object: &Value, made: Value) -> Result<Value, Status> {
-        if self.subresource() == "scale" {
-            return scale::apply(row, object, &made);
-        }
-        Ok(row.read(made, FieldValidation::Ignore, Vec::new())?.value)
-    }
-
-    /// Whether another webhook has to make the object that one is asked about in this version.
-    fn needs_conversion(&self, row: &'static Resource) -> bool {
-        row.converter().is_some() && !std::ptr::eq(row, self.resource)
-    }
-}
 
 /// What a webhook was asked, and what it said.
 struct Asked {
@@ -243,12 +166,21 @@ impl Objects {
             .apply(row, &passage.shown(row, &object))
             .map_err(broken)?;
         let taken = passage.taken(row, &object, patched)?;
-        if !passage.needs_conversion(row) {
-            return prepare(row, taken).map(Some);
+        // What a webhook changes is nobody's: owners are as the request left them, or as the webhook says itself.
+        let owners = ownership::after_admission(&made["metadata"]["managedFields"], &taken);
+        if let (Err(why), Some(caller)) = (&owners, &passage.options.caller) {
+            caller.warn(why.clone());
         }
-        let back = self.convert(passage.resource, &[&taken]).await?.pop();
-        let back = back.map_or(taken, |back| passage.resource.formed(&back));
-        prepare(passage.resource, back).map(Some)
+        let owners = owners.unwrap_or_else(|_| made["metadata"]["managedFields"].clone());
+        let mut new = if passage.needs_conversion(row) {
+            let back = self.convert(passage.resource, &[&taken]).await?.pop();
+            let back = back.map_or(taken, |back| passage.resource.formed(&back));
+            prepare(passage.resource, back)?
+        } else {
+            prepare(row, taken)?
+        };
+        ownership::set(&mut new, owners);
+        Ok(Some(new))
     }
 
     /// The objects, which are stored or in the version of the request, in the version of `row`.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Json;
 use axum::extract::Path;
@@ -59,6 +60,9 @@ fn answer(path: &str, request: &Value) -> Value {
                 .collect();
             json!({"result": {"status": "Success"}, "convertedObjects": made})
         }
+        "spoil" => patch(
+            json!([{"op": "replace", "path": "/metadata/managedFields", "value": [{"manager": "x"}]}]),
+        ),
         "at" => patch(json!([{"op": "replace", "path": "/spec/at", "value": "there:7"}])),
         "refuse" => json!({"result": {"status": "Failed", "message": "not convertible"}}),
         "other-uid" => json!({"allowed": true, "uid": "another"}),
@@ -504,4 +508,106 @@ async fn webhooks_are_asked_about_evictions_tokens_and_streams() {
         api.post(&format!("{pods}/p/eviction"), &broken).await.0,
         400
     );
+}
+
+/// Stands before a webhook server and counts who connects; what it closes, it closes for all.
+async fn counted(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>, tokio::sync::watch::Sender<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let (close, closed) = tokio::sync::watch::channel(());
+    let counter = Arc::clone(&count);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let mut closed = closed.clone();
+            closed.mark_unchanged();
+            tokio::spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(to).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = closed.changed() => {}
+                }
+            });
+        }
+    });
+    (address, count, close)
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again_for_the_same_webhook() {
+    let (api, hooks) = (api().await, hooks().await);
+    let (address, count, close) = counted(hooks.address).await;
+    let mut client = hooks.url("label");
+    client["url"] = format!("https://{address}/label").into();
+    api.hook(MUTATING, "one", &[hook("one", &client)]).await;
+    for index in 0..5 {
+        let (code, made) = api.post(CONFIGS, &config(&format!("a{index}"), "x")).await;
+        assert_eq!(code, 201, "{made}");
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+    // One that was closed meanwhile costs nobody a write.
+    close.send_replace(());
+    for index in 0..3 {
+        let (code, made) = api.post(CONFIGS, &config(&format!("b{index}"), "x")).await;
+        assert_eq!(code, 201, "{made}");
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 2);
+    // Other authorities are not believed because of a connection that others let in.
+    let foreign = KeyPair::generate().unwrap();
+    let foreign = CertificateParams::new(["x".to_owned()])
+        .unwrap()
+        .self_signed(&foreign)
+        .unwrap();
+    let path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/one";
+    assert_eq!(api.delete(path, &json!({})).await.0, 200);
+    client["caBundle"] = STANDARD.encode(foreign.pem()).into();
+    api.hook(MUTATING, "two", &[hook("two", &client)]).await;
+    let (code, refused) = api.post(CONFIGS, &config("c", "x")).await;
+    assert_eq!(code, 500, "{refused}");
+    assert_eq!(count.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn what_a_webhook_changes_is_nobodys() {
+    let (api, hooks) = (api().await, hooks().await);
+    api.hook(MUTATING, "label", &[hook("label", &hooks.url("label"))])
+        .await;
+    let owns_label = |made: &Value| {
+        let entries = made["metadata"]["managedFields"].as_array().unwrap();
+        entries
+            .iter()
+            .any(|one| !one["fieldsV1"]["f:metadata"]["f:labels"]["f:hooked"].is_null())
+    };
+    let (code, made) = api.post(CONFIGS, &config("a", "web")).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["metadata"]["labels"]["hooked"], "yes");
+    assert!(!owns_label(&made), "{made}");
+    let entry = &made["metadata"]["managedFields"][0];
+    assert!(!entry["fieldsV1"]["f:data"].is_null(), "{made}");
+    // So whoever applies it later takes it from nobody.
+    let apply = |labels: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "labels": labels}});
+    let path = format!("{CONFIGS}/a?fieldManager=me");
+    let media = "application/apply-patch+yaml";
+    let (code, applied) = api
+        .patch(&path, media, &apply(json!({"hooked": "no"})))
+        .await;
+    assert_eq!(code, 200, "{applied}");
+    assert!(owns_label(&applied), "{applied}");
+    // The webhook has the last word about the value, and its owner stays.
+    assert_eq!(applied["metadata"]["labels"]["hooked"], "yes");
+
+    // A webhook that spoils the owners does not have its way with them.
+    api.hook(MUTATING, "spoil", &[hook("spoil", &hooks.url("spoil"))])
+        .await;
+    let request = Request::post(CONFIGS).header(CONTENT_TYPE, "application/json");
+    let response = api.send(request, config("b", "web").to_string()).await;
+    let warning = response.headers()["warning"].to_str().unwrap().to_owned();
+    assert!(
+        warning.contains("managedFields was in an invalid state"),
+        "{warning}"
+    );
+    let (code, made) = read(response).await;
+    assert_eq!(code, 201, "{made}");
+    assert!(made["metadata"]["managedFields"][0]["manager"].is_string());
 }
