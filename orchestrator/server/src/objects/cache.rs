@@ -25,7 +25,9 @@ const OWN_WRITE: Duration = Duration::from_secs(30);
 /// Rest before the store is followed again after a fault.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long an object stays decoded, at least, after it was looked at.
-const COOLS: Duration = Duration::from_secs(1);
+const COOLS: Duration = Duration::from_secs(2);
+/// The same of one that was written: who follows changes looks at it at once or not at all.
+const WRITTEN_COOLS: Duration = Duration::from_millis(100);
 /// Objects, or events, that are gone through in one hold of the lock.
 const COOLED_AT_ONCE: usize = 256;
 
@@ -329,6 +331,42 @@ impl Cache {
         }
     }
 
+    /// The same of what was written lately: of the events since the round before the last, which `rounds` remembers.
+    pub(super) fn cool_written(&self, rounds: &mut HashMap<Slot, (u64, u64)>) {
+        let slots: Vec<Slot> = self.read().keys().copied().collect();
+        rounds.retain(|slot, _| slots.contains(slot));
+        for slot in slots {
+            let mut given_up = Vec::new();
+            let mut state = self.write();
+            let Some(kind) = state.get_mut(&slot) else {
+                continue;
+            };
+            let total = kind.ring.total();
+            let (before, last) = rounds.get(&slot).copied().unwrap_or_default();
+            rounds.insert(slot, (last, total));
+            let start = usize::try_from(total - before.min(total)).unwrap_or(usize::MAX);
+            let length = kind.ring.len();
+            for object in kind.ring.objects_mut(length - start.min(length), length) {
+                let warm = Arc::clone(object);
+                cool_one(object, &mut given_up);
+                if Arc::ptr_eq(object, &warm) {
+                    continue;
+                }
+                // Whoever else holds it.
+                let key = key(&warm.namespace, &warm.name);
+                let shelved = kind.objects.get_mut(&key);
+                let named = kind.named.get_mut(&key).into_iter();
+                let named = named.flat_map(|ring| ring.objects_mut(0, ring.len()));
+                for other in shelved.into_iter().chain(named) {
+                    if Arc::ptr_eq(other, &warm) {
+                        *other = Arc::clone(object);
+                    }
+                }
+            }
+            drop(state);
+        }
+    }
+
     /// Some of a kind's objects; the key of the last, when there may be more.
     fn cool_some(&self, slot: Slot, after: &Bound<String>) -> Option<String> {
         // Dropped when the lock is free again.
@@ -413,10 +451,23 @@ fn cool_one(object: &mut Arc<Object>, given_up: &mut Vec<Arc<Object>>) {
 
 /// Gives up what nobody looks at, for as long as it is polled.
 pub(super) async fn keep_cool(cache: Arc<Cache>) {
-    loop {
-        tokio::time::sleep(COOLS).await;
-        cache.cool(Duration::from_millis(1)).await;
-    }
+    let all = async {
+        loop {
+            tokio::time::sleep(COOLS).await;
+            cache.cool(Duration::from_millis(1)).await;
+        }
+    };
+    let written = async {
+        let (mut rounds, mut changed) = (HashMap::new(), cache.changed());
+        // Two rounds after a change: the first only sees that it was looked at.
+        while changed.changed().await.is_ok() {
+            for _ in 0..2 {
+                tokio::time::sleep(WRITTEN_COOLS).await;
+                cache.cool_written(&mut rounds);
+            }
+        }
+    };
+    futures::future::join(all, written).await;
 }
 
 /// Makes room for kinds that are new, gives objects of those that are defined anew the form that they have now, and

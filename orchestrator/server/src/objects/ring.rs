@@ -70,7 +70,8 @@ impl Ring {
         self.forgotten = self.forgotten.max(revision);
     }
 
-    fn total(&self) -> u64 {
+    /// How many events there were in all.
+    pub(super) fn total(&self) -> u64 {
         self.dropped + self.events.len() as u64
     }
 

@@ -81,6 +81,7 @@ async fn next_fault(events: &mut Events) -> Status {
 #[tokio::test]
 async fn what_nobody_looks_at_is_kept_as_text_alone() {
     let Fixture { objects, .. } = fixture().await;
+    objects.cooler.abort();
     let made = create(&objects, "a").await;
     update(&objects, "a", "1").await;
     let get = || objects.get(kind("cm"), "default", "a").unwrap();
@@ -109,6 +110,42 @@ async fn what_nobody_looks_at_is_kept_as_text_alone() {
     assert!(get().value.is_there());
     update(&objects, "a", "2").await;
     assert_eq!(get().value["data"]["x"], "2");
+}
+
+#[tokio::test]
+async fn what_was_written_is_soon_kept_as_text_alone_everywhere() {
+    let Fixture { objects, .. } = fixture().await;
+    objects.cooler.abort();
+    let start = *objects.changed().borrow();
+    let mut one = objects
+        .watch_one(kind("cm"), "default", "a", start)
+        .unwrap();
+    assert!(ready_now(&mut one).is_none());
+    let made = create(&objects, "a").await;
+    update(&objects, "a", "1").await;
+    drop(made);
+    let mut rounds = std::collections::HashMap::new();
+    for _ in 0..2 {
+        objects.cache.cool_written(&mut rounds);
+    }
+    let get = || objects.get(kind("cm"), "default", "a").unwrap();
+    assert!(!get().value.is_there());
+    let all = objects.watch(kind("cm"), start).unwrap();
+    for mut events in [one, all] {
+        for _ in 0..2 {
+            let event = next(&mut events).await;
+            let both = std::iter::once(&event.object).chain(&event.previous);
+            assert!(!both.into_iter().any(|object| object.value.is_there()));
+        }
+    }
+    // One that is looked at, or changed again, stays.
+    update(&objects, "a", "2").await;
+    objects.cache.cool_written(&mut rounds);
+    assert_eq!(get().value["data"]["x"], "2");
+    objects.cache.cool_written(&mut rounds);
+    assert!(get().value.is_there());
+    objects.cache.cool_written(&mut rounds);
+    assert!(get().value.is_there(), "the slow round's");
 }
 
 #[tokio::test]
