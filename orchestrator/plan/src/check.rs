@@ -296,14 +296,14 @@ pub fn deletions(snapshot: &Snapshot, plan: &Plan, kind: &str, owner: &str) -> V
         let object = format!("{found} {namespace}/{name}");
         match snapshot
             .meta(uid)
-            .filter(|meta| meta.object.name == *name && meta.object.namespace == *namespace)
+            .filter(|meta| meta.key.name == *name && *meta.key.namespace == **namespace)
         {
             None => faults.push(Violation::Unknown { object }),
             Some(meta) => {
                 let owned = meta
                     .owners
                     .iter()
-                    .any(|one| one.controller && one.kind == owner);
+                    .any(|one| one.controller && *one.kind == *owner);
                 if found != kind || !owned {
                     faults.push(Violation::NotOwned {
                         object,
@@ -321,7 +321,7 @@ fn written_twice(plan: &Plan) -> Vec<Violation> {
     let mut seen = BTreeSet::new();
     let values = plan.writes.iter().filter_map(|write| match write {
         Write::Create(value) | Write::Update(value) | Write::UpdateStatus(value) => {
-            Some(Meta::of(value).object)
+            Some(Meta::of(value).object())
         }
         Write::Patch { object, .. } => Some(object.clone()),
         _ => None,

@@ -50,12 +50,12 @@ struct Due {
 fn reconcile(snapshot: &Snapshot, cron: &CronJob, now: Timestamp, plan: &mut Plan) {
     let owner = pod::object("batch/v1", "CronJob", &cron.metadata);
     let owned = snapshot.dependents_of(&owner.uid).filter_map(|meta| {
-        let object = &meta.object;
+        let object = &meta.key;
         let mine = meta
             .owners
             .iter()
-            .any(|one| one.controller && one.uid == owner.uid);
-        (mine && object.kind == "Job")
+            .any(|one| one.controller && *one.uid == *owner.uid);
+        (mine && *object.kind == *"Job")
             .then(|| snapshot.jobs.get(&object.namespace, &object.name))
             .flatten()
     });

@@ -201,13 +201,13 @@ fn end(snapshot: &Snapshot, definition: &CustomResourceDefinition, plan: &mut Pl
     }
     let prefix = format!("{}/", definition.spec.group);
     let kind = &definition.spec.names.kind;
-    let mine = |object: &crate::write::ObjectRef| {
-        object.kind == *kind && object.api_version.starts_with(&prefix)
+    let mine = |object: &crate::ObjectKey| {
+        *object.kind == **kind && object.api_version.starts_with(&prefix)
     };
     let established = accepted(definition).is_some();
     let mut left = snapshot
         .metas()
-        .filter(|meta| established && mine(&meta.object))
+        .filter(|meta| established && mine(&meta.key))
         .peekable();
     if left.peek().is_none() {
         plan.writes.push(Write::RemoveFinalizer {
@@ -217,7 +217,7 @@ fn end(snapshot: &Snapshot, definition: &CustomResourceDefinition, plan: &mut Pl
     }
     for meta in left.filter(|meta| meta.deleted.is_none()) {
         plan.writes
-            .push(delete(meta.object.clone(), None, Propagation::Background));
+            .push(delete(meta.object(), None, Propagation::Background));
     }
 }
 

@@ -42,7 +42,7 @@ fn state(snapshot: &Snapshot, namespace: &str, owner: &Owner) -> State {
     let found = snapshot.meta(&owner.uid);
     // A namespaced owner of another namespace is none: the reference can't mean it.
     let found =
-        found.filter(|meta| meta.object.namespace.is_empty() || meta.object.namespace == namespace);
+        found.filter(|meta| meta.key.namespace.is_empty() || *meta.key.namespace == *namespace);
     match found {
         Some(meta) if meta.deleted.is_some() && meta.has_finalizer(FOREGROUND) => State::Waiting,
         // About to leave it behind, or to go by itself: its reference is taken away by its own turn.
@@ -57,37 +57,36 @@ fn judge(snapshot: &Snapshot, meta: &Meta, plan: &mut Plan) {
     let states: Vec<(&Owner, State)> = meta
         .owners
         .iter()
-        .map(|owner| (owner, state(snapshot, &meta.object.namespace, owner)))
+        .map(|owner| (owner, state(snapshot, &meta.key.namespace, owner)))
         .collect();
     if states.iter().any(|(_, state)| *state == State::Solid) {
         for (owner, _) in states.iter().filter(|(_, state)| *state != State::Solid) {
-            let (object, owner_uid) = (meta.object.clone(), owner.uid.clone());
+            let (object, owner_uid) = (meta.object(), owner.uid.to_string());
             plan.writes.push(Write::RemoveOwner { object, owner_uid });
         }
         return;
     }
     let awaited = states.iter().any(|(_, state)| *state == State::Waiting);
-    let owns = snapshot.dependents_of(&meta.object.uid).next().is_some();
+    let owns = snapshot.dependents_of(&meta.uid).next().is_some();
     let propagation = match (meta.has_finalizer(ORPHAN), awaited && owns) {
         (true, _) => Propagation::Orphan,
         // So that the owner, which waits for this object, waits for what this object owns too.
         (_, true) => Propagation::Foreground,
         _ => Propagation::Background,
     };
-    plan.writes
-        .push(delete(meta.object.clone(), None, propagation));
+    plan.writes.push(delete(meta.object(), None, propagation));
 }
 
 /// Takes a deleted object's finalizers when their wish is done.
 fn finish(snapshot: &Snapshot, meta: &Meta, plan: &mut Plan) {
     let finalizer = |name: &str| Write::RemoveFinalizer {
-        object: meta.object.clone(),
+        object: meta.object(),
         finalizer: name.to_owned(),
     };
-    let uid = &meta.object.uid;
+    let uid = &meta.uid;
     let mine = |other: &Meta| {
-        let namespace = &meta.object.namespace;
-        namespace.is_empty() || *namespace == other.object.namespace
+        let namespace = &meta.key.namespace;
+        namespace.is_empty() || *namespace == other.key.namespace
     };
     if meta.has_finalizer(ORPHAN) {
         let mut left = snapshot
@@ -98,7 +97,7 @@ fn finish(snapshot: &Snapshot, meta: &Meta, plan: &mut Plan) {
             plan.writes.push(finalizer(ORPHAN));
         }
         for other in left {
-            let (object, owner_uid) = (other.object.clone(), uid.clone());
+            let (object, owner_uid) = (other.object(), uid.to_string());
             plan.writes.push(Write::RemoveOwner { object, owner_uid });
         }
     }

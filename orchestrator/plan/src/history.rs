@@ -37,8 +37,8 @@ pub(crate) struct Present {
 impl<'a> History<'a> {
     pub(crate) fn of(snapshot: &'a Snapshot, owner: &ObjectRef) -> Self {
         let named = snapshot.dependents_of(&owner.uid).filter_map(|meta| {
-            let object = &meta.object;
-            let is_one = object.kind == "ControllerRevision";
+            let object = &meta.key;
+            let is_one = *object.kind == *"ControllerRevision";
             let rows = &snapshot.controller_revisions;
             is_one
                 .then(|| rows.get(&object.namespace, &object.name))

@@ -147,7 +147,7 @@ impl Registry {
             Touched::Object(key) => Some(key),
             _ => None,
         });
-        objects.any(|key| match (key.api_version.as_str(), key.kind.as_str()) {
+        objects.any(|key| match (&*key.api_version, &*key.kind) {
             ("v1", "Namespace")
             | ("networking.k8s.io/v1", "NetworkPolicy")
             | ("waggle.dev/v1", "Tenant") => true,

@@ -58,7 +58,7 @@ fn end(snapshot: &Snapshot, namespace: &Namespace, plan: &mut Plan) {
     }
     for meta in content.filter(|meta| meta.deleted.is_none()) {
         plan.writes
-            .push(delete(meta.object.clone(), None, Propagation::Background));
+            .push(delete(meta.object(), None, Propagation::Background));
     }
 }
 

@@ -483,7 +483,7 @@ fn has_finalizers(value: &Value) -> bool {
 }
 
 fn key_of(value: &Value) -> Key {
-    let object = Meta::of(value).object;
+    let object = Meta::of(value).object();
     assert!(
         !object.name.is_empty() && !object.kind.is_empty(),
         "{value}"

@@ -101,8 +101,8 @@ impl Follower {
             let Touched::Object(object) = touched else {
                 continue;
             };
-            let key = (object.namespace.clone(), object.name.clone());
-            match (object.api_version.as_str(), object.kind.as_str()) {
+            let key = (object.namespace.to_string(), object.name.clone());
+            match (&*object.api_version, &*object.kind) {
                 ("v1", "Namespace")
                 | ("networking.k8s.io/v1", "NetworkPolicy")
                 | ("waggle.dev/v1", "Tenant") => return None,

@@ -286,7 +286,7 @@ pub(super) fn at_rest(world: &World, machines: &[Machine], witness: &Witness) {
     for meta in snapshot.metas() {
         for owner in &meta.owners {
             let there = snapshot.meta(&owner.uid).is_some();
-            assert!(there, "{:?} is an orphan of {}", meta.object, owner.name);
+            assert!(there, "{:?} is an orphan of {}", meta.key, owner.name);
         }
     }
     let endpoints = snapshot.endpoint_slices.iter();

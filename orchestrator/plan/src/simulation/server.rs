@@ -288,7 +288,7 @@ impl Server {
 /// A write in a few words.
 pub(super) fn shown(write: &Write) -> String {
     let named = |value: &serde_json::Value| {
-        let object = Meta::of(value).object;
+        let object = Meta::of(value).object();
         format!("{} {}", object.kind, object.name)
     };
     match write {

@@ -10,11 +10,11 @@ const KEPT: usize = 1 << 16;
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
     /// Empty for a cluster-scoped one.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// `v1`, `apps/v1`.
-    pub api_version: String,
+    pub api_version: Arc<str>,
     /// Kind.
-    pub kind: String,
+    pub kind: Arc<str>,
     /// Name.
     pub name: String,
 }
@@ -22,7 +22,7 @@ pub struct ObjectKey {
 impl ObjectKey {
     /// Whether it is of this kind.
     pub fn is(&self, api_version: &str, kind: &str) -> bool {
-        self.kind == kind && self.api_version == api_version
+        *self.kind == *kind && *self.api_version == *api_version
     }
 }
 

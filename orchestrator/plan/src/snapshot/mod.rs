@@ -1,6 +1,7 @@
 //! The cluster as planners see it: every object at one revision, with the indexes that planners ask for kept up to
 //! date as objects change. The server feeds it from its watch cache; nothing here watches or stores.
 
+mod group;
 mod journal;
 mod meta;
 mod object;
@@ -9,6 +10,7 @@ mod specs;
 mod stirs;
 mod table;
 mod touch;
+mod words;
 mod zones;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -33,6 +35,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
 
+use group::Group;
 use journal::Journal;
 pub use journal::{ObjectKey, Touched};
 pub use meta::{Meta, Owner};
@@ -43,13 +46,13 @@ pub use scope::Scope;
 use specs::Specs;
 pub use stirs::Stirs;
 pub use table::Table;
+use words::Words;
 pub(crate) use zones::{ZoneNodes, Zones, place};
 
 use crate::pod::{self, Pod};
 use crate::scheduler::{Demand, group_of};
 use crate::selector::Labels;
 use crate::tenant::Tenant;
-use crate::write::ObjectRef;
 
 /// An object that is not of the type its kind promises.
 #[derive(Debug, thiserror::Error)]
@@ -63,16 +66,6 @@ pub struct SnapshotError {
     pub name: String,
     /// What the decoder says.
     pub cause: serde_json::Error,
-}
-
-/// Pods of one owner or node, by namespace and name.
-pub type PodGroup = BTreeMap<(String, String), Arc<Pod>>;
-
-/// A pod that is bound, with what it takes of its node, which is worked out once.
-#[derive(Debug, Clone)]
-struct Bound {
-    pod: Arc<Pod>,
-    demand: Demand,
 }
 
 /// A kind's apiVersion and name.
@@ -138,27 +131,28 @@ pub struct Snapshot {
     pub tenants: Table<Tenant>,
     /// Metadata of every object of every kind.
     metas: BTreeMap<MetaKey, Arc<Meta>>,
-    by_uid: HashMap<String, MetaKey>,
-    dependents: HashMap<String, BTreeSet<MetaKey>>,
+    by_uid: HashMap<Arc<str>, MetaKey>,
+    dependents: HashMap<Arc<str>, BTreeSet<MetaKey>>,
+    words: Words,
     covered: BTreeSet<KindKey>,
-    pods_by_owner: HashMap<String, PodGroup>,
+    pods_by_owner: HashMap<String, Group>,
     specs: Specs,
-    pods_by_node: HashMap<String, BTreeMap<(String, String), Bound>>,
-    unbound: PodGroup,
-    deleted: PodGroup,
+    pods_by_node: HashMap<String, Group>,
+    unbound: Group,
+    deleted: Group,
     sets_by_owner: HashMap<String, BTreeMap<String, Arc<ReplicaSet>>>,
     slices_by_service: HashMap<(String, String), BTreeMap<String, Arc<EndpointSlice>>>,
     pods_by_label: HashMap<String, LabelGroups>,
     /// Pods that name a PodGroup, by its namespace and name, then by theirs.
-    pods_by_group: HashMap<(String, String), BTreeMap<String, Arc<Pod>>>,
+    pods_by_group: HashMap<(String, String), Group>,
     selecting: HashMap<String, Selecting>,
     zones: Zones,
     journal: Journal,
     stirs: Stirs,
 }
 
-/// Pods of one namespace by (label, value), then by name.
-type LabelGroups = HashMap<(String, String), BTreeMap<String, Arc<Pod>>>;
+/// Pods of one namespace by (label, value).
+type LabelGroups = HashMap<(String, String), Group>;
 
 /// Services of one namespace by the first (label, value) that they select.
 type Selecting = HashMap<(String, String), BTreeMap<String, Arc<Service>>>;
@@ -213,6 +207,9 @@ impl Snapshot {
     /// Takes in an object that was read already, and keeps it shared with whoever else has it. A pod that nobody else has
     /// yet gets the spec of others of its template.
     pub(crate) fn take_in(&mut self, object: &mut Object) {
+        if let Some(own) = Arc::get_mut(&mut object.meta) {
+            own.share(&mut self.words);
+        }
         let meta = &object.meta;
         match &mut object.typed {
             Typed::Pod(one) => self.put_pod(meta, one),
@@ -243,7 +240,7 @@ impl Snapshot {
             Typed::Tenant(one) => put(&mut self.tenants, meta, one),
             Typed::Other => {}
         }
-        self.stirs.other(&meta.object.kind);
+        self.stirs.other(&meta.key.kind);
         self.put_meta(meta);
     }
 
@@ -312,7 +309,7 @@ impl Snapshot {
         self.pods_by_owner
             .get(owner_uid)
             .into_iter()
-            .flat_map(BTreeMap::values)
+            .flat_map(Group::pods)
     }
 
     /// Pods bound to this node.
@@ -323,19 +320,17 @@ impl Snapshot {
     /// Pods bound to this node, each with what it takes there.
     pub(crate) fn demands_on(&self, node: &str) -> impl Iterator<Item = (&Arc<Pod>, &Demand)> {
         let group = self.pods_by_node.get(node).into_iter();
-        group
-            .flat_map(BTreeMap::values)
-            .map(|bound| (&bound.pod, &bound.demand))
+        group.flat_map(Group::demands)
     }
 
     /// Pods whose end was asked for, by namespace and name.
     pub fn deleted_pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.deleted.values()
+        self.deleted.pods()
     }
 
     /// Pods that are bound to no node, by namespace and name.
     pub fn unbound_pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.unbound.values()
+        self.unbound.pods()
     }
 
     /// Pods of a namespace that may carry all of these labels: those with the rarest of them, or all pods when no label
@@ -360,16 +355,16 @@ impl Snapshot {
             .iter()
             .map(|(key, value)| groups.get(&(key.clone(), value.clone())));
         let rarest = candidates
-            .min_by_key(|group| group.map_or(0, BTreeMap::len))
+            .min_by_key(|group| group.map_or(0, Group::len))
             .flatten();
-        Box::new(rarest.into_iter().flat_map(BTreeMap::values))
+        Box::new(rarest.into_iter().flat_map(Group::pods))
     }
 
     /// Pods that name this PodGroup.
     pub fn pods_in_group(&self, namespace: &str, group: &str) -> impl Iterator<Item = &Arc<Pod>> {
         let key = (namespace.to_owned(), group.to_owned());
         let found = self.pods_by_group.get(&key);
-        found.into_iter().flat_map(BTreeMap::values)
+        found.into_iter().flat_map(Group::pods)
     }
 
     /// Names of nodes that pods are bound to, existing or not.
@@ -414,7 +409,7 @@ impl Snapshot {
         let namespace = namespace.to_owned();
         self.metas
             .range(first..)
-            .take_while(move |(key, _)| key.namespace == namespace)
+            .take_while(move |(key, _)| *key.namespace == *namespace)
             .map(|(_, meta)| meta)
     }
 
@@ -442,43 +437,36 @@ impl Snapshot {
     }
 
     fn put_pod(&mut self, meta: &Meta, pod: &mut Arc<Pod>) {
-        let (namespace, name) = (&meta.object.namespace, &meta.object.name);
+        let (namespace, name) = (&meta.key.namespace, &meta.key.name);
         let before = self.take_pod(namespace, name);
         self.note_pod(before.as_deref(), Some(pod));
         self.stirs.pod(before.as_deref(), Some(pod));
-        if let Some(own) = Arc::get_mut(pod) {
-            self.specs.share(own);
-        }
+        let demand = self.specs.share(pod);
         let pod = &*pod;
-        let key = (namespace.clone(), name.clone());
         if pod::is_deleted(pod) {
-            self.deleted.insert(key.clone(), Arc::clone(pod));
+            self.deleted.insert(pod, &demand);
         }
         if let Some(owner) = pod::controller(&pod.metadata) {
-            self.pods_by_owner
-                .entry(owner.uid.clone())
-                .or_default()
-                .insert(key.clone(), Arc::clone(pod));
+            let group = self.pods_by_owner.entry(owner.uid.clone()).or_default();
+            group.insert(pod, &demand);
         }
-        if let Some(node) = pod::node_name(pod) {
-            let bound = Bound {
-                demand: Demand::of(pod),
-                pod: Arc::clone(pod),
-            };
-            let group = self.pods_by_node.entry(node.to_owned()).or_default();
-            group.insert(key, bound);
-        } else {
-            self.unbound.insert(key, Arc::clone(pod));
+        match pod::node_name(pod) {
+            Some(node) => {
+                let group = self.pods_by_node.entry(node.to_owned()).or_default();
+                group.insert(pod, &demand);
+            }
+            None => self.unbound.insert(pod, &demand),
         }
         if let Some(group) = group_of(pod) {
-            let key = (namespace.clone(), group.to_owned());
+            let key = (namespace.to_string(), group.to_owned());
             let group = self.pods_by_group.entry(key).or_default();
-            group.insert(name.clone(), Arc::clone(pod));
+            group.insert(pod, &demand);
         }
-        let groups = self.pods_by_label.entry(namespace.clone()).or_default();
+        let groups = self.pods_by_label.entry(namespace.to_string());
+        let groups = groups.or_default();
         for (label, value) in pod.metadata.labels.iter().flatten() {
             let group = groups.entry((label.clone(), value.clone())).or_default();
-            group.insert(name.clone(), Arc::clone(pod));
+            group.insert(pod, &demand);
         }
         self.pods.insert(namespace, name, Arc::clone(pod));
     }
@@ -492,25 +480,24 @@ impl Snapshot {
     /// Takes a pod out of every index.
     fn take_pod(&mut self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
         let pod = self.pods.remove(namespace, name)?;
-        let key = (namespace.to_owned(), name.to_owned());
         if let Some(owner) = pod::controller(&pod.metadata) {
-            take(&mut self.pods_by_owner, &owner.uid, &key);
+            leave(&mut self.pods_by_owner, &owner.uid, &pod);
             if !self.pods_by_owner.contains_key(&owner.uid) {
                 self.specs.forget(&owner.uid);
             }
         }
-        self.deleted.remove(&key);
+        self.deleted.remove(&pod);
         match pod::node_name(&pod) {
-            Some(node) => take(&mut self.pods_by_node, node, &key),
-            None => drop(self.unbound.remove(&key)),
+            Some(node) => leave(&mut self.pods_by_node, node, &pod),
+            None => self.unbound.remove(&pod),
         }
         if let Some(group) = group_of(&pod) {
             let group = (namespace.to_owned(), group.to_owned());
-            take(&mut self.pods_by_group, &group, name);
+            leave(&mut self.pods_by_group, &group, &pod);
         }
         if let Some(groups) = self.pods_by_label.get_mut(namespace) {
             for (label, value) in pod.metadata.labels.iter().flatten() {
-                take(groups, &(label.clone(), value.clone()), name);
+                leave(groups, &(label.clone(), value.clone()), &pod);
             }
             if groups.is_empty() {
                 self.pods_by_label.remove(namespace);
@@ -520,12 +507,12 @@ impl Snapshot {
     }
 
     fn put_set(&mut self, meta: &Meta, set: &Arc<ReplicaSet>) {
-        self.drop_set(&meta.object.namespace, &meta.object.name);
+        self.drop_set(&meta.key.namespace, &meta.key.name);
         put(&mut self.replica_sets, meta, set);
         self.note_set(set);
         if let Some(owner) = pod::controller(&set.metadata) {
             let sets = self.sets_by_owner.entry(owner.uid.clone()).or_default();
-            sets.insert(meta.object.name.clone(), Arc::clone(set));
+            sets.insert(meta.key.name.clone(), Arc::clone(set));
         }
     }
 
@@ -540,15 +527,15 @@ impl Snapshot {
     }
 
     fn put_slice(&mut self, meta: &Meta, slice: &Arc<EndpointSlice>) {
-        self.drop_slice(&meta.object.namespace, &meta.object.name);
+        self.drop_slice(&meta.key.namespace, &meta.key.name);
         put(&mut self.endpoint_slices, meta, slice);
         if let Some(service) = service_of(slice) {
-            let key = (meta.object.namespace.clone(), service.to_owned());
+            let key = (meta.key.namespace.to_string(), service.to_owned());
             self.note_service(&key.0, &key.1);
             self.slices_by_service
                 .entry(key)
                 .or_default()
-                .insert(meta.object.name.clone(), Arc::clone(slice));
+                .insert(meta.key.name.clone(), Arc::clone(slice));
         }
     }
 
@@ -579,18 +566,29 @@ fn service_of(slice: &EndpointSlice) -> Option<&str> {
 
 fn meta_key(api_version: &str, kind: &str, namespace: &str, name: &str) -> ObjectKey {
     ObjectKey {
-        namespace: namespace.to_owned(),
-        api_version: api_version.to_owned(),
-        kind: kind.to_owned(),
+        namespace: namespace.into(),
+        api_version: api_version.into(),
+        kind: kind.into(),
         name: name.to_owned(),
     }
 }
 
 fn put<T>(table: &mut Table<T>, meta: &Meta, object: &Arc<T>) {
-    let ObjectRef {
-        namespace, name, ..
-    } = &meta.object;
-    table.insert(namespace, name, Arc::clone(object));
+    table.insert(&meta.key.namespace, &meta.key.name, Arc::clone(object));
+}
+
+/// Takes a pod out of a group, and the group when it was the last.
+fn leave<O, G>(groups: &mut HashMap<O, Group>, group: &G, pod: &Arc<Pod>)
+where
+    O: std::borrow::Borrow<G> + std::hash::Hash + Eq,
+    G: std::hash::Hash + Eq + ?Sized,
+{
+    if let Some(pods) = groups.get_mut(group) {
+        pods.remove(pod);
+        if pods.is_empty() {
+            groups.remove(group);
+        }
+    }
 }
 
 /// Takes one row out of a group, and the group when it was the last.

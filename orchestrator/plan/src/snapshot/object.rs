@@ -80,7 +80,7 @@ impl Object {
 
 impl Typed {
     fn of(value: &Value, meta: &Meta) -> Result<Self, SnapshotError> {
-        let kind = (meta.object.api_version.as_str(), meta.object.kind.as_str());
+        let kind = (&*meta.key.api_version, &*meta.key.kind);
         Ok(match kind {
             ("v1", "Pod") => {
                 let pod = Pod::of(value).map_err(|cause| refused(meta, cause))?;
@@ -133,9 +133,9 @@ where
 
 fn refused(meta: &Meta, cause: serde_json::Error) -> SnapshotError {
     SnapshotError {
-        kind: meta.object.kind.clone(),
-        namespace: meta.object.namespace.clone(),
-        name: meta.object.name.clone(),
+        kind: meta.key.kind.to_string(),
+        namespace: meta.key.namespace.to_string(),
+        name: meta.key.name.clone(),
         cause,
     }
 }

@@ -58,7 +58,7 @@ impl Snapshot {
         for row in rows {
             match row {
                 Touched::Object(key) if key.is(T::API_VERSION, T::KIND) => {
-                    named.insert((key.namespace.as_str(), key.name.as_str()));
+                    named.insert((&*key.namespace, key.name.as_str()));
                 }
                 Touched::Orphan(namespace) if also.contains(&Also::Orphans) => {
                     namespaces.insert(namespace.as_str());
@@ -112,7 +112,7 @@ impl Snapshot {
         let rows = self.rows(scope)?;
         let touched = rows.filter_map(|row| match row {
             Touched::Object(key) if key.is("v1", "Namespace") => Some(key.name.as_str()),
-            Touched::Object(key) => Some(key.namespace.as_str()),
+            Touched::Object(key) => Some(&*key.namespace),
             _ => None,
         });
         Some(touched.collect())

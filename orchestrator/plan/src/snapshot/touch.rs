@@ -31,17 +31,11 @@ impl Snapshot {
     }
 
     pub(super) fn put_meta(&mut self, meta: &Arc<Meta>) {
-        let object = &meta.object;
-        let key = Arc::new(meta_key(
-            &object.api_version,
-            &object.kind,
-            &object.namespace,
-            &object.name,
-        ));
+        let key = Arc::clone(&meta.key);
         let before = self.unlink(&key);
-        self.by_uid.insert(object.uid.clone(), Arc::clone(&key));
+        self.by_uid.insert(Arc::clone(&meta.uid), Arc::clone(&key));
         for owner in &meta.owners {
-            let owned = self.dependents.entry(owner.uid.clone()).or_default();
+            let owned = self.dependents.entry(Arc::clone(&owner.uid)).or_default();
             owned.insert(Arc::clone(&key));
         }
         self.metas.insert(Arc::clone(&key), Arc::clone(meta));
@@ -56,7 +50,7 @@ impl Snapshot {
 
     fn unlink(&mut self, key: &ObjectKey) -> Option<Arc<Meta>> {
         let meta = self.metas.remove(key)?;
-        self.by_uid.remove(&meta.object.uid);
+        self.by_uid.remove(&meta.uid);
         for owner in &meta.owners {
             if let Some(keys) = self.dependents.get_mut(&owner.uid) {
                 keys.remove(key);
@@ -78,7 +72,7 @@ impl Snapshot {
         let both = || before.into_iter().chain(after);
         let mut owners: Vec<&str> = both()
             .flat_map(|meta| &meta.owners)
-            .map(|owner| owner.uid.as_str())
+            .map(|owner| &*owner.uid)
             .collect();
         owners.sort_unstable();
         owners.dedup();
@@ -86,12 +80,11 @@ impl Snapshot {
         for _ in 0..GENERATIONS {
             let mut old = Vec::new();
             for meta in young {
-                let object = &meta.object;
-                let key = self.by_uid.get(&object.uid);
+                let key = self.by_uid.get(&meta.uid);
                 if let Some(key) = key.filter(|key| known.insert(Arc::clone(key))) {
                     let key = Arc::clone(key);
                     self.journal.note(Touched::Object(key));
-                    let uids: Vec<&str> = meta.owners.iter().map(|one| one.uid.as_str()).collect();
+                    let uids: Vec<&str> = meta.owners.iter().map(|one| &*one.uid).collect();
                     old.extend(owners_of(self, &uids));
                 }
             }
@@ -99,7 +92,7 @@ impl Snapshot {
         }
         if standing(before) != standing(after) {
             for meta in both() {
-                let owned = self.dependents.get(&meta.object.uid).into_iter().flatten();
+                let owned = self.dependents.get(&meta.uid).into_iter().flatten();
                 owned.for_each(|key| self.journal.note(Touched::Object(Arc::clone(key))));
             }
         }
@@ -177,11 +170,11 @@ impl Snapshot {
     }
 
     pub(super) fn put_service(&mut self, meta: &Meta, service: &Arc<Service>) {
-        let (namespace, name) = (&meta.object.namespace, &meta.object.name);
+        let (namespace, name) = (&meta.key.namespace, &meta.key.name);
         self.drop_service(namespace, name);
         put(&mut self.services, meta, service);
         if let Some(label) = first_label(service) {
-            let groups = self.selecting.entry(namespace.clone()).or_default();
+            let groups = self.selecting.entry(namespace.to_string()).or_default();
             let group = groups.entry(label).or_default();
             group.insert(name.clone(), Arc::clone(service));
         }
@@ -202,7 +195,7 @@ impl Snapshot {
 
     /// One that is renewed touches nothing, unless the clock was set back: then it runs out sooner than it said.
     pub(super) fn put_lease(&mut self, meta: &Meta, lease: &Arc<Lease>) {
-        let (namespace, name) = (&meta.object.namespace, &meta.object.name);
+        let (namespace, name) = (&meta.key.namespace, &meta.key.name);
         let renewed = |lease: &Lease| Some(lease.spec.as_ref()?.renew_time.as_ref()?.0);
         let before = self.leases.get(namespace, name);
         if before.is_some_and(|before| renewed(lease) < renewed(before)) {
@@ -213,7 +206,7 @@ impl Snapshot {
     }
 
     pub(super) fn put_node(&mut self, meta: &Meta, node: &Arc<Node>) {
-        let before = self.nodes.get("", &meta.object.name);
+        let before = self.nodes.get("", &meta.key.name);
         if before.is_none_or(|before| zone_of(before) != zone_of(node)) {
             self.journal.note(Touched::Zones);
         }
@@ -238,13 +231,7 @@ impl Snapshot {
 
 /// What of an object matters to what it owns.
 fn standing(meta: Option<&Meta>) -> Option<(&str, Option<Timestamp>, &[String])> {
-    meta.map(|meta| {
-        (
-            meta.object.uid.as_str(),
-            meta.deleted,
-            meta.finalizers.as_slice(),
-        )
-    })
+    meta.map(|meta| (&*meta.uid, meta.deleted, meta.finalizers.as_ref()))
 }
 
 /// The objects with these uids, as far as they are there.

@@ -223,17 +223,16 @@ impl Follower {
                 .snapshot
                 .read()
                 .unwrap_or_else(PoisonError::into_inner);
-            let of_kind = snapshot.metas().map(|meta| &meta.object);
-            let of_kind = of_kind
-                .filter(|object| object.kind == resource.kind && object.api_version == version);
+            let of_kind = snapshot.metas().map(|meta| &meta.key);
+            let of_kind = of_kind.filter(|object| object.is(&version, resource.kind));
             let missing = of_kind.filter(|object| {
                 !listed
                     .objects
                     .iter()
-                    .any(|one| one.namespace == object.namespace && one.name == object.name)
+                    .any(|one| *one.namespace == *object.namespace && one.name == object.name)
             });
             missing
-                .map(|object| (object.namespace.clone(), object.name.clone()))
+                .map(|object| (object.namespace.to_string(), object.name.clone()))
                 .collect()
         };
         let mut snapshot = self

@@ -42,7 +42,7 @@ fn add(snapshot: &Snapshot, key: &ObjectKey, nodes: &mut BTreeSet<String>) -> bo
                 .map(str::to_owned),
         );
     };
-    match (key.api_version.as_str(), key.kind.as_str()) {
+    match (&*key.api_version, &*key.kind) {
         ("v1", "Pod") => {
             let found = snapshot.pods.get(&key.namespace, name);
             nodes.extend(found.and_then(|pod| pod::node_name(pod)).map(str::to_owned));

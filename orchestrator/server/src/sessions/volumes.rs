@@ -15,7 +15,7 @@ pub(super) async fn orders(inner: &Inner, node: &str, removed: &[String]) -> v1:
         let gone: Vec<ObjectRef> = gone
             .iter()
             .filter_map(|name| snapshot.named("v1", "PersistentVolume", "", name))
-            .map(|meta| meta.object.clone())
+            .map(|meta| meta.object())
             .collect();
         (gone, remove)
     });
