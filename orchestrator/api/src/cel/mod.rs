@@ -32,6 +32,11 @@ const LARGEST: usize = 4_000;
 /// Deepest nesting of expressions in source text.
 const DEEPEST_SOURCE: u16 = 60;
 
+/// Up to so many nodes, an expression is evaluated on the stack that there is.
+const SHALLOW: u64 = 30;
+/// Stack that the deepest tree takes, in bytes, with room to spare: unoptimized, 30 kB a level.
+const STACK: usize = 8 << 20;
+
 /// The functions of Kubernetes' library.
 static LIBRARY: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(library::env()));
 
@@ -69,6 +74,10 @@ impl Expression {
         if source.len() > LONGEST {
             return Err(format!("is longer than {LONGEST} bytes"));
         }
+        deep(|| Self::compile_deep(source, scope, wanted))
+    }
+
+    fn compile_deep(source: &str, scope: &Scope<'_>, wanted: &Type<'_>) -> Result<Self, String> {
         let parser = PrattParser::new()
             .enable_optional_syntax(true)
             .max_recursion_depth(DEEPEST_SOURCE)
@@ -152,7 +161,12 @@ impl<'v> Evaluation<'v> {
         if self.budget.pay(expression.nodes).is_err() {
             return Err(Failure::OutOfBudget);
         }
-        let result = Value::resolve_val(&expression.tree, &self.context);
+        let resolve = || Value::resolve_val(&expression.tree, &self.context);
+        let result = if expression.nodes > SHALLOW {
+            deep(resolve)
+        } else {
+            resolve()
+        };
         // An error inside may have been swallowed by `||`.
         if self.budget.is_spent() {
             return Err(Failure::OutOfBudget);
@@ -162,6 +176,11 @@ impl<'v> Evaluation<'v> {
         take(value.as_ref())
             .ok_or_else(|| Failure::Error(format!("unexpected result of type {kind}")))
     }
+}
+
+/// Does what goes as deep as an expression, which a thread's usual stack has no room for.
+fn deep<T>(what: impl FnOnce() -> T) -> T {
+    stacker::maybe_grow(STACK - (1 << 20), STACK, what)
 }
 
 /// The error in the language's own words.
