@@ -12,6 +12,7 @@ pub mod deployment;
 pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoints;
+pub mod flow_schema;
 pub mod garbage;
 mod history;
 pub mod identity;

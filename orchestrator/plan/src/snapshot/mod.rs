@@ -28,6 +28,7 @@ use k8s_openapi::api::core::v1::{
     ResourceQuota, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::flowcontrol::v1::FlowSchema;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::scheduling::v1beta1::PodGroup as SchedulingGroup;
@@ -127,6 +128,8 @@ pub struct Snapshot {
     pub signing_requests: Table<CertificateSigningRequest>,
     /// apiextensions.k8s.io/v1.
     pub definitions: Table<CustomResourceDefinition>,
+    /// flowcontrol.apiserver.k8s.io/v1.
+    pub flow_schemas: Table<FlowSchema>,
     /// waggle.dev/v1.
     pub tenants: Table<Tenant>,
     /// Metadata of every object of every kind.
@@ -237,6 +240,7 @@ impl Snapshot {
             Typed::NetworkPolicy(one) => put(&mut self.network_policies, meta, one),
             Typed::SigningRequest(one) => put(&mut self.signing_requests, meta, one),
             Typed::Definition(one) => put(&mut self.definitions, meta, one),
+            Typed::FlowSchema(one) => put(&mut self.flow_schemas, meta, one),
             Typed::Tenant(one) => put(&mut self.tenants, meta, one),
             Typed::Other => {}
         }
@@ -291,6 +295,9 @@ impl Snapshot {
             }
             ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
                 drop(self.definitions.remove(namespace, name))
+            }
+            ("flowcontrol.apiserver.k8s.io/v1", "FlowSchema") => {
+                drop(self.flow_schemas.remove(namespace, name))
             }
             ("waggle.dev/v1", "Tenant") => drop(self.tenants.remove(namespace, name)),
             _ => {}

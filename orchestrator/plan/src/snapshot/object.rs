@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{
     ResourceQuota, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::flowcontrol::v1::FlowSchema;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::scheduling::v1beta1::PodGroup as SchedulingGroup;
@@ -64,6 +65,7 @@ pub(super) enum Typed {
     NetworkPolicy(Arc<NetworkPolicy>),
     SigningRequest(Arc<CertificateSigningRequest>),
     Definition(Arc<CustomResourceDefinition>),
+    FlowSchema(Arc<FlowSchema>),
     Tenant(Arc<Tenant>),
     Other,
 }
@@ -113,6 +115,9 @@ impl Typed {
             }
             ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
                 Self::Definition(decode(value, meta)?)
+            }
+            ("flowcontrol.apiserver.k8s.io/v1", "FlowSchema") => {
+                Self::FlowSchema(decode(value, meta)?)
             }
             ("waggle.dev/v1", "Tenant") => Self::Tenant(decode(value, meta)?),
             _ => Self::Other,

@@ -76,12 +76,15 @@ type Planner = fn(&mut Runner, &Snapshot, Scope, jiff::Timestamp) -> Plan;
 
 /// In the order in which they are asked after a change, so that one pass carries a Deployment's change to its pods'
 /// nodes.
-const PLANNERS: [(&str, Planner); 23] = [
+const PLANNERS: [(&str, Planner); 24] = [
     ("namespace", |_, snapshot, _, now| {
         waggle_plan::namespace::plan(snapshot, now)
     }),
     ("custom-resource-definition", |_, snapshot, _, now| {
         waggle_plan::custom_resource_definition::plan(snapshot, now)
+    }),
+    ("flow-schema", |_, snapshot, _, now| {
+        waggle_plan::flow_schema::plan(snapshot, now)
     }),
     ("service-account", |runner, snapshot, scope, now| {
         waggle_plan::service_account::plan(snapshot, scope, &runner.parts.authority, now)
