@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use waggle_api::patch::Patch;
 
-use crate::snapshot::{Meta, Object};
+use crate::snapshot::Object;
 use crate::{Ids, ObjectRef, Plan, Snapshot, Write};
 
 /// apiVersion, kind, namespace, name.
@@ -483,17 +483,12 @@ fn has_finalizers(value: &Value) -> bool {
 }
 
 fn key_of(value: &Value) -> Key {
-    let object = Meta::of(value).object();
-    assert!(
-        !object.name.is_empty() && !object.kind.is_empty(),
-        "{value}"
-    );
-    (
-        object.api_version,
-        object.kind,
-        object.namespace,
-        object.name,
-    )
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let metadata = &value["metadata"];
+    let (kind, name) = (text(&value["kind"]), text(&metadata["name"]));
+    assert!(!name.is_empty() && !kind.is_empty(), "{value}");
+    let namespace = text(&metadata["namespace"]);
+    (text(&value["apiVersion"]), kind, namespace, name)
 }
 
 /// Was marked as not ready while its node was out of reach.

@@ -61,21 +61,17 @@ impl Witness {
         }
     }
 
-    /// What holds at every moment. The store is given when it changed.
-    pub(super) fn look(&mut self, world: Option<&World>, machines: &[Machine]) {
+    /// What holds at every moment, as far as it hangs on what happened since.
+    pub(super) fn look(&mut self, world: &World, since: usize, machines: &[Machine]) {
         look_at_machines(machines);
-        let Some(world) = world else { return };
-        self.look_at_pods(world);
-        for node in world.snapshot.nodes.iter() {
-            let name = node.metadata.name.as_deref().unwrap_or_default();
-            let mut used = Amounts::default();
-            let there = world.snapshot.pods_on(name);
-            there
-                .filter(|one| !pod::is_terminated(one))
-                .for_each(|one| used.add(&requests(one)));
-            assert!(used.cpu <= allocatable(node).cpu, "{name} is overfull");
+        let news = |kind: &str| world.log[since..].iter().any(|one| one.key.1 == kind);
+        if news("Pod") || news("Node") {
+            self.look_at_pods(world);
+            look_at_nodes(world);
         }
-        self.look_at_job(world);
+        if news("Job") {
+            self.look_at_job(world);
+        }
     }
 
     fn look_at_pods(&mut self, world: &World) {
@@ -116,6 +112,19 @@ impl Witness {
         assert!(complete || !self.complete, "a Job that ended goes on");
         assert!(!complete || counted >= COMPLETIONS, "ended too early");
         (self.counted, self.complete) = (counted, complete);
+    }
+}
+
+/// No node gets more than it has.
+fn look_at_nodes(world: &World) {
+    for node in world.snapshot.nodes.iter() {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let mut used = Amounts::default();
+        let there = world.snapshot.pods_on(name);
+        there
+            .filter(|one| !pod::is_terminated(one))
+            .for_each(|one| used.add(&requests(one)));
+        assert!(used.cpu <= allocatable(node).cpu, "{name} is overfull");
     }
 }
 

@@ -33,7 +33,7 @@ const STEPS: usize = 1500;
 /// Seeds that an ordinary test run takes.
 const SEEDS: u64 = 400;
 /// Waves of load and of gangs that come and go, after the faults, and rounds of each.
-const WAVES: (usize, usize) = (3, 6);
+const WAVES: (usize, usize) = (2, 5);
 /// Rounds in which a cluster without faults must come to rest.
 const ROUNDS: usize = 600;
 /// Servers that may lead.
@@ -310,10 +310,8 @@ impl Simulation {
     }
 
     fn check(&mut self) {
-        let head = self.world.log.len();
-        let news = std::mem::replace(&mut self.looked, head) < head;
-        self.witness
-            .look(news.then_some(&self.world), &self.machines);
+        let since = std::mem::replace(&mut self.looked, self.world.log.len());
+        self.witness.look(&self.world, since, &self.machines);
     }
 
     /// No more faults: the cluster comes to rest.
@@ -345,7 +343,7 @@ impl Simulation {
                 return;
             }
             // Long enough in the end for the longest pause after failures.
-            self.pass(if quiet < 3 { 2 } else { 8 * 60 });
+            self.pass(if quiet < 3 { 10 } else { 8 * 60 });
             if quiet >= 3 {
                 self.beat();
             }
