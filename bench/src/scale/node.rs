@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use waggle_wire::Pieces;
 use waggle_wire::v1;
 use waggle_wire::v1::enrolment_client::EnrolmentClient;
 use waggle_wire::v1::from_agent::Message as Up;
@@ -135,6 +136,7 @@ impl Gate {
             sight,
             acknowledged: v1::Ack::default(),
             known: HashSet::new(),
+            pieces: Pieces::default(),
             up: Some(up),
         };
         session.tell(Up::Hello(hello)).await?;
@@ -172,6 +174,8 @@ struct Session {
     acknowledged: v1::Ack,
     /// Pods that it has, by uid.
     known: HashSet<String>,
+    /// Of a network state that has not come to its end.
+    pieces: Pieces,
     up: Option<mpsc::Sender<()>>,
 }
 
@@ -184,12 +188,15 @@ impl Session {
 
     async fn take(&mut self, message: v1::FromServer) -> Result<()> {
         match message.message {
-            Some(Down::NetworkSnapshot(bytes)) => {
+            Some(Down::NetworkPiece(piece)) => self.pieces.take(&piece)?,
+            Some(Down::NetworkSnapshot(rest)) => {
+                let bytes = self.pieces.whole(rest);
                 let generation = StateHead::decode(bytes.clone())?.generation;
                 self.sight.snapshot(generation, bytes);
                 self.network(generation).await?;
             }
-            Some(Down::NetworkDelta(bytes)) => {
+            Some(Down::NetworkDelta(rest)) => {
+                let bytes = self.pieces.whole(rest);
                 let generation = StepHead::decode(bytes.clone())?.generation;
                 self.sight.delta(generation, bytes);
                 self.network(generation).await?;

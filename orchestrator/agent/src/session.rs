@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use waggle_model::network::PerFamily;
+use waggle_wire::Pieces;
 use waggle_wire::v1;
 use waggle_wire::v1::from_agent::Message as Up;
 use waggle_wire::v1::from_server::Message as Down;
@@ -44,6 +45,8 @@ pub(crate) struct Session {
     /// The pods as last told, by UID.
     pub(crate) pods: BTreeMap<String, v1::PodAssignment>,
     pub(crate) pods_generation: u64,
+    /// Of a network state that has not come to its end.
+    pub(crate) pieces: Pieces,
 }
 
 /// Why a session ended.
@@ -114,6 +117,7 @@ impl Session {
         };
         let renew = tokio::time::sleep(identity.renew_in(clock::seconds()));
         tokio::pin!(renew);
+        self.pieces = Pieces::default();
         let outbox = Arc::clone(&self.node.outbox);
         outbox.restart();
         let tell = async {
@@ -214,14 +218,21 @@ impl Session {
                 self.keep_pods();
                 Ok(())
             }
-            Some(Down::NetworkSnapshot(bytes)) => {
+            Some(Down::NetworkPiece(piece)) => {
+                self.pieces.take(&piece).map_err(|error| error.to_string())
+            }
+            Some(Down::NetworkSnapshot(rest)) => {
+                let bytes = self.pieces.whole(rest);
                 let state =
                     waggle_wire::decode_snapshot(bytes).map_err(|error| error.to_string())?;
                 self.node.network.replace(state);
                 self.keep_network();
                 Ok(())
             }
-            Some(Down::NetworkDelta(bytes)) => self.network_delta(bytes),
+            Some(Down::NetworkDelta(rest)) => {
+                let bytes = self.pieces.whole(rest);
+                self.network_delta(bytes)
+            }
             Some(Down::OpenStream(request)) => {
                 streams::open(&self.node, &self.table, channel.clone(), request);
                 Ok(())

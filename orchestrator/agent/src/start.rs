@@ -91,6 +91,7 @@ pub(crate) async fn run(
         addresses: options.addresses,
         labels: options.labels.clone(),
         pods_generation: known.pods.generation,
+        pieces: waggle_wire::Pieces::default(),
         pods: known
             .pods
             .pods

@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 mod network;
+mod pieces;
 
 pub use network::{Invalid, decode_delta, decode_snapshot, encode_delta, encode_snapshot};
+pub use pieces::{Pieces, TooLarge, pieces};
 
 /// Generated messages, clients and servers of `waggle.node.v1`.
 #[expect(

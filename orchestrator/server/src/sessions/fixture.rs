@@ -287,6 +287,7 @@ pub(crate) struct Agent {
     /// Stream requests not yet answered.
     pub(crate) requests: Vec<v1::OpenStream>,
     pub(crate) acknowledges: bool,
+    pieces: waggle_wire::Pieces,
     up: mpsc::Sender<v1::FromAgent>,
     down: Streaming<v1::FromServer>,
 }
@@ -328,6 +329,7 @@ impl Agent {
             pod_messages: Vec::new(),
             requests: Vec::new(),
             acknowledges: true,
+            pieces: waggle_wire::Pieces::default(),
             up,
             down,
         }
@@ -416,12 +418,15 @@ impl Agent {
                     .pods
                     .extend(delta.upserts.into_iter().map(|pod| (pod.name.clone(), pod)));
             }
-            Down::NetworkSnapshot(bytes) => {
+            Down::NetworkPiece(piece) => self.pieces.take(&piece).unwrap(),
+            Down::NetworkSnapshot(rest) => {
+                let bytes = self.pieces.whole(rest);
                 self.network_messages.push(("snapshot", bytes.clone()));
                 self.memory.network = waggle_wire::decode_snapshot(bytes).unwrap();
                 self.acknowledge_if_wanted().await;
             }
-            Down::NetworkDelta(bytes) => {
+            Down::NetworkDelta(rest) => {
+                let bytes = self.pieces.whole(rest);
                 self.network_messages.push(("delta", bytes.clone()));
                 self.memory
                     .network

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 use waggle_model::Generation;
@@ -131,10 +132,19 @@ async fn tell_network(news: Catchup, down: &Down) -> Result<(), HungUp> {
         Catchup::Nothing => {}
         Catchup::Steps(steps) => {
             for step in steps {
-                send(down, Message::NetworkDelta(step)).await?;
+                send_large(down, step, Message::NetworkDelta).await?;
             }
         }
-        Catchup::Snapshot(snapshot) => send(down, Message::NetworkSnapshot(snapshot)).await?,
+        Catchup::Snapshot(snapshot) => {
+            send_large(down, snapshot, Message::NetworkSnapshot).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn send_large(down: &Down, encoded: Bytes, kind: fn(Bytes) -> Message) -> Result<(), HungUp> {
+    for piece in waggle_wire::pieces(encoded, kind) {
+        send(down, piece).await?;
     }
     Ok(())
 }
