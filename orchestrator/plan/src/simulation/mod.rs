@@ -31,7 +31,7 @@ use workload::{NODES, Order};
 /// Steps under faults.
 const STEPS: usize = 1500;
 /// Seeds that an ordinary test run takes.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 1000;
 /// Waves of load and of gangs that come and go, after the faults, and rounds of each.
 const WAVES: (usize, usize) = (2, 5);
 /// Rounds in which a cluster without faults must come to rest.
