@@ -89,6 +89,8 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub async fn start_with(binary: &Path, folder: &Path, more: &[&str]) -> Result<Self> {
+        // For all TLS of this process; an error says that it is there already.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let folder = tempfile::tempdir_in(folder)?;
         let (port, data) = (free_port()?, folder.path().join("server"));
         let mut command = Command::new(binary);

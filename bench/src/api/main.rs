@@ -12,7 +12,7 @@ mod watches;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
 /// Puts load on the API of a server and says what it takes.
@@ -65,10 +65,6 @@ enum Part {
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .ok()
-        .context("a provider of TLS is there already")?;
     let wants = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
     let start = || waggle_bench::server::Server::start(&arguments.waggle, &arguments.folder);
     if wants(Part::Creates) {

@@ -65,10 +65,6 @@ struct Fleet {
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .ok()
-        .context("a provider of TLS is there already")?;
     let mut fleet = Fleet::start(&arguments).await?;
     fleet.rest("no pods", arguments.seconds).await?;
     let orders = Orders::new(Client::connect(&fleet.server.door).await?);

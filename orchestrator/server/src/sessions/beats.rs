@@ -9,12 +9,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use waggle_api::{Part, Status};
 use waggle_plan::Write;
+use waggle_plan::node_lifecycle::LEASE_NAMESPACE;
 
 use super::{Inner, kind};
 use crate::objects::{Object, WriteOptions};
 
-/// Where heartbeats are kept.
-const LEASES: &str = "kube-node-lease";
 /// Seconds for which a Lease says to speak.
 const LEASE_SECONDS: u64 = 40;
 /// A Lease is renewed again after this time.
@@ -125,7 +124,7 @@ async fn renew_all(inner: &Inner, due: Vec<(String, Timestamp)>) -> Result<(), S
     let leases = kind("coordination.k8s.io/v1", "Lease")?;
     let (mut writes, mut nodes) = (Vec::with_capacity(due.len()), Vec::with_capacity(due.len()));
     for (node, heard) in due {
-        let Some(lease) = inner.objects.get(leases, LEASES, &node) else {
+        let Some(lease) = inner.objects.get(leases, LEASE_NAMESPACE, &node) else {
             inner.beats.doubt(&node);
             continue;
         };
@@ -157,12 +156,12 @@ fn renewed(lease: &Value, node: &str, heard: Timestamp) -> Value {
 async fn renew(inner: &Inner, node: &str, now: Timestamp) -> Result<(), Status> {
     let leases = kind("coordination.k8s.io/v1", "Lease")?;
     let options = WriteOptions::default();
-    if inner.objects.get(leases, LEASES, node).is_none() {
+    if inner.objects.get(leases, LEASE_NAMESPACE, node).is_none() {
         let owner = inner.objects.get(kind("v1", "Node")?, "", node);
         let owner = owner.map(|node| json!([{"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}]));
         let mut lease = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-            "metadata": {"namespace": LEASES, "name": node},
+            "metadata": {"namespace": LEASE_NAMESPACE, "name": node},
             "spec": {"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": micro(now)},
         });
         if let Some(owner) = owner {
@@ -174,7 +173,7 @@ async fn renew(inner: &Inner, node: &str, now: Timestamp) -> Result<(), Status> 
     let change = |lease: &Object| Ok(renewed(&lease.value, node, now));
     let changed = inner
         .objects
-        .modify(leases, LEASES, node, Part::Main, &options, change);
+        .modify(leases, LEASE_NAMESPACE, node, Part::Main, &options, change);
     changed.await.map(drop)
 }
 
