@@ -32,8 +32,16 @@ fn parent_of(pid: i32) -> i32 {
     fields.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// Kills a process and sees it dead: until then it may still answer.
 fn die(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
+    {
+        assert!(Instant::now() < deadline, "{pid} lives on");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// The supervisor's program at another place.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
+use waggle_runtime::RuntimeError;
 use waggle_runtime::client::Client;
 use waggle_runtime::images::{Image, ImageStore};
 use waggle_runtime::logs::{self, LogQuery};
@@ -229,14 +230,21 @@ fn cgroups(options: &SupervisorOptions) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Again when the supervisor that answered is gone by the time it is connected to: one whose keeper died becomes the
+/// keeper of the next.
 pub(crate) async fn connect(options: &SupervisorOptions) -> Client {
-    let options = options.clone();
-    let socket = options.socket();
-    tokio::task::spawn_blocking(move || supervisor::ensure_running(&options))
-        .await
-        .unwrap()
-        .unwrap();
-    Client::connect(socket).await.unwrap()
+    for _ in 0..100 {
+        let owned = options.clone();
+        tokio::task::spawn_blocking(move || supervisor::ensure_running(&owned))
+            .await
+            .unwrap()
+            .unwrap();
+        match Client::connect(options.socket()).await {
+            Err(RuntimeError::Unreachable { .. }) => {}
+            other => return other.unwrap(),
+        }
+    }
+    panic!("no supervisor stays at {}", options.data.display());
 }
 
 /// A layer with a static busybox, its links, and a few folders.
