@@ -20,13 +20,24 @@ pub(crate) struct BenchCluster {
 impl BenchCluster {
     /// Sweeps an earlier one and brings it up with this many nodes, images imported, with a Namespace `bench`.
     pub(crate) fn up(binary: PathBuf, layout: &Path, nodes: u32) -> Result<Self> {
+        Self::up_with(binary, layout, nodes, &[])
+    }
+
+    /// The same with more arguments for `dev up`.
+    pub(crate) fn up_with(
+        binary: PathBuf,
+        layout: &Path,
+        nodes: u32,
+        more: &[&str],
+    ) -> Result<Self> {
         let cluster = Self {
             binary,
             home: std::env::temp_dir().join("waggle-bench"),
         };
         quiet(&mut cluster.command(&["dev", "down"]))?;
         let nodes = nodes.to_string();
-        quiet(&mut cluster.command(&["dev", "up", "--nodes", &nodes, "--api-port", "16643"]))?;
+        let up = ["dev", "up", "--nodes", &nodes, "--api-port", "16643"];
+        quiet(cluster.command(&up).args(more))?;
         quiet(cluster.command(&["image", "import"]).arg(layout))?;
         cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: bench}\n")?;
         Ok(cluster)

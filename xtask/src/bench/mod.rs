@@ -2,6 +2,8 @@
 
 mod cluster;
 mod datapath;
+mod density;
+mod memory;
 mod pairs;
 mod peers;
 mod planners;
@@ -26,6 +28,9 @@ pub(crate) enum What {
     /// The datapath by all that it is measured by: what `vip` and `pods` do, and programming, connections, pods of two nodes,
     /// policy verdicts, forwarding.
     Datapath(datapath::Options),
+    /// Real containers of one machine, each with address, name, VIP and policy: memory of each, how fast they come, whether
+    /// a sample answers.
+    Density(density::Options),
     /// What each planner takes on a cluster at rest, 1,000 nodes and 20,000 pods: all of it, and after one pod's change.
     Planners,
     /// Pod to pod on one node, beside a bare veth pair, and a bridge with netfilter and connection tracking.
@@ -44,12 +49,16 @@ pub(crate) enum What {
 /// Measures it.
 pub(crate) fn run(what: &What) -> Result<()> {
     crate::setup::build_tools()?;
-    if !matches!(what, What::Scheduler(_) | What::Scale(_) | What::Planners) {
+    if !matches!(
+        what,
+        What::Density(_) | What::Scheduler(_) | What::Scale(_) | What::Planners
+    ) {
         crate::setup::bench_tools()?;
     }
     match what {
         What::Api(options) => server::run("api", options),
         What::Datapath(options) => datapath::run(options),
+        What::Density(options) => density::run(options),
         What::Pods(options) => pods::run(options, Place::OneNode, Profile::Release),
         What::Planners => planners::run(),
         What::Podstart(options) => podstart::run(options),
