@@ -215,6 +215,16 @@ fn user(
     if non_root && user.uid == 0 {
         return Err("container has runAsNonRoot and would run as root".to_owned());
     }
+    // Those that the image's /etc/group gives the user, whichever group it runs as.
+    user.additional_gids = match pod_context.supplemental_groups_policy.as_deref() {
+        Some("Strict") => Vec::new(),
+        _ => {
+            let name = wanted.split(':').next().unwrap_or_default();
+            let alone = waggle_runtime::users::resolve(name, &image.layers);
+            alone.map_err(|e| e.to_string())?.additional_gids
+        }
+    };
+    user.additional_gids.retain(|group| *group != user.gid);
     let more = pod_context
         .supplemental_groups
         .iter()
@@ -369,6 +379,43 @@ mod tests {
         assert_eq!(
             spec(r#""tty":true"#, "{}").unwrap().annotations[note::IMAGE_ID],
             "docker.io/library/web@sha256:bb"
+        );
+    }
+
+    #[test]
+    fn groups_of_the_image_are_merged_unless_the_policy_is_strict() {
+        let layer = tempfile::tempdir().unwrap();
+        let etc = layer.path().join("etc");
+        std::fs::create_dir(&etc).unwrap();
+        std::fs::write(etc.join("passwd"), "me:x:5:6::/:/bin/sh\n").unwrap();
+        std::fs::write(etc.join("group"), "own:x:6:me\nmore:x:50:me\n").unwrap();
+        let image = Image {
+            id: "sha256:aa".into(),
+            names: vec![],
+            manifest_digest: None,
+            layers: vec![layer.path().to_owned()],
+            size: 1,
+            config: ImageConfig::default(),
+        };
+        let check = |context: &str, expect: &[u32]| {
+            let context = serde_json::from_str(context).unwrap();
+            let user = user(&SecurityContext::default(), &context, &image).unwrap();
+            assert_eq!(user.additional_gids, expect, "{context:?}");
+        };
+        let given = r#""runAsUser":5,"runAsGroup":7,"supplementalGroups":[9]"#;
+        check(&format!("{{{given}}}"), &[50, 9]);
+        check(
+            &format!(r#"{{{given},"supplementalGroupsPolicy":"Merge"}}"#),
+            &[50, 9],
+        );
+        check(
+            &format!(r#"{{{given},"supplementalGroupsPolicy":"Strict"}}"#),
+            &[9],
+        );
+        check(r#"{"runAsUser":5}"#, &[50]);
+        check(
+            r#"{"runAsUser":5,"supplementalGroupsPolicy":"Strict"}"#,
+            &[],
         );
     }
 

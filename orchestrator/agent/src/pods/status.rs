@@ -330,6 +330,10 @@ fn container_status(
         started: Some(running && verdict.started),
         state: Some(current),
         last_state: last.map(|ended| terminated(pod, name, &ended)),
+        stop_signal: container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.stop_signal.clone()),
         allocated_resources: container
             .resources
             .as_ref()

@@ -86,7 +86,7 @@ async fn send(node: &Node, pod: &Desired, container: &str, signal: i32) {
     }
 }
 
-/// The image's stop signal, by name or number; SIGTERM when it names none.
+/// The container's or image's stop signal, by name or number; SIGTERM when neither names one.
 fn stop_signal(text: Option<&str>) -> i32 {
     let text = text.unwrap_or_default();
     let named = |name: &str| name.parse::<Signal>().ok().map(|signal| signal as i32);

@@ -573,10 +573,10 @@ impl Worker {
                 .recorder
                 .normal(&self.pod, name, "Killing", message);
         }
-        let signal = self
-            .images
-            .get(name)
-            .and_then(|image| image.config.stop_signal.clone());
+        let own = container.lifecycle.as_ref();
+        let own = own.and_then(|lifecycle| lifecycle.stop_signal.clone());
+        let image = self.images.get(name);
+        let signal = own.or_else(|| image?.config.stop_signal.clone());
         let stopper = Stopper::start(
             &self.node,
             &self.pod,

@@ -75,6 +75,13 @@ pub(super) fn check(spec: &Value, one: &Value, path: &str, out: &mut Vec<Fault>)
 
 /// What only one of the two sorts may have.
 fn role(one: &Value, init: bool, path: &str, out: &mut Vec<Fault>) {
+    if has(one, &["restartPolicyRules"]) {
+        let detail = "this cluster restarts containers by the pod's restartPolicy alone";
+        out.push(Fault::forbidden(
+            format!("{path}.restartPolicyRules"),
+            detail,
+        ));
+    }
     let restart = &one["restartPolicy"];
     let sidecar = init && restart == "Always";
     if init && !restart.is_null() {
@@ -225,7 +232,10 @@ fn value_from(variable: &Value, path: &str, out: &mut Vec<Fault>) {
         .into_iter()
         .filter(|kind| has(from, &[kind]))
         .collect();
-    if given.len() != 1 {
+    if has(from, &["fileKeyRef"]) {
+        let detail = "this cluster reads no variables from files of volumes";
+        out.push(Fault::forbidden(format!("{path}.fileKeyRef"), detail));
+    } else if given.len() != 1 {
         let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
         out.push(Fault::invalid(path.clone(), "", detail));
     }
@@ -296,6 +306,10 @@ fn mounts(spec: &Value, one: &Value, path: &str, out: &mut Vec<Fault>) {
             }
         }
         propagation(one, mount, &path, out);
+        if has(mount, &["bindMountOptions"]) {
+            let detail = "this cluster takes no options of bind mounts";
+            out.push(Fault::forbidden(format!("{path}.bindMountOptions"), detail));
+        }
     }
     if !list(one, &["volumeDevices"]).is_empty() {
         out.push(Fault::forbidden(
@@ -347,6 +361,13 @@ fn propagation(container: &Value, mount: &Value, path: &str, out: &mut Vec<Fault
 pub(super) fn security(context: &Value, path: &str, out: &mut Vec<Fault>) {
     for field in ["runAsUser", "runAsGroup", "fsGroup"] {
         at_least(&context[field], 0, &format!("{path}.{field}"), out);
+    }
+    for (field, known) in [
+        ("fsGroupChangePolicy", ["Always", "OnRootMismatch"]),
+        ("supplementalGroupsPolicy", ["Merge", "Strict"]),
+        ("seLinuxChangePolicy", ["MountOption", "Recursive"]),
+    ] {
+        one_of(&context[field], &known, &format!("{path}.{field}"), out);
     }
     if context["privileged"] == true && context["allowPrivilegeEscalation"] == false {
         let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";

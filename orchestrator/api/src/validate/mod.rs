@@ -99,6 +99,8 @@ fn port_number(value: &Value, path: &str, out: &mut Vec<Fault>) {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_fields;
+#[cfg(test)]
 mod tests_service;
 #[cfg(test)]
 mod tests_stored;

@@ -196,6 +196,14 @@ fn unsupported(spec: &Value, path: &str, out: &mut Vec<Fault>) {
             "hostnameOverride",
             "this cluster has no hostname override; use hostname",
         ),
+        (
+            "overhead",
+            "only a runtime class sets it, and this cluster has none",
+        ),
+        (
+            "evictionResponders",
+            "this cluster asks nobody before it evicts; use a PodDisruptionBudget",
+        ),
     ];
     for (field, why) in fields {
         if has(spec, &[field]) {

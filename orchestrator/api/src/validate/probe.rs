@@ -7,6 +7,40 @@ use crate::Fault;
 use crate::walk::{has, list, text};
 
 const HANDLERS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "grpc"];
+/// Linux' signals by name, those for real time left out.
+const STOP_SIGNALS: [&str; 31] = [
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
+    "SIGXFSZ",
+];
 const HOOKS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "sleep"];
 
 /// Faults of a container's probes. An init container that isn't restarted always may have none.
@@ -50,6 +84,12 @@ pub(super) fn probes(container: &Value, path: &str, out: &mut Vec<Fault>) {
 
 /// Faults of a container's lifecycle hooks.
 pub(super) fn lifecycle(container: &Value, path: &str, out: &mut Vec<Fault>) {
+    one_of(
+        &container["lifecycle"]["stopSignal"],
+        &STOP_SIGNALS,
+        &format!("{path}.lifecycle.stopSignal"),
+        out,
+    );
     for field in ["postStart", "preStop"] {
         let hook = &container["lifecycle"][field];
         if !hook.is_null() {
