@@ -17,6 +17,16 @@ pub struct Mounted {
     pub target: PathBuf,
     /// Its file system, `tmpfs`.
     pub kind: String,
+    /// What is mounted below it is seen in its copies, and the other way around.
+    pub shared: bool,
+}
+
+/// The mount that a path (absolute, without links) is on: of those in `all` the one that hides the others there.
+#[must_use]
+pub fn holding<'a>(all: &'a [Mounted], path: &Path) -> Option<&'a Mounted> {
+    let above = all.iter().filter(|one| path.starts_with(&one.target));
+    // Of several at one place the last one is seen, and so of equals this takes the last.
+    above.max_by_key(|one| one.target.components().count())
 }
 
 /// Every mount that this process sees, in the order in which they were made.
@@ -58,8 +68,14 @@ pub fn unmount_below(folder: &Path) -> io::Result<()> {
 
 fn mounted(line: &str) -> Option<Mounted> {
     let target = line.split(' ').nth(4).map(unescape)?;
-    let kind = line.split_once(" - ")?.1.split(' ').next()?.to_owned();
-    Some(Mounted { target, kind })
+    let (before, after) = line.split_once(" - ")?;
+    let kind = after.split(' ').next()?.to_owned();
+    let mut optional = before.split(' ').skip(6);
+    Some(Mounted {
+        target,
+        kind,
+        shared: optional.any(|field| field.starts_with("shared:")),
+    })
 }
 
 /// mountinfo writes blanks and the like as octal numbers.
@@ -95,6 +111,28 @@ mod tests {
         let found = mounted(line).unwrap();
         assert_eq!(found.target, Path::new(r"/sys/fs/c d\e"));
         assert_eq!(found.kind, "cgroup");
+        assert!(found.shared);
+    }
+
+    #[test]
+    fn the_mount_that_holds_a_path_says_whether_it_is_shared() {
+        let table = "1 0 8:1 / / rw shared:1 - ext4 /dev/x rw\n\
+                     2 1 0:5 / /mnt rw master:1 - tmpfs x rw\n\
+                     3 2 0:6 / /mnt rw shared:7 master:1 - tmpfs x rw\n\
+                     4 3 0:7 / /mnt/shared:a rw - tmpfs x rw\n";
+        let all: Vec<Mounted> = table.lines().filter_map(mounted).collect();
+        for (path, target, shared) in [
+            ("/mntx", "/", true),
+            ("/mnt/a", "/mnt", true),
+            ("/mnt/shared:a/b", "/mnt/shared:a", false),
+        ] {
+            let found = holding(&all, Path::new(path)).unwrap();
+            assert_eq!(
+                (found.target.as_path(), found.shared),
+                (Path::new(target), shared),
+                "{path}"
+            );
+        }
     }
 
     #[test]

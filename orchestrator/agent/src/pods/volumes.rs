@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
     ServiceAccountTokenProjection, Volume,
 };
 use nix::mount::{MsFlags, mount};
+use waggle_runtime::mount_table::{self, Mounted};
 use waggle_runtime::spec::MountSpec;
 
 use self::payload::{Content, inside, open_to};
@@ -431,13 +432,18 @@ pub(crate) fn mounts(
             Some(sub) => below(place, &sub).map_err(fault)?,
             None => place.clone(),
         };
+        let sends_mounts = wanted.mount_propagation.as_deref() == Some("Bidirectional");
+        if sends_mounts {
+            let table = mount_table::read().map_err(|error| fault(error.to_string()))?;
+            must_be_shared(&table, &source).map_err(fault)?;
+        }
         mounts.push(MountSpec {
             source: Some(source),
             target: wanted.mount_path.clone(),
             read_only: wanted.read_only == Some(true) || read_only.contains(&wanted.name.as_str()),
             tmpfs_bytes: None,
             receives_mounts: wanted.mount_propagation.as_deref() == Some("HostToContainer"),
-            sends_mounts: wanted.mount_propagation.as_deref() == Some("Bidirectional"),
+            sends_mounts,
             recursive: matches!(
                 wanted.recursive_read_only.as_deref(),
                 Some("Enabled" | "IfPossible")
@@ -445,6 +451,21 @@ pub(crate) fn mounts(
         });
     }
     Ok(mounts)
+}
+
+/// What a container mounts reaches the node (`Bidirectional`) only where the node's own mount is shared.
+fn must_be_shared(table: &[Mounted], source: &Path) -> Result<(), String> {
+    let real = source
+        .canonicalize()
+        .map_err(|error| format!("{}: {error}", source.display()))?;
+    match mount_table::holding(table, &real) {
+        Some(mount) if !mount.shared => Err(format!(
+            "path {:?} is mounted on {:?} but it is not a shared mount: mountPropagation Bidirectional needs one \
+             (mount --make-shared)",
+            real, mount.target
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// `sub` below a volume; made as a folder when missing, refused when it leads out through a link.

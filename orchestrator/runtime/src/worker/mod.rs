@@ -182,7 +182,7 @@ fn separate(hide: &Path, hide_cgroups: bool) -> io::Result<()> {
         MsFlags::MS_REC | MsFlags::MS_PRIVATE,
         None::<&str>,
     )?;
-    for Mounted { target, kind } in mount_table::read()? {
+    for Mounted { target, kind, .. } in mount_table::read()? {
         let hidden = target.starts_with(hide)
             || kind == "nsfs"
             || (hide_cgroups && matches!(kind.as_str(), "cgroup" | "cgroup2"));

@@ -167,3 +167,23 @@ fn a_token_lies_beside_other_sources_in_memory() {
     unmount_below(folder.path()).unwrap();
     assert!(mounted, "a token must not reach a disk");
 }
+
+#[test]
+fn mounts_are_sent_from_shared_sources_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let real = folder.path().canonicalize().unwrap();
+    let table = |shared: bool| {
+        let one = |target: &Path, shared| Mounted {
+            target: target.to_owned(),
+            kind: "tmpfs".to_owned(),
+            shared,
+        };
+        [one(Path::new("/"), !shared), one(&real, shared)]
+    };
+    let place = folder.path().join("below");
+    std::fs::create_dir(&place).unwrap();
+    assert_eq!(must_be_shared(&table(true), &place), Ok(()));
+    let why = must_be_shared(&table(false), &place).unwrap_err();
+    let expect = format!("is mounted on {real:?} but it is not a shared mount");
+    assert!(why.contains(&expect), "{why}");
+}
