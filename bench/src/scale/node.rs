@@ -12,6 +12,7 @@ use prost::Message as _;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -25,9 +26,8 @@ use waggle_wire::v1::node_client::NodeClient;
 use crate::sight::Sight;
 
 /// As an agent's.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// How often an agent says what it uses.
-const MEASURE: Duration = Duration::from_secs(5);
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Largest message from a server, in bytes.
 const LARGEST: usize = 1 << 30;
 
@@ -75,6 +75,8 @@ impl Gate {
         Ok(Endpoint::from_shared(self.url.clone())?
             .tls_config(tls.ca_certificate(authority))?
             .tcp_nodelay(true)
+            .tcp_keepalive(Some(TCP_KEEP_ALIVE))
+            .tcp_keepalive_interval(Some(Duration::from_secs(1)))
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(Duration::from_secs(60))
             .keep_alive_while_idle(true))
@@ -144,24 +146,29 @@ impl Gate {
         let answer = client.session(ReceiverStream::new(messages)).await?;
         let mut down = answer.into_inner();
         let status: Bytes = status(&name).to_string().into();
-        let mut beat = tokio::time::interval(Duration::from_secs(3600));
-        let mut measure = tokio::time::interval(MEASURE);
+        let mut pause = Duration::from_secs(3600);
+        let mut last = Instant::now();
         loop {
             tokio::select! {
                 () = standing.stop.cancelled() => return Ok(()),
                 message = down.message() => {
                     let message = message?.context("the server ended the session")?;
                     if let Some(Down::Welcome(welcome)) = &message.message {
-                        beat = tokio::time::interval(Duration::from_secs(welcome.heartbeat_seconds.into()));
+                        let first = pause > Duration::from_secs(60);
+                        pause = Duration::from_secs(welcome.heartbeat_seconds.into());
+                        if first {
+                            last = Instant::now() - pause;
+                        }
                     } else {
                         session.take(message).await?;
                     }
                 }
-                _ = beat.tick() => {
+                () = tokio::time::sleep_until(last + pause) => {
+                    last = Instant::now();
                     let status_json = status.clone();
                     session.tell(Up::NodeStatus(v1::NodeStatus { status_json })).await?;
+                    session.tell(Up::Usage(v1::Usage::default())).await?;
                 }
-                _ = measure.tick() => session.tell(Up::Usage(v1::Usage::default())).await?,
             }
         }
     }

@@ -20,11 +20,13 @@ use waggle_wire::v1::enrolment_client::EnrolmentClient;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::AgentError;
+use crate::dial::dial;
 use crate::folder::{read, write};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that has been silent this long is asked whether it lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A server that has been silent this long is asked whether it still works, and has as long to answer. That its machine is
+/// there is seen to by `dial`.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// A join token, `<secret>.<SHA-256 of the authority's certificate, hex>`.
 #[derive(Clone, PartialEq, Eq)]
@@ -122,8 +124,7 @@ impl NodeIdentity {
             .ca_certificate(Certificate::from_pem(&self.ca_pem))
             .identity(Identity::from_pem(&self.certificate_pem, &self.key_pem));
         let endpoint = endpoint(server)?.tls_config(tls).map_err(|e| chain(&e))?;
-        endpoint
-            .connect()
+        dial(&endpoint)
             .await
             .map_err(|error| format!("{server}: {}", chain(&error)))
     }
@@ -139,7 +140,6 @@ fn endpoint(server: &str) -> Result<Endpoint, String> {
         Endpoint::from_shared(server.to_owned()).map_err(|e| format!("server {server:?}: {e}"))?;
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true))
@@ -218,7 +218,7 @@ impl Enrolment {
         let endpoint = endpoint
             .tls_config_with_verifier(ClientTlsConfig::new(), Arc::<Pinned>::clone(&verifier))
             .map_err(|e| JoinFault::Refused(chain(&e)))?;
-        let channel = endpoint.connect().await.map_err(|error| {
+        let channel = dial(&endpoint).await.map_err(|error| {
             let text = format!("{server}: {}", chain(&error));
             if verifier.mismatched() {
                 JoinFault::Refused(format!(

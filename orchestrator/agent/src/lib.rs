@@ -6,6 +6,7 @@
 mod admin;
 mod clock;
 mod containers;
+mod dial;
 mod disk_usage;
 mod enrol;
 mod events;

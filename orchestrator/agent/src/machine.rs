@@ -233,7 +233,7 @@ pub(crate) async fn report(node: Arc<Node>, data: std::path::PathBuf) {
     loop {
         refused.mark_unchanged();
         pressures.mark_unchanged();
-        let seconds = clusters.borrow_and_update().heartbeat_seconds.clamp(1, 60);
+        let mut cluster = clusters.borrow_and_update().clone();
         let machine = Machine::read(&data);
         let ping = tokio::time::timeout(Duration::from_secs(2), async {
             node.containers.client().await.ping().await
@@ -250,12 +250,19 @@ pub(crate) async fn report(node: Arc<Node>, data: std::path::PathBuf) {
             }),
             Err(error) => tracing::error!(%error, "the node's status can't be encoded"),
         }
-        let pause = Duration::from_secs(u64::from(seconds));
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            changed = clusters.changed() => if changed.is_err() { return },
-            changed = refused.changed() => if changed.is_err() { return },
-            changed = pressures.changed() => if changed.is_err() { return },
+        let said = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(said + cluster.heartbeat()) => break,
+                changed = clusters.changed() => if changed.is_err() { return },
+                changed = refused.changed() => if changed.is_err() { return } else { break },
+                changed = pressures.changed() => if changed.is_err() { return } else { break },
+            }
+            // All nodes are told at once to speak more or less often: they don't all speak at once therefore.
+            let before = std::mem::replace(&mut cluster, clusters.borrow_and_update().clone());
+            if before.epoch != cluster.epoch {
+                break;
+            }
         }
     }
 }
@@ -309,7 +316,8 @@ pub(crate) async fn measure(node: Arc<Node>, table: Table) {
         if usage.window_ns > 0 {
             node.outbox.usage(usage);
         }
-        tokio::time::sleep(MEASURE).await;
+        let heartbeat = node.cluster.borrow().heartbeat();
+        tokio::time::sleep(MEASURE.max(heartbeat)).await;
     }
 }
 

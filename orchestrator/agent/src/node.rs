@@ -103,6 +103,11 @@ impl Cluster {
             &self.domain
         }
     }
+
+    /// The time between two words to the server.
+    pub(crate) fn heartbeat(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.heartbeat_seconds.clamp(1, 60).into())
+    }
 }
 
 impl Node {

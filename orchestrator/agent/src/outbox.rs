@@ -55,13 +55,14 @@ pub(crate) enum Hurry {
 const SOON: Duration = Duration::from_millis(200);
 
 impl Outbox {
-    fn change<T>(&self, change: impl FnOnce(&mut Waiting) -> T) -> T {
-        let mut waiting = self
-            .waiting
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let result = change(&mut waiting);
-        drop(waiting);
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Waiting) -> T) -> T {
+        let result = change(&mut self.lock());
         self.news.notify_one();
         result
     }
@@ -88,10 +89,7 @@ impl Outbox {
 
     /// The status that was last said of a pod, as JSON.
     pub(crate) fn status_of(&self, uid: &str) -> Option<bytes::Bytes> {
-        let waiting = self
-            .waiting
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let waiting = self.lock();
         Some(waiting.statuses.get(uid)?.status.status_json.clone())
     }
 
@@ -130,9 +128,9 @@ impl Outbox {
         self.change(|w| w.refusals = Some((refusals, false)));
     }
 
-    /// The newest figures.
+    /// The newest figures. They go with what is told next, which is a heartbeat at the latest.
     pub(crate) fn usage(&self, usage: v1::Usage) {
-        self.change(|w| w.usage = Some(usage));
+        self.lock().usage = Some(usage);
     }
 
     /// One event.
@@ -182,10 +180,7 @@ impl Outbox {
 
     /// What is to be told by now, and when there will be more if nothing else is heard.
     fn take_now(&self, now: Instant) -> (Vec<v1::FromAgent>, Option<Instant>) {
-        let mut waiting = self
-            .waiting
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut waiting = self.lock();
         let mut messages = Vec::new();
         if let Some((node, told @ false)) = &mut waiting.node {
             *told = true;

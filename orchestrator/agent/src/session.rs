@@ -188,8 +188,12 @@ impl Session {
     ) -> Result<(), String> {
         match message.message {
             Some(Down::Welcome(said)) => {
-                *welcome = true;
-                self.node.server.send_replace(Some(channel.clone()));
+                // A second one in a session changes how often this node is to speak.
+                if !std::mem::replace(welcome, true) {
+                    self.node.server.send_replace(Some(channel.clone()));
+                    let resumed = self.node.cluster.borrow().epoch == said.epoch;
+                    tracing::info!(epoch = said.epoch, resumed, "session with a server");
+                }
                 self.welcome(said);
                 Ok(())
             }
@@ -246,12 +250,6 @@ impl Session {
 
     fn welcome(&mut self, said: v1::Welcome) {
         let cluster = Cluster::from(said);
-        let before = self.node.cluster.borrow().epoch.clone();
-        tracing::info!(
-            epoch = cluster.epoch,
-            resumed = before == cluster.epoch,
-            "session with a server"
-        );
         self.node.cluster.send_if_modified(|known| {
             let changed = *known != cluster;
             *known = cluster.clone();

@@ -320,13 +320,15 @@ impl Runner {
         wrote
     }
 
-    /// How long nodes may be silent.
+    /// How long nodes may be silent: longer than set while so many have to speak less often.
     fn grace(&self) -> Duration {
-        Duration::from_secs(self.parts.node_lifecycle.grace_seconds)
+        let set = Duration::from_secs(self.parts.node_lifecycle.grace_seconds);
+        set.max(self.parts.beats.grace())
     }
 
     fn node_lifecycle(&mut self, snapshot: &Snapshot, scope: Scope, now: jiff::Timestamp) -> Plan {
-        let settings = self.parts.node_lifecycle;
+        let mut settings = self.parts.node_lifecycle;
+        settings.grace_seconds = self.grace().as_secs();
         if self.patience.is_over(Instant::now(), self.grace()) {
             let heard = |node: &str| self.parts.beats.last(node);
             waggle_plan::node_lifecycle::plan(snapshot, scope, &heard, now, &settings)

@@ -11,19 +11,21 @@ use waggle_api::{Part, Status};
 use waggle_plan::Write;
 use waggle_plan::node_lifecycle::LEASE_NAMESPACE;
 
+use super::cadence::Cadence;
 use super::{Inner, kind};
 use crate::objects::{Object, WriteOptions};
 
-/// Seconds for which a Lease says to speak.
-const LEASE_SECONDS: u64 = 40;
 /// A Lease is renewed again after this time.
-const PAUSE: Duration = Duration::from_secs(LEASE_SECONDS / 2);
-/// How often it is looked which Leases are to be renewed.
+const PAUSE: Duration = Duration::from_secs(20);
+/// Leases that are renewed in a second, at most; with more nodes the pause is longer.
+const RENEWALS: u32 = 50;
+/// How often it is looked which Leases are to be renewed, and which nodes are silent.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The nodes that spoke. Cloning shares them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Beats {
+    cadence: Arc<Cadence>,
     nodes: Arc<Mutex<HashMap<String, Beat>>>,
 }
 
@@ -38,6 +40,23 @@ struct Beat {
 }
 
 impl Beats {
+    /// Of nodes that are to speak as `cadence` says.
+    pub(crate) fn new(cadence: Arc<Cadence>) -> Self {
+        let nodes = Arc::default();
+        Self { cadence, nodes }
+    }
+
+    /// How long a node may be silent, at least.
+    pub(crate) fn grace(&self) -> Duration {
+        self.cadence.grace()
+    }
+
+    /// The pause between two renewals of a Lease.
+    fn pause(&self) -> Duration {
+        let nodes = u32::try_from(self.lock().len()).unwrap_or(u32::MAX);
+        PAUSE.max(Duration::from_secs((nodes / RENEWALS).into()))
+    }
+
     /// When a node spoke last to this server.
     pub(crate) fn last(&self, node: &str) -> Option<Timestamp> {
         self.lock().get(node).map(|beat| beat.heard)
@@ -110,17 +129,25 @@ pub(super) async fn keep(inner: &Inner) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let due = inner.beats.due(PAUSE);
+        inner
+            .links
+            .end_silent(inner.beats.grace().as_secs() / TICK.as_secs());
+        let pause = inner.beats.pause();
+        let due = inner.beats.due(pause);
         if due.is_empty() {
             continue;
         }
-        if let Err(status) = renew_all(inner, due).await {
+        if let Err(status) = renew_all(inner, due, pause).await {
             tracing::warn!(error = %status, "Leases of nodes can't be renewed");
         }
     }
 }
 
-async fn renew_all(inner: &Inner, due: Vec<(String, Timestamp)>) -> Result<(), Status> {
+async fn renew_all(
+    inner: &Inner,
+    due: Vec<(String, Timestamp)>,
+    pause: Duration,
+) -> Result<(), Status> {
     let leases = kind("coordination.k8s.io/v1", "Lease")?;
     let (mut writes, mut nodes) = (Vec::with_capacity(due.len()), Vec::with_capacity(due.len()));
     for (node, heard) in due {
@@ -128,7 +155,9 @@ async fn renew_all(inner: &Inner, due: Vec<(String, Timestamp)>) -> Result<(), S
             inner.beats.doubt(&node);
             continue;
         };
-        let lease = lease.value.glance(|lease| renewed(lease, &node, heard));
+        let lease = lease
+            .value
+            .glance(|lease| renewed(lease, &node, heard, pause));
         writes.push(Write::Update(lease));
         nodes.push((node, heard));
     }
@@ -145,8 +174,10 @@ async fn renew_all(inner: &Inner, due: Vec<(String, Timestamp)>) -> Result<(), S
     Ok(())
 }
 
-fn renewed(lease: &Value, node: &str, heard: Timestamp) -> Value {
+/// Good until the next renewal may be late by a whole pause.
+fn renewed(lease: &Value, node: &str, heard: Timestamp, pause: Duration) -> Value {
     let mut lease = lease.clone();
+    lease["spec"]["leaseDurationSeconds"] = json!(2 * pause.as_secs());
     lease["spec"]["holderIdentity"] = json!(node);
     lease["spec"]["renewTime"] = json!(micro(heard));
     lease
@@ -156,21 +187,23 @@ fn renewed(lease: &Value, node: &str, heard: Timestamp) -> Value {
 async fn renew(inner: &Inner, node: &str, now: Timestamp) -> Result<(), Status> {
     let leases = kind("coordination.k8s.io/v1", "Lease")?;
     let options = WriteOptions::default();
+    let pause = inner.beats.pause();
     if inner.objects.get(leases, LEASE_NAMESPACE, node).is_none() {
         let owner = inner.objects.get(kind("v1", "Node")?, "", node);
         let owner = owner.map(|node| json!([{"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}]));
         let mut lease = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": {"namespace": LEASE_NAMESPACE, "name": node},
-            "spec": {"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": micro(now)},
+            "spec": {},
         });
+        lease = renewed(&lease, node, now, pause);
         if let Some(owner) = owner {
             lease["metadata"]["ownerReferences"] = owner;
         }
         let made = inner.objects.create(leases, lease, &options).await;
         return made.map(drop);
     }
-    let change = |lease: &Object| Ok(renewed(&lease.value, node, now));
+    let change = |lease: &Object| Ok(renewed(&lease.value, node, now, pause));
     let changed = inner
         .objects
         .modify(leases, LEASE_NAMESPACE, node, Part::Main, &options, change);
@@ -197,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_lease_is_renewed_once_for_several_words_and_catches_up_with_the_last() {
-        let beats = Beats::default();
+        let beats = Beats::new(Arc::new(Cadence::new(Duration::from_secs(3))));
         assert_eq!(beats.last("a"), None);
         assert!(beats.heard("a", at(1)), "the first is written at once");
         beats.renewed("a", at(1));

@@ -92,10 +92,7 @@ impl Cluster {
             numbers.clone(),
             Arc::clone(&usage),
             recorder.clone(),
-            Settings {
-                heartbeat: Duration::from_secs(1),
-                ..Settings::default()
-            },
+            Settings::default(),
             Arc::clone(&pki),
         );
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -435,7 +432,7 @@ impl Agent {
                 self.acknowledge_if_wanted().await;
             }
             Down::OpenStream(request) => self.requests.push(request),
-            Down::Welcome(_) => panic!("a second welcome"),
+            Down::Welcome(welcome) => self.welcome = welcome,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Which nodes have a session, and how far each of them is.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,8 @@ pub(crate) struct Link {
     waits: AtomicBool,
     /// What it said of itself last.
     said: Mutex<Option<Said>>,
+    /// How many times it was looked whether the node had said anything, since it did.
+    looks: AtomicU32,
     /// Ends the session.
     pub(crate) ended: CancellationToken,
 }
@@ -51,6 +53,11 @@ impl Link {
     /// Network generation that the node has in its kernel.
     pub(crate) fn acknowledged(&self) -> Generation {
         Generation(self.acknowledged.load(Ordering::Acquire))
+    }
+
+    /// Takes in that the node said something.
+    pub(crate) fn hears(&self) {
+        self.looks.store(0, Ordering::Relaxed);
     }
 
     /// Takes in an acknowledgement; true when it is news.
@@ -130,6 +137,7 @@ impl Links {
             pods: AtomicBool::new(true),
             waits: AtomicBool::new(false),
             said: Mutex::default(),
+            looks: AtomicU32::new(0),
             ended: CancellationToken::new(),
         });
         if let Some(before) = lock(&self.open).insert(node.to_owned(), Arc::clone(&link)) {
@@ -148,6 +156,17 @@ impl Links {
             open.remove(&link.node);
         }
         last
+    }
+
+    /// Looks whether nodes have said anything since this was asked last, and ends the sessions of those that did not for more
+    /// than `looks` times: the machine is gone, or the agent stands still. Counted, not timed: a server that stood still
+    /// itself heard nobody.
+    pub(crate) fn end_silent(&self, looks: u64) {
+        for link in lock(&self.open).values() {
+            if u64::from(link.looks.fetch_add(1, Ordering::Relaxed)) >= looks {
+                link.ended.cancel();
+            }
+        }
     }
 
     /// Ends every session.
@@ -227,4 +246,27 @@ impl Links {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_session_of_a_node_that_says_nothing_ends_and_no_other() {
+        let links = Links::default();
+        let (talks, _requests) = links.open("talks");
+        let (silent, _requests) = links.open("silent");
+        for _ in 0..3 {
+            links.end_silent(3);
+            talks.hears();
+        }
+        assert!(
+            !silent.ended.is_cancelled(),
+            "three times is no more than three"
+        );
+        links.end_silent(3);
+        assert!(silent.ended.is_cancelled());
+        assert!(!talks.ended.is_cancelled());
+    }
 }

@@ -5,6 +5,7 @@
 mod account;
 mod assignments;
 mod beats;
+mod cadence;
 mod capacity;
 mod enforcement;
 mod enrol;
@@ -65,7 +66,7 @@ pub struct Settings {
     pub node_prefix: u8,
     /// The same for IPv6.
     pub node_prefix_v6: u8,
-    /// How often a node reports.
+    /// How often a node reports, when there are not very many.
     pub heartbeat: Duration,
     /// What network generations start after; [`Numbers::begin_term`] gives it. Else the clock does.
     pub base: Option<Generation>,
@@ -125,6 +126,7 @@ pub(crate) struct Inner {
     epoch: String,
     links: links::Links,
     beats: beats::Beats,
+    cadence: Arc<cadence::Cadence>,
     capacity: capacity::Capacity,
     enforcement: Enforcement,
     hub: hub::Hub,
@@ -160,6 +162,7 @@ impl Sessions {
         settings: Settings,
         pki: Arc<Pki>,
     ) -> Self {
+        let cadence = Arc::new(cadence::Cadence::new(settings.heartbeat));
         let inner = Inner {
             hub: hub::Hub::new(settings.base.unwrap_or_else(|| from_clock(objects.now()))),
             objects,
@@ -171,7 +174,8 @@ impl Sessions {
             pki,
             epoch: uuid::Uuid::new_v4().to_string(),
             links: links::Links::default(),
-            beats: beats::Beats::default(),
+            beats: beats::Beats::new(Arc::clone(&cadence)),
+            cadence,
             capacity: capacity::Capacity::default(),
             enforcement: Enforcement::default(),
             rendezvous: rendezvous::Rendezvous::default(),

@@ -22,8 +22,6 @@ use super::{Inner, SessionsError, account, session, static_pods, volumes};
 
 /// How long a peer may take to say who it is or which stream it opens.
 const FIRST_WORD: Duration = Duration::from_secs(10);
-/// A connection that says nothing for this long is asked whether it lives.
-const KEEPALIVE: Duration = Duration::from_secs(5);
 /// How long streams may go on after the server was told to end.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Largest message from an agent, in bytes.
@@ -62,8 +60,6 @@ pub(super) async fn serve(
     let served = Server::builder()
         .tls_config(tls)
         .map_err(SessionsError::Tls)?
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(EnrolmentServer::new(Desk(Arc::clone(&inner))))
         .add_service(node)
         .serve_with_incoming_shutdown(select_all(incoming), async move {

@@ -2,6 +2,7 @@
 //! identity is in the datapaths before its first process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -44,6 +45,7 @@ pub(super) async fn run(
     };
     let mine = hello.epoch == inner.epoch;
     let (link, requests) = inner.links.open(&node);
+    inner.cadence.count(inner.links.count());
     tracing::info!(
         node,
         version = hello.agent_version,
@@ -62,7 +64,9 @@ pub(super) async fn run(
         () = upward::listen(&inner, &link, inbound) => {}
         _ = tell(&inner, &link, &hello, range, requests, &down) => {}
     }
-    if inner.links.close(&link) {
+    let last = inner.links.close(&link);
+    inner.cadence.count(inner.links.count());
+    if last {
         inner.beats.doubt(&node);
     }
     inner.hub.nudge();
@@ -77,7 +81,9 @@ async fn tell(
     mut requests: mpsc::Receiver<v1::OpenStream>,
     down: &Down,
 ) -> Result<(), HungUp> {
-    send(down, Message::Welcome(welcome(inner, pod_cidr))).await?;
+    let mut cadence = inner.cadence.follow();
+    let heartbeat = *cadence.borrow_and_update();
+    send(down, Message::Welcome(welcome(inner, &pod_cidr, heartbeat))).await?;
     let told = inner.links.told(&link.node, inner.hub.base());
     let mut told = told.lock().await;
     let mine = hello.epoch == inner.epoch;
@@ -102,6 +108,10 @@ async fn tell(
         loop {
             tokio::select! {
                 () = link.woken() => break,
+                Ok(()) = cadence.changed() => {
+                    let heartbeat = *cadence.borrow_and_update();
+                    send(down, Message::Welcome(welcome(inner, &pod_cidr, heartbeat))).await?;
+                }
                 request = requests.recv() => {
                     let request = request.ok_or(HungUp)?;
                     send(down, Message::OpenStream(request)).await?;
@@ -111,7 +121,7 @@ async fn tell(
     }
 }
 
-fn welcome(inner: &Inner, pod_cidr: String) -> v1::Welcome {
+fn welcome(inner: &Inner, pod_cidr: &str, heartbeat: Duration) -> v1::Welcome {
     let settings = &inner.settings;
     v1::Welcome {
         epoch: inner.epoch.clone(),
@@ -122,8 +132,8 @@ fn welcome(inner: &Inner, pod_cidr: String) -> v1::Welcome {
             pod_cidr: settings.pod_range.to_string(),
             api_vip: settings.api_vip.to_string(),
         }),
-        pod_cidr,
-        heartbeat_seconds: u32::try_from(settings.heartbeat.as_secs().max(1)).unwrap_or(u32::MAX),
+        pod_cidr: pod_cidr.to_owned(),
+        heartbeat_seconds: u32::try_from(heartbeat.as_secs().max(1)).unwrap_or(u32::MAX),
     }
 }
 

@@ -612,3 +612,19 @@ async fn a_node_gets_tokens_for_its_own_pods_only() {
         assert_eq!(answer.unwrap_err().code(), code);
     }
 }
+
+#[tokio::test]
+async fn nodes_are_told_to_speak_less_often_when_there_are_many() {
+    let cluster = Cluster::start().await;
+    let mut agent = cluster.agent("node1").await;
+    assert_eq!(agent.welcome.heartbeat_seconds, 3);
+    cluster.sessions.inner.cadence.count(5000);
+    let epoch = agent.welcome.epoch.clone();
+    agent
+        .until("a welcome with another pause", |agent| {
+            (agent.welcome.heartbeat_seconds == 10).then_some(())
+        })
+        .await;
+    assert_eq!(agent.welcome.epoch, epoch, "it is the same session");
+    assert_eq!(cluster.sessions.beats().grace().as_secs(), 40);
+}

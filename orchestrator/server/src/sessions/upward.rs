@@ -98,6 +98,7 @@ impl Batch {
 }
 
 async fn take_in(inner: &Inner, link: &Arc<Link>, batch: Batch) {
+    link.hears();
     if let Some(ack) = batch.acknowledged {
         acknowledge(inner, link, &ack);
     }
