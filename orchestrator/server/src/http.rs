@@ -151,31 +151,37 @@ async fn guard(State(state): State<ServerState>, mut request: Request, next: Nex
         }
     }
     let watch = Query::parse(request.uri()).is_ok_and(|query| query.watch);
-    let (call, started) = (Call::of(&request, watch), Instant::now());
-    let response = answered(&state, request, watch, next).await;
+    let action = auth::action_of(request.method(), request.uri(), watch);
+    let (call, started) = (Call::of(&action), Instant::now());
+    let response = answered(&state, request, &action, watch, next).await;
     let took = started.elapsed();
     state.metrics.calls.answered(call, took, response)
 }
 
 /// Answers a request, and notes in the audit log what its policy wants.
-async fn answered(state: &ServerState, mut request: Request, watch: bool, next: Next) -> Response {
-    let action = auth::action_of(request.method(), request.uri(), watch);
-    let (caller, admitted) = admit(state, &mut request, &action);
+async fn answered(
+    state: &ServerState,
+    mut request: Request,
+    action: &Action,
+    watch: bool,
+    next: Next,
+) -> Response {
+    let (caller, admitted) = admit(state, &mut request, action);
     let Some(log) = &state.audit else {
         return match admitted {
-            Ok(()) => in_turn(state, &caller, &action, watch, request, next).await,
+            Ok(()) => in_turn(state, &caller, action, watch, request, next).await,
             Err(status) => refusal(&status),
         };
     };
-    let (goes_on, now) = (watch || is_stream(&action), state.objects.now());
+    let (goes_on, now) = (watch || is_stream(action), state.objects.now());
     // What streams has no body that ends.
     let reads = admitted.is_ok() && !goes_on;
-    let record = match log.begin(&mut request, &action, &caller, reads, now).await {
+    let record = match log.begin(&mut request, action, &caller, reads, now).await {
         Ok(record) => record,
         Err(status) => return refusal(&status),
     };
     let response = match admitted {
-        Ok(()) => in_turn(state, &caller, &action, watch, request, next).await,
+        Ok(()) => in_turn(state, &caller, action, watch, request, next).await,
         Err(status) => refusal(&status),
     };
     match record {

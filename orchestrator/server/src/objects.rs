@@ -23,6 +23,7 @@ mod service_address;
 mod store_status;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -329,18 +330,12 @@ impl Objects {
     /// # Errors
     /// 504 when that takes longer than half a minute.
     pub async fn reached(&self, revision: u64) -> Result<(), Status> {
-        if self.comes_to(revision, SOON).await {
+        if self.cache.comes_to(revision, SOON).await {
             return Ok(());
         }
         // That revision may be of something that is no object: nothing tells the cache of it by itself.
         self.store.advance().await.map_err(refused)?;
         self.cache.reached(revision).await
-    }
-
-    async fn comes_to(&self, revision: u64, within: Duration) -> bool {
-        let mut changed = self.changed();
-        let waited = tokio::time::timeout(within, changed.wait_for(|&now| now >= revision)).await;
-        matches!(waited, Ok(Ok(_)))
     }
 
     /// Returns once the cache shows everything that was committed, by any server, before this was called.
@@ -357,13 +352,13 @@ impl Objects {
     /// # Errors
     /// 504 for a revision that does not come within three seconds.
     pub async fn seen(&self, revision: u64) -> Result<(), Status> {
-        if self.comes_to(revision, SOON).await {
+        if self.cache.comes_to(revision, SOON).await {
             return Ok(());
         }
         if self.store.revision().await.map_err(refused)?.0 >= revision {
             self.store.advance().await.map_err(refused)?;
         }
-        if self.comes_to(revision, CLIENT_WAITS - SOON).await {
+        if self.cache.comes_to(revision, CLIENT_WAITS - SOON).await {
             return Ok(());
         }
         let current = self.cache.revision();

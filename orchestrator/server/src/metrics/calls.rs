@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::Request;
 use axum::response::Response;
 use futures::StreamExt as _;
 use waggle_api::RESOURCES;
+use waggle_api::access::Action;
 
 use super::text::{Family, Kind, number};
-use crate::auth::action_of;
 
 /// Upper bounds of the histogram's buckets, seconds.
 const BOUNDS: [f64; 8] = [0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -26,17 +25,22 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Reads it from a request. What is no resource is counted without a name, so that nobody can make up metrics.
-    pub(crate) fn of(request: &Request, watch: bool) -> Self {
-        let action = action_of(request.method(), request.uri(), watch);
+    /// What is no resource is counted without a name, so that nobody can make up metrics.
+    pub(crate) fn of(action: &Action) -> Self {
         let known = RESOURCES
             .iter()
             .any(|one| one.plural == action.resource && one.group == action.group);
-        let name = |text: String| if known { text } else { String::new() };
+        let name = |text: &str| {
+            if known {
+                text.to_owned()
+            } else {
+                String::new()
+            }
+        };
         Self {
             verb: action.verb.to_ascii_uppercase(),
-            group: name(action.group),
-            resource: name(action.resource),
+            group: name(&action.group),
+            resource: name(&action.resource),
             subresource: name(match action.subresource.as_str() {
                 "status"
                 | "scale"
@@ -51,8 +55,8 @@ impl Call {
                 | "metrics"
                 | "finalize"
                 | "ephemeralcontainers"
-                | "resize" => action.subresource,
-                _ => String::new(),
+                | "resize" => &action.subresource,
+                _ => "",
             }),
         }
     }
@@ -186,8 +190,8 @@ mod tests {
     use super::*;
 
     fn call(path: &str, watch: bool) -> Call {
-        let request = http::Request::builder().uri(path);
-        Call::of(&request.body(Body::empty()).unwrap(), watch)
+        let uri = path.parse().unwrap();
+        Call::of(&crate::auth::action_of(&http::Method::GET, &uri, watch))
     }
 
     #[tokio::test]

@@ -11,17 +11,20 @@ use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::watch;
 use waggle_api::{Kinds, Resource, Status};
-use waggle_store::{Batch, Change, Entry, Error, Revision, Store};
+use waggle_store::{Batch, Change, Entry, Error, Revision, Store, Watch};
 
 use super::own_write::{Expected, OnItsWay};
 use super::ring::Ring;
 use super::store_status::refused;
+use super::waiting::Waiting;
 use super::{EventKind, Listing, Object, ObjectEvent, registry};
 
 /// Prefix of every object's key in the store.
 const ROOT: &str = "/registry/";
 /// How long a writer waits to see its own write here before it gives up.
 const OWN_WRITE: Duration = Duration::from_secs(30);
+/// Transactions that are taken in at once, at most.
+const TOGETHER: usize = 256;
 /// Rest before the store is followed again after a fault.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long an object stays decoded, at least, after it was looked at.
@@ -40,6 +43,7 @@ pub(super) struct Cache {
     /// Which kinds there are, by the definitions that are in `state`.
     kinds: RwLock<Arc<Kinds>>,
     changed: watch::Sender<u64>,
+    waiting: Waiting,
     on_its_way: OnItsWay,
 }
 
@@ -107,6 +111,7 @@ impl Cache {
             state: RwLock::new(shelves.into_iter().map(kind).collect()),
             kinds: RwLock::new(Arc::new(kinds)),
             changed: watch::Sender::new(revision),
+            waiting: Waiting::default(),
             on_its_way: OnItsWay::default(),
         })
     }
@@ -128,7 +133,7 @@ impl Cache {
                 .or_insert_with(|| Kind::new(revision))
                 .restart(objects, revision);
         }
-        self.changed.send_replace(revision.max(self.revision()));
+        self.shows(revision);
         Ok(())
     }
 
@@ -234,15 +239,23 @@ impl Cache {
 
     /// Returns once everything up to `revision` is here.
     pub(super) async fn reached(&self, revision: u64) -> Result<(), Status> {
-        let mut changed = self.changed();
-        let waited =
-            tokio::time::timeout(OWN_WRITE, changed.wait_for(|&now| now >= revision)).await;
-        match waited {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Status::timeout(
-                "the write is durable, but the watch cache does not keep up",
-            )),
+        if self.comes_to(revision, OWN_WRITE).await {
+            return Ok(());
         }
+        Err(Status::timeout(
+            "the write is durable, but the watch cache does not keep up",
+        ))
+    }
+
+    /// Whether everything up to `revision` is here, by then.
+    pub(super) async fn comes_to(&self, revision: u64, within: Duration) -> bool {
+        if self.revision() >= revision {
+            return true;
+        }
+        let come = self.waiting.for_revision(revision);
+        // It may have come before we waited.
+        self.revision() >= revision
+            || matches!(tokio::time::timeout(within, come).await, Ok(Ok(())))
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<Slot, Kind>> {
@@ -383,22 +396,47 @@ impl Cache {
         last
     }
 
-    fn decode_change(&self, kinds: &Kinds, change: &Change) -> Option<Result<Decoded, Status>> {
+    fn decode_change<'a>(
+        &self,
+        kinds: &Kinds,
+        change: &'a Change,
+    ) -> Option<Result<Decoded<'a>, Status>> {
         let (resource, key) = registry::of_key(kinds, &change.key)?;
         let read = |entry: &Entry| match self.on_its_way.take(&entry.value) {
             Some(value) => Ok(settled(resource, value, entry)),
             None => decode(resource, entry),
         };
         let object = change.entry.as_ref().map(read).transpose();
-        Some(object.map(|object| (resource, key.to_owned(), object)))
+        Some(object.map(|object| (resource, key, object)))
     }
 
-    fn apply(&self, batch: &Batch) -> Result<(), Status> {
-        let changes = &batch.changes;
-        let mut kinds = self.kinds();
+    /// Takes in transactions, in their order.
+    fn take_in(&self, batches: &[Batch]) -> Result<(), Status> {
+        let kinds = self.kinds();
+        let defines = |change: &Change| {
+            registry::of_key(&kinds, &change.key)
+                .is_some_and(|(resource, _)| registry::defines_kinds(resource))
+        };
+        if batches
+            .iter()
+            .any(|batch| batch.changes.iter().any(defines))
+        {
+            // What comes after a definition is read by it.
+            return batches
+                .iter()
+                .try_for_each(|batch| self.apply(std::slice::from_ref(batch)));
+        }
+        self.apply(batches)
+    }
+
+    fn apply(&self, batches: &[Batch]) -> Result<(), Status> {
+        let Some(last) = batches.last() else {
+            return Ok(());
+        };
+        let kinds = self.kinds();
         let mut redefined: Option<Kinds> = None;
         let mut decoded = Vec::new();
-        for change in changes {
+        for change in batches.iter().flat_map(|batch| &batch.changes) {
             let known = redefined.as_ref().unwrap_or(&kinds);
             let Some((resource, key, object)) = self.decode_change(known, change).transpose()?
             else {
@@ -408,36 +446,44 @@ impl Cache {
                 let kinds = redefined.get_or_insert_with(|| Kinds::clone(&kinds));
                 match &object {
                     Some(definition) => drop(kinds.define(&definition.value)),
-                    None => kinds.forget(&key),
+                    None => kinds.forget(key),
                 }
             }
-            decoded.push((resource, key, object));
+            decoded.push((resource, key, object, change.revision.0));
         }
-        let revision = batch.revision.0;
+        let revision = last.revision.0;
         let mut state = self.write();
         if let Some(redefined) = redefined {
             reshelve(&mut state, &redefined, revision);
             self.publish(redefined);
-            kinds = self.kinds();
         }
-        for (resource, key, object) in decoded {
+        let mut touched = Vec::with_capacity(decoded.len());
+        for (resource, key, object, revision) in decoded {
             let kind = state
                 .entry(slot(resource))
                 .or_insert_with(|| Kind::new(revision));
-            if let Some(event) = event(kind, &key, object, revision) {
-                kind.push(&key, event);
+            if let Some(event) = event(kind, key, object, revision) {
+                kind.push(key, event);
             }
+            touched.push((slot(resource), key));
         }
         // First each kind's count, then the revision: whoever hears of a revision finds its events.
-        for change in changes {
-            if let Some((resource, key)) = registry::of_key(&kinds, &change.key)
-                && let Some(kind) = state.get(&slot(resource))
-            {
+        touched.sort_unstable();
+        touched.dedup();
+        for (slot, key) in touched {
+            if let Some(kind) = state.get(&slot) {
                 kind.tell(key);
             }
         }
-        self.changed.send_replace(revision.max(self.revision()));
+        self.shows(revision);
         Ok(())
+    }
+
+    /// From now on it shows `revision`; told while the state is held.
+    fn shows(&self, revision: u64) {
+        let revision = revision.max(self.revision());
+        self.changed.send_replace(revision);
+        self.waiting.reached(revision);
     }
 }
 
@@ -551,7 +597,7 @@ fn settled(resource: &'static Resource, mut value: Value, entry: &Entry) -> Arc<
     Arc::new(Object::new(resource, value, entry.modified.0))
 }
 
-type Decoded = (&'static Resource, String, Option<Arc<Object>>);
+type Decoded<'a> = (&'static Resource, &'a str, Option<Arc<Object>>);
 
 /// Follows the store for as long as it is polled. A fault of the store is waited out: nothing is skipped.
 pub(super) async fn follow(store: Arc<dyn Store>, cache: Arc<Cache>) {
@@ -559,16 +605,8 @@ pub(super) async fn follow(store: Arc<dyn Store>, cache: Arc<Cache>) {
         let after = Revision(cache.revision());
         match store.watch(ROOT, after).await {
             Ok(mut changes) => {
-                while let Some(item) = changes.next().await {
-                    let applied = match item {
-                        Ok(batch) => cache.apply(&batch),
-                        Err(Error::Compacted { .. }) => cache.reload(store.as_ref()).await,
-                        Err(error) => Err(refused(error)),
-                    };
-                    if let Err(status) = applied {
-                        tracing::error!(%status, "the watch cache can't follow the store");
-                        break;
-                    }
+                if let Err(status) = keep_up(store.as_ref(), &cache, &mut changes).await {
+                    tracing::error!(%status, "the watch cache can't follow the store");
                 }
             }
             Err(Error::Compacted { .. }) => match cache.reload(store.as_ref()).await {
@@ -579,6 +617,31 @@ pub(super) async fn follow(store: Arc<dyn Store>, cache: Arc<Cache>) {
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Takes in changes until they end. What has come at once is taken in together: whoever follows wakes once for it.
+async fn keep_up(store: &dyn Store, cache: &Cache, changes: &mut Watch) -> Result<(), Status> {
+    let mut chunks = changes.ready_chunks(TOGETHER);
+    while let Some(chunk) = chunks.next().await {
+        let mut batches = Vec::with_capacity(chunk.len());
+        let mut fault = None;
+        for item in chunk {
+            match item {
+                Ok(batch) => batches.push(batch),
+                Err(error) => {
+                    fault = Some(error);
+                    break;
+                }
+            }
+        }
+        cache.take_in(&batches)?;
+        match fault {
+            None => {}
+            Some(Error::Compacted { .. }) => cache.reload(store).await?,
+            Some(error) => return Err(refused(error)),
+        }
+    }
+    Ok(())
 }
 
 /// Every object, by kind, the kinds, and the revision that this shows. Kinds without objects are there as well.

@@ -10,7 +10,7 @@
 //! range at C and the previous value of any change after C are always there.
 
 use bytes::Bytes;
-use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use crate::{Change, Entry, Error, Expect, Page, Revision, Write};
 
@@ -67,13 +67,34 @@ pub(super) fn prepare(transaction: &WriteTransaction) -> Result<u64, redb::Error
     Ok(revision.unwrap_or(0))
 }
 
-/// Commits `writes` as `revision` inside `transaction`, all or none, and tells what changed.
+/// The tables of one redb transaction that takes many of the store's: opening them costs as much as a write.
+pub(super) struct Open<'t> {
+    current: Table<'t, &'static str, (u64, u64)>,
+    versions: Table<'t, VersionKey, Version>,
+    log: Table<'t, (u64, u32), &'static str>,
+}
+
+impl<'t> Open<'t> {
+    pub(super) fn of(transaction: &'t WriteTransaction) -> Result<Self, Failure> {
+        Ok(Self {
+            current: transaction.open_table(CURRENT)?,
+            versions: transaction.open_table(VERSIONS)?,
+            log: transaction.open_table(LOG)?,
+        })
+    }
+}
+
+/// Commits `writes` as `revision` into the tables, all or none, and tells what changed.
 pub(super) fn write(
-    transaction: &WriteTransaction,
+    tables: &mut Open<'_>,
     revision: u64,
     writes: &[Write],
 ) -> Result<Vec<Change>, Failure> {
-    let mut current = transaction.open_table(CURRENT)?;
+    let Open {
+        current,
+        versions,
+        log,
+    } = tables;
     let mut before = Vec::with_capacity(writes.len());
     for (index, write) in writes.iter().enumerate() {
         if writes[..index]
@@ -88,13 +109,11 @@ pub(super) fn write(
         check(write, found.map(|(_, modified)| Revision(modified)))?;
         before.push(found);
     }
-    let mut versions = transaction.open_table(VERSIONS)?;
-    let mut log = transaction.open_table(LOG)?;
     let mut changes = Vec::with_capacity(writes.len());
     for ((index, write), found) in (0u32..).zip(writes).zip(before) {
         let key = write.key.as_str();
         let previous = match found {
-            Some((_, modified)) => value_at(&versions, key, modified)?,
+            Some((_, modified)) => value_at(versions, key, modified)?,
             None => None,
         };
         let created = found.map_or(revision, |(created, _)| created);

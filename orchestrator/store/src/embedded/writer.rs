@@ -146,8 +146,9 @@ impl Thread {
         let result = self.file.write(|transaction| {
             let mut revision = first;
             let mut outcomes = Vec::with_capacity(batch.len());
+            let mut open = tables::Open::of(transaction)?;
             for waiting in batch {
-                match tables::write(transaction, revision + 1, &waiting.writes) {
+                match tables::write(&mut open, revision + 1, &waiting.writes) {
                     Ok(changes) => {
                         revision += 1;
                         outcomes.push(Ok(changes));
@@ -156,6 +157,7 @@ impl Thread {
                     Err(medium) => return Err(medium),
                 }
             }
+            drop(open);
             tables::set_revision(transaction, revision)?;
             Ok(outcomes)
         });
