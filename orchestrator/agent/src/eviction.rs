@@ -21,11 +21,11 @@ const AT_ONCE: i64 = 1;
 pub enum Signal {
     /// Memory that can be had without swapping.
     MemoryAvailable,
-    /// Room on the file system of the node's folder, which images are in too.
+    /// Room on the file system of the node's folder.
     NodefsAvailable,
     /// Inodes there.
     NodefsInodesFree,
-    /// Room on the file system of images, which is the same one here.
+    /// Room on the file system of images, the same one unless another is mounted there.
     ImagefsAvailable,
     /// Inodes there.
     ImagefsInodesFree,
@@ -83,12 +83,10 @@ impl Signal {
     fn read(self, machine: &Machine) -> Option<(u64, u64)> {
         let (left, whole) = match self {
             Signal::MemoryAvailable => (machine.memory_available, machine.memory),
-            Signal::NodefsAvailable | Signal::ImagefsAvailable => {
-                (machine.disk_available, machine.disk)
-            }
-            Signal::NodefsInodesFree | Signal::ImagefsInodesFree => {
-                (machine.inodes_free, machine.inodes)
-            }
+            Signal::NodefsAvailable => (machine.disk.bytes_free, machine.disk.bytes),
+            Signal::NodefsInodesFree => (machine.disk.inodes_free, machine.disk.inodes),
+            Signal::ImagefsAvailable => (machine.images.bytes_free, machine.images.bytes),
+            Signal::ImagefsInodesFree => (machine.images.inodes_free, machine.images.inodes),
             Signal::PidAvailable => (
                 machine.most_tasks.saturating_sub(machine.tasks),
                 machine.most_tasks,
@@ -278,7 +276,7 @@ impl EvictionOptions {
         let least = |signal: Signal, whole| self.hard.0.get(&signal).map_or(0, |a| a.of(whole));
         (
             least(Signal::MemoryAvailable, machine.memory),
-            least(Signal::NodefsAvailable, machine.disk),
+            least(Signal::NodefsAvailable, machine.disk.bytes),
         )
     }
 }

@@ -14,6 +14,7 @@ mod eviction;
 mod flows;
 mod folder;
 mod health_check;
+mod image_gc;
 mod machine;
 mod metrics;
 mod network;
@@ -32,6 +33,7 @@ mod static_pods;
 mod streams;
 
 pub use eviction::{EvictionOptions, GracePeriods, Reclaims, Signal, Thresholds};
+pub use image_gc::ImageGcOptions;
 pub use options::{AgentError, AgentOptions, Reserved};
 
 /// Runs the node until `shutdown` completes. Pods, datapath and supervisor stay behind: the next agent adopts them.

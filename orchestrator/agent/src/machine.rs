@@ -22,8 +22,6 @@ use crate::refused;
 const PODS: u32 = 110;
 /// Between two measurements.
 const MEASURE: Duration = Duration::from_secs(5);
-/// An image that came less than so long ago is kept, as kubelet has it: its pod may be on its way.
-const YOUNG_IMAGE: Duration = Duration::from_secs(120);
 /// Images that a node's status names.
 const IMAGES: usize = 50;
 
@@ -33,17 +31,44 @@ pub(crate) struct Machine {
     pub(crate) cpus: u64,
     pub(crate) memory: u64,
     pub(crate) memory_available: u64,
-    pub(crate) disk: u64,
-    pub(crate) disk_available: u64,
-    pub(crate) inodes: u64,
-    pub(crate) inodes_free: u64,
+    /// What holds the node's folder.
+    pub(crate) disk: Disk,
+    /// What holds images; the same one unless somebody mounted another there.
+    pub(crate) images: Disk,
     pub(crate) tasks: u64,
     pub(crate) most_tasks: u64,
 }
 
+/// One reading of a file system; all 0 when it can't be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Disk {
+    pub(crate) bytes: u64,
+    pub(crate) bytes_free: u64,
+    /// 0 where they are not counted.
+    pub(crate) inodes: u64,
+    pub(crate) inodes_free: u64,
+}
+
+impl Disk {
+    /// Reads the file system that holds `path`.
+    pub(crate) fn read(path: &Path) -> Self {
+        let Ok(stat) = nix::sys::statvfs::statvfs(path) else {
+            return Self::default();
+        };
+        Self {
+            // As df counts: blocks that are kept for root are nobody's to use.
+            bytes: (stat.blocks() - stat.blocks_free() + stat.blocks_available())
+                * stat.fragment_size(),
+            bytes_free: stat.blocks_available() * stat.fragment_size(),
+            inodes: stat.files(),
+            inodes_free: stat.files_available(),
+        }
+    }
+}
+
 impl Machine {
-    /// Reads /proc and the file system that holds `data`.
-    pub(crate) fn read(data: &Path) -> Self {
+    /// Reads /proc and the file systems of the node's folder and of its images.
+    pub(crate) fn read(data: &Path, images: &Path) -> Self {
         let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let meminfo = file("/proc/meminfo");
         let kib = |key: &str| {
@@ -52,7 +77,6 @@ impl Machine {
                 .unwrap_or(0)
                 * 1024
         };
-        let disk = nix::sys::statvfs::statvfs(data).ok();
         let loadavg = file("/proc/loadavg");
         let tasks = loadavg
             .split_whitespace()
@@ -62,13 +86,8 @@ impl Machine {
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
             memory: kib("MemTotal:"),
             memory_available: kib("MemAvailable:"),
-            // As df counts: blocks that are kept for root are nobody's to use.
-            disk: disk.map_or(0, |d| {
-                (d.blocks() - d.blocks_free() + d.blocks_available()) * d.fragment_size()
-            }),
-            disk_available: disk.map_or(0, |d| d.blocks_available() * d.fragment_size()),
-            inodes: disk.map_or(0, |d| d.files()),
-            inodes_free: disk.map_or(0, |d| d.files_available()),
+            disk: Disk::read(data),
+            images: Disk::read(images),
             tasks: tasks.unwrap_or(0),
             most_tasks: file("/proc/sys/kernel/pid_max")
                 .trim()
@@ -169,12 +188,13 @@ pub(crate) fn status(
         .saturating_sub(memory_kept + node.reserved.memory);
     let disk = machine
         .disk
+        .bytes
         .saturating_sub(disk_kept + node.reserved.ephemeral_storage);
     NodeStatus {
         capacity: Some(quantities(
             machine.cpus.to_string(),
             machine.memory,
-            machine.disk,
+            machine.disk.bytes,
         )),
         allocatable: Some(quantities(cpu, memory, disk)),
         conditions: Some(conditions),
@@ -234,7 +254,7 @@ pub(crate) async fn report(node: Arc<Node>, data: std::path::PathBuf) {
         refused.mark_unchanged();
         pressures.mark_unchanged();
         let mut cluster = clusters.borrow_and_update().clone();
-        let machine = Machine::read(&data);
+        let machine = Machine::read(&data, &node.folder.images());
         let ping = tokio::time::timeout(Duration::from_secs(2), async {
             node.containers.client().await.ping().await
         });
@@ -264,27 +284,6 @@ pub(crate) async fn report(node: Arc<Node>, data: std::path::PathBuf) {
                 break;
             }
         }
-    }
-}
-
-/// Removes images that no pod here names.
-pub(crate) async fn collect_garbage(node: &Node, table: &Table) {
-    let (store, names) = (node.images.clone(), table.images_in_use());
-    let collected = tokio::task::spawn_blocking(move || {
-        let resolve = |name: &String| store.resolve(name).ok().flatten().map(|image| image.id);
-        let keep = names.iter().filter_map(resolve).collect();
-        store.gc(&keep, YOUNG_IMAGE)
-    });
-    match collected.await {
-        Ok(Ok(report)) if report.bytes > 0 => {
-            tracing::info!(
-                images = report.images.len(),
-                bytes = report.bytes,
-                "disk pressure: images removed"
-            );
-        }
-        Ok(Err(error)) => tracing::warn!(%error, "disk pressure, and images can't be removed"),
-        _ => {}
     }
 }
 
@@ -383,13 +382,11 @@ mod tests {
 
     #[test]
     fn this_machine_can_be_read() {
-        let machine = Machine::read(Path::new("/"));
-        assert!(
-            machine.cpus > 0 && machine.memory > 0 && machine.disk > 0 && machine.most_tasks > 0
-        );
-        assert!(
-            machine.memory_available <= machine.memory && machine.disk_available <= machine.disk
-        );
+        let machine = Machine::read(Path::new("/"), Path::new("/proc"));
+        assert!(machine.cpus > 0 && machine.memory > 0 && machine.most_tasks > 0);
+        assert!(machine.memory_available <= machine.memory);
+        assert!(machine.disk.bytes > 0 && machine.disk.bytes_free <= machine.disk.bytes);
+        assert_ne!(machine.disk, machine.images);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::containers::Containers;
 use crate::events::Recorder;
 use crate::eviction::{EvictionOptions, Pressure};
 use crate::folder::Folder;
+use crate::image_gc::ImageGcOptions;
 use crate::network::Network;
 use crate::options::Reserved;
 use crate::outbox::Outbox;
@@ -53,6 +54,7 @@ pub(crate) struct Node {
     /// What the node is short of, as it tells.
     pub(crate) pressures: watch::Sender<BTreeSet<Pressure>>,
     pub(crate) eviction: EvictionOptions,
+    pub(crate) image_gc: ImageGcOptions,
     pub(crate) reserved: Reserved,
     /// Generation that is in the kernel.
     pub(crate) applied: watch::Sender<Generation>,

@@ -8,6 +8,7 @@ use waggle_model::network::{PerFamily, TunnelMode, XdpMode};
 use waggle_model::{Bytes, MilliCpu, NodeName};
 
 use crate::eviction::EvictionOptions;
+use crate::image_gc::ImageGcOptions;
 
 /// How to run one node.
 #[derive(Debug, Clone)]
@@ -46,6 +47,8 @@ pub struct AgentOptions {
     pub dns_upstream: Option<Vec<std::net::SocketAddr>>,
     /// When pods are given up because the node is short of something.
     pub eviction: EvictionOptions,
+    /// When images that nobody uses go.
+    pub image_gc: ImageGcOptions,
     /// What pods can't have.
     pub reserved: Reserved,
     /// Version of this build, `0.1.0`.

@@ -11,7 +11,8 @@ use waggle_runtime::cgroup::{Cgroups, pod_path};
 use crate::clock;
 use crate::disk_usage::{Held, local_storage};
 use crate::eviction::{Candidate, Pressure, Share, Watcher, victim};
-use crate::machine::{self, Machine};
+use crate::image_gc;
+use crate::machine::Machine;
 use crate::node::Node;
 use crate::pods::desired::Desired;
 use crate::pods::qos::requested;
@@ -33,7 +34,8 @@ pub(crate) async fn run(node: Arc<Node>, table: Table, data: PathBuf) {
     let mut going: Option<(String, Instant)> = None;
     loop {
         let mut look = || {
-            let (pressures, due) = watcher.look(options, &Machine::read(&data), clock::now());
+            let machine = Machine::read(&data, &node.folder.images());
+            let (pressures, due) = watcher.look(options, &machine, clock::now());
             for due in due.iter().filter(|due| due.news) {
                 node.recorder.node("EvictionThresholdMet", due.message());
             }
@@ -44,7 +46,10 @@ pub(crate) async fn run(node: Arc<Node>, table: Table, data: PathBuf) {
             .as_ref()
             .is_some_and(|d| d.signal.pressure() == Pressure::Disk);
         if of_disk {
-            machine::collect_garbage(&node, &table).await;
+            match image_gc::collect(&node, &table, u64::MAX).await {
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "disk pressure, and images can't be removed"),
+            }
             // That may have been enough.
             (pressures, due) = look();
         }

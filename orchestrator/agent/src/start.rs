@@ -27,7 +27,8 @@ use crate::pods::table::Table;
 use crate::pressure;
 use crate::session::{Session, decode, join};
 use crate::{
-    AgentError, AgentOptions, admin, clock, flows, health_check, network, reclaim, static_pods,
+    AgentError, AgentOptions, admin, clock, flows, health_check, image_gc, network, reclaim,
+    static_pods,
 };
 
 /// Where the node's own name servers are.
@@ -110,6 +111,8 @@ pub(crate) async fn run(
     tasks.spawn(forever(health_check::serve(Arc::clone(&node))));
     let looking = pressure::run(Arc::clone(&node), table.clone(), options.data.clone());
     tasks.spawn(forever(looking));
+    let collecting = image_gc::run(Arc::clone(&node), table.clone());
+    tasks.spawn(forever(collecting));
     let report = machine::report(Arc::clone(&node), options.data.clone());
     tasks.spawn(forever(report));
     tasks.spawn(forever(machine::measure(Arc::clone(&node), table.clone())));
@@ -171,6 +174,7 @@ fn check(options: &AgentOptions) -> Result<std::path::PathBuf, AgentError> {
         ));
     }
     options.eviction.check().map_err(AgentError::Argument)?;
+    options.image_gc.check().map_err(AgentError::Argument)?;
     if let Some(uplink) = &options.uplink {
         nix::net::if_::if_nametoindex(uplink.as_str())
             .map_err(|error| AgentError::Argument(format!("uplink {uplink:?}: {error}")))?;
@@ -284,7 +288,7 @@ fn node(
     datapath: Arc<Datapath>,
     known: &mut Known,
 ) -> Node {
-    let machine = Machine::read(&options.data);
+    let machine = Machine::read(&options.data, &folder.images());
     let outbox = Arc::new(Outbox::default());
     Node {
         name: options.node.to_string(),
@@ -311,6 +315,7 @@ fn node(
         refused_told: false.into(),
         pressures: watch::Sender::default(),
         eviction: options.eviction.clone(),
+        image_gc: options.image_gc,
         reserved: options.reserved,
         applied: watch::Sender::default(),
         cpu_milli: machine.cpus * 1000,

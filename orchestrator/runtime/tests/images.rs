@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use support::{busybox_layer, config, entry, gzip, layout};
 use tar::EntryType;
-use waggle_runtime::images::{ImageError, ImageStore, LayerState, PullOptions};
+use waggle_runtime::images::{ImageError, ImageStore, LayerState, PullOptions, Stocked};
 
 fn tar(entries: &[(EntryType, &str, u32, &str, &[u8])]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
@@ -36,9 +36,6 @@ async fn import(
     let result = store.import(layout, Some("t:1")).await;
     (dir, store, result)
 }
-
-/// No age protects an image.
-const NOW: Duration = Duration::ZERO;
 
 #[tokio::test]
 async fn layers_become_what_overlayfs_stacks() {
@@ -242,16 +239,28 @@ async fn garbage_goes_and_what_is_kept_stays() {
         store.import(layout, Some(name)).await.unwrap();
         ids.push(store.resolve(name).unwrap().unwrap().id);
     }
-    let report = store.gc(&ids.iter().cloned().collect(), NOW).unwrap();
+    let nobody = BTreeSet::new();
+    let mut seen = Vec::new();
+    let report = store.gc(&nobody, |stock| {
+        seen = stock.to_vec();
+        BTreeSet::new()
+    });
+    let report = report.unwrap();
     assert_eq!((report.images.len(), report.layers), (0, 0));
-    let minute = Duration::from_secs(60);
-    let young = store.gc(&BTreeSet::new(), minute).unwrap();
-    assert_eq!(
-        (young.images.len(), young.layers),
-        (0, 0),
-        "what just came stays"
-    );
-    let report = store.gc(&BTreeSet::from([ids[0].clone()]), NOW).unwrap();
+    assert_eq!(seen.len(), 2);
+    assert!(seen.iter().all(|image| image.used == image.arrived));
+    std::thread::sleep(Duration::from_millis(20));
+    let first = BTreeSet::from([ids[0].clone()]);
+    store.mark_used(&first).unwrap();
+    let report = store.gc(&nobody, |stock| {
+        for image in stock {
+            assert_eq!(image.used > image.arrived, image.id == ids[0]);
+            assert_eq!(image.layers.len(), 2);
+        }
+        let second = |image: &&Stocked| image.id == ids[1];
+        stock.iter().filter(second).map(|i| i.id.clone()).collect()
+    });
+    let report = report.unwrap();
     assert_eq!(
         (report.images.as_slice(), report.layers, report.bytes),
         (&ids[1..], 1, 3)
@@ -261,7 +270,14 @@ async fn garbage_goes_and_what_is_kept_stays() {
     assert!(one.layers.iter().all(|l| l.is_dir()));
     assert!(store.remove("one").unwrap());
     assert!(!store.remove("one").unwrap());
-    assert_eq!(store.gc(&BTreeSet::new(), NOW).unwrap().layers, 2);
+    let none = |_: &[Stocked]| BTreeSet::new();
+    let held = BTreeSet::from([one.layers[1].clone()]);
+    assert_eq!(
+        store.gc(&held, none).unwrap().layers,
+        1,
+        "a container has it"
+    );
+    assert_eq!(store.gc(&nobody, none).unwrap().layers, 1);
     assert_eq!(
         std::fs::read_dir(dir.path().join("store/layers"))
             .unwrap()

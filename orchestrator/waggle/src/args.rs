@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use waggle_agent::{EvictionOptions, GracePeriods, Reclaims, Reserved, Thresholds};
+use waggle_agent::{EvictionOptions, GracePeriods, ImageGcOptions, Reclaims, Reserved, Thresholds};
 use waggle_model::network::{AddressPool, Cidr, PerFamily, PortRange, TunnelMode, XdpMode};
 
 use clap::{Parser, Subcommand};
@@ -259,6 +259,8 @@ pub(crate) struct AgentArgs {
     pub(crate) insecure_registry: Vec<String>,
     #[command(flatten)]
     pub(crate) eviction: EvictionArgs,
+    #[command(flatten)]
+    pub(crate) image_gc: ImageGcArgs,
     /// What is kept for the node's own processes, RESOURCE=AMOUNT,...; pods are placed by what is left
     #[arg(
         long,
@@ -276,7 +278,7 @@ pub(crate) struct AgentArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct EvictionArgs {
     /// What must be left, or pods go at once: SIGNAL<AMOUNT,... of memory.available, nodefs.available, nodefs.inodesFree,
-    /// imagefs.available, imagefs.inodesFree (the same file system), pid.available; 100Mi or 10%
+    /// imagefs.available, imagefs.inodesFree (the file system of DATA/images), pid.available; 100Mi or 10%
     #[arg(
         long,
         env = "WAGGLE_EVICTION_HARD",
@@ -332,6 +334,56 @@ impl From<EvictionArgs> for EvictionOptions {
             most_grace: args.eviction_max_pod_grace_period.into(),
             transition: args.eviction_pressure_transition_period,
             reclaim: args.eviction_minimum_reclaim,
+        }
+    }
+}
+
+/// When images that nobody uses go.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImageGcArgs {
+    /// Percent of the images' disk in use from which on images that nobody uses go, the least recently used first; 100: never
+    #[arg(
+        long,
+        env = "WAGGLE_IMAGE_GC_HIGH_THRESHOLD",
+        value_name = "PERCENT",
+        default_value_t = 85
+    )]
+    image_gc_high_threshold: u8,
+    /// Percent at which that is enough
+    #[arg(
+        long,
+        env = "WAGGLE_IMAGE_GC_LOW_THRESHOLD",
+        value_name = "PERCENT",
+        default_value_t = 80
+    )]
+    image_gc_low_threshold: u8,
+    /// An image that came less than so long ago stays
+    #[arg(
+        long,
+        env = "WAGGLE_IMAGE_MINIMUM_GC_AGE",
+        value_name = "DURATION",
+        default_value = "2m",
+        value_parser = waggle_cli::parse_duration
+    )]
+    image_minimum_gc_age: Duration,
+    /// An image that was not used for longer goes, however empty the disk is; 0s: never
+    #[arg(
+        long,
+        env = "WAGGLE_IMAGE_MAXIMUM_GC_AGE",
+        value_name = "DURATION",
+        default_value = "0s",
+        value_parser = waggle_cli::parse_duration
+    )]
+    image_maximum_gc_age: Duration,
+}
+
+impl From<ImageGcArgs> for ImageGcOptions {
+    fn from(args: ImageGcArgs) -> Self {
+        Self {
+            high: args.image_gc_high_threshold,
+            low: args.image_gc_low_threshold,
+            min_age: args.image_minimum_gc_age,
+            max_age: args.image_maximum_gc_age,
         }
     }
 }

@@ -136,6 +136,7 @@ pub(crate) async fn agent(args: AgentArgs) -> Result<ExitCode> {
         insecure_registries: args.insecure_registry,
         pid_file: args.pid_file,
         eviction: args.eviction.into(),
+        image_gc: args.image_gc.into(),
         reserved: args.system_reserved,
         supervisor: None,
         dns_upstream: if args.dns_upstream.is_empty() {

@@ -1,16 +1,24 @@
 //! Tables of thresholds, readings and pods, and what follows.
 
 use super::*;
+use crate::machine::Disk;
+
+fn disk(percent_free: u64, inodes_free: u64) -> Disk {
+    Disk {
+        bytes: 100 << 30,
+        bytes_free: percent_free << 30,
+        inodes: 1000,
+        inodes_free,
+    }
+}
 
 fn machine(memory_mib: u64, disk_percent: u64) -> Machine {
     Machine {
         cpus: 2,
         memory: 8 << 30,
         memory_available: memory_mib << 20,
-        disk: 100 << 30,
-        disk_available: disk_percent << 30,
-        inodes: 1000,
-        inodes_free: 900,
+        disk: disk(disk_percent, 900),
+        images: disk(disk_percent, 900),
         tasks: 100,
         most_tasks: 32_768,
     }
@@ -80,7 +88,7 @@ fn pressures_come_with_the_readings_and_go_later() {
         )
     );
     let few = Machine {
-        inodes_free: 40,
+        disk: disk(50, 40),
         tasks: 32_000,
         ..machine(4000, 50)
     };
@@ -103,8 +111,10 @@ fn pressures_come_with_the_readings_and_go_later() {
     assert_eq!(look(&machine(4000, 50), 330), (vec![], None));
     // A file system that does not count inodes is not short of them.
     let none = Machine {
-        inodes: 0,
-        inodes_free: 0,
+        disk: Disk {
+            inodes: 0,
+            ..disk(50, 0)
+        },
         ..machine(4000, 50)
     };
     assert_eq!(look(&none, 400), (vec![], None));
@@ -284,4 +294,17 @@ fn what_only_came_close_is_not_reclaimed_beyond_its_threshold() {
     assert!(!due(1000, 110));
     assert!(due(1000, 200));
     assert!(due(1200, 210), "now 500Mi more have to be free");
+}
+
+#[test]
+fn images_may_have_a_file_system_of_their_own() {
+    let options = options("nodefs.available<10%,imagefs.available<15%", "", "");
+    let full = Machine {
+        images: disk(14, 900),
+        ..machine(4000, 50)
+    };
+    let (pressures, due) = Watcher::default().look(&options, &full, 0);
+    assert!(pressures.contains(&Pressure::Disk));
+    let signals: Vec<Signal> = due.iter().map(|due| due.signal).collect();
+    assert_eq!(signals, [Signal::ImagefsAvailable]);
 }

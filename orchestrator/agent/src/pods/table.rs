@@ -1,6 +1,7 @@
 //! The pods of this node and their tasks: who is wanted, what the supervisor has of each, and who is gone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -44,6 +45,15 @@ struct Entry {
     mail: mpsc::UnboundedSender<Mail>,
     /// Its task has ended; the server may still name it until it has heard.
     gone: bool,
+}
+
+/// Images that containers have, or will have when they start again.
+#[derive(Debug, Default)]
+pub(crate) struct ImagesInUse {
+    /// As pods name them.
+    pub(crate) names: BTreeSet<String>,
+    /// Layers of each container that is here: its name may stand for another image by now.
+    pub(crate) layers: BTreeSet<Vec<PathBuf>>,
 }
 
 impl Table {
@@ -305,19 +315,18 @@ impl Table {
             .count()
     }
 
-    /// Images that containers here were made from.
-    pub(crate) fn images_in_use(&self) -> BTreeSet<String> {
+    /// What of the images is in use; `None` before it is known what runs here.
+    pub(crate) fn images_in_use(&self) -> Option<ImagesInUse> {
         let inner = self.lock();
-        let pods = inner
-            .pods
-            .values()
-            .map(|entry| entry.desired.borrow().clone());
-        pods.flat_map(|pod| {
-            pod.all_containers()
-                .filter_map(|c| c.image.clone())
-                .collect::<Vec<_>>()
-        })
-        .collect()
+        let mirror = inner.mirror.as_ref()?;
+        let containers = mirror.values().flat_map(|has| has.containers.values());
+        let layers = containers.map(|state| state.spec.layers.clone()).collect();
+        let mut names = BTreeSet::new();
+        for entry in inner.pods.values() {
+            let pod = entry.desired.borrow();
+            names.extend(pod.all_containers().filter_map(|c| c.image.clone()));
+        }
+        Some(ImagesInUse { names, layers })
     }
 
     /// Completes when this attempt of a container has ended or is no longer there.

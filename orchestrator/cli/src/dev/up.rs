@@ -408,6 +408,8 @@ impl Up {
         let addresses = format!("{},{}", node_address(node), node_address_v6(node));
         option("--address", addresses.into());
         option("--uplink", UPLINK.into());
+        // Images that were imported can't be pulled again, however full the developer's disk is.
+        option("--image-gc-high-threshold", "100".into());
         for registry in &self.insecure_registries {
             option("--insecure-registry", registry.into());
         }

@@ -6,6 +6,7 @@
 //! DIR/images/<id>.json          configuration and layers
 //! DIR/layers/<diff id>/         an unpacked layer, complete as soon as it is there
 //! DIR/sizes/<diff id>          bytes in it
+//! DIR/used/<id>                 empty; its time is when the image was last used
 //! DIR/tmp/                      work in progress; emptied when nobody works
 //! DIR/lock                      shared while images are added, exclusive while garbage is collected
 //! ```
@@ -29,6 +30,7 @@ mod unpack;
 
 pub use error::ImageError;
 use error::Result;
+pub use garbage::Stocked;
 pub use pull::{Credentials, LayerState, PullOptions, PullProgress};
 
 /// Digest of an image's configuration, `sha256:…`.
@@ -113,7 +115,7 @@ impl ImageStore {
     /// Opens or makes a store.
     pub fn open(dir: impl Into<PathBuf>) -> Result<ImageStore> {
         let dir = dir.into();
-        for sub in ["names", "images", "layers", "sizes", "tmp"] {
+        for sub in ["names", "images", "layers", "sizes", "used", "tmp"] {
             let path = dir.join(sub);
             fs::create_dir_all(&path).map_err(|e| ImageError::store("create", &path, e))?;
         }
