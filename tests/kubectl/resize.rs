@@ -99,6 +99,7 @@ pub(crate) fn resources_change_in_place(cluster: &Cluster) -> Result<()> {
         ensure!(memory()? == (96 << 20).to_string(), "{}", memory()?);
         Ok(())
     })?;
+    waits_for_room(cluster, &kubectl)?;
     let refused = patch(r#"{"cpu":"50m","memory":"32Mi"}"#)
         .unwrap_err()
         .to_string();
@@ -106,4 +107,98 @@ pub(crate) fn resources_change_in_place(cluster: &Cluster) -> Result<()> {
     kubectl
         .ok(&["delete", "pod", "elastic", "--wait=false"])
         .map(drop)
+}
+
+/// More than the node has is never given; more than others leave is given when one of them goes.
+fn waits_for_room(cluster: &Cluster, kubectl: &Kubectl) -> Result<()> {
+    let pod = || cluster.json(&["pod", "elastic", "-n", "default"]);
+    let node = pod()?["spec"]["nodeName"]
+        .as_str()
+        .context("no node")?
+        .to_owned();
+    let found = cluster.json(&["node", &node])?;
+    let text = found["status"]["allocatable"]["cpu"]
+        .as_str()
+        .context("no processors")?;
+    let whole: u64 = match text.strip_suffix('m') {
+        Some(milli) => milli.parse()?,
+        None => text.parse::<u64>()? * 1000,
+    };
+    let all = cluster.json(&[
+        "pods",
+        "-A",
+        "--field-selector",
+        &format!("spec.nodeName={node}"),
+    ])?;
+    let milli = |text: &str| match text.strip_suffix('m') {
+        Some(milli) => milli.parse().unwrap_or(0),
+        None => text.parse().unwrap_or(0) * 1000,
+    };
+    let containers = all["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|pod| pod["spec"]["containers"].as_array().into_iter().flatten());
+    let taken: u64 = containers
+        .filter_map(|c| c["resources"]["requests"]["cpu"].as_str())
+        .map(milli)
+        .sum();
+    // Another one leaves room for 100 milli-cores.
+    let other = whole.saturating_sub(taken + 100);
+    cluster
+        .apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: neighbour, namespace: default}}\nspec:\n  nodeName: {node}\n  \
+             terminationGracePeriodSeconds: 0\n  containers: [{{name: main, image: \"shop/client:1.0\", command: [sleep, infinity], \
+             resources: {{requests: {{cpu: {other}m}}}}}}]\n"
+        ))?
+        .ok()?;
+    let wait = [
+        "wait",
+        "--for=condition=Ready",
+        "pod/neighbour",
+        "--timeout=60s",
+    ];
+    kubectl.ok(&wait)?;
+    let ask = |milli: u64| {
+        let patch = format!(
+            r#"{{"spec":{{"containers":[{{"name":"main","resources":{{"requests":{{"cpu":"{milli}m"}},"limits":{{"cpu":"{milli}m"}}}}}}]}}}}"#
+        );
+        let command = [
+            "patch",
+            "pod",
+            "elastic",
+            "--subresource",
+            "resize",
+            "--patch",
+            &patch,
+        ];
+        kubectl.ok(&command)
+    };
+    let pending = |pod: &Value| {
+        let all = pod["status"]["conditions"].as_array().cloned();
+        let of = |one: &&Value| one["type"] == "PodResizePending";
+        all.iter().flatten().find(of).cloned().unwrap_or_default()
+    };
+    let given =
+        |pod: &Value| pod["status"]["containerStatuses"][0]["allocatedResources"]["cpu"].clone();
+    for (milli, reason) in [(whole + 1000, "Infeasible"), (500, "Deferred")] {
+        ask(milli)?;
+        eventually("the pod says why it waits", SETTLE, || {
+            let pod = pod()?;
+            let pending = pending(&pod);
+            ensure!(pending["reason"] == reason, "{pod}");
+            ensure!(
+                pending["observedGeneration"] == pod["metadata"]["generation"],
+                "{pod}"
+            );
+            ensure!(given(&pod) == "50m", "{pod}");
+            Ok(())
+        })?;
+    }
+    kubectl.ok(&["delete", "pod", "neighbour", "--wait=false"])?;
+    eventually("there is room when the other went", SETTLE, || {
+        let pod = pod()?;
+        ensure!(pending(&pod).is_null() && given(&pod) == "500m", "{pod}");
+        Ok(())
+    })
 }

@@ -13,13 +13,13 @@ use waggle_runtime::cgroup::Cgroups;
 use waggle_wire::v1;
 
 use crate::clock;
-use crate::eviction::Pressure;
+use crate::eviction::{EvictionOptions, Pressure};
 use crate::node::Node;
+use crate::options::Reserved;
+use crate::pods::resize::Amounts;
 use crate::pods::table::Table;
 use crate::refused;
 
-/// Pods that one node takes.
-const PODS: u32 = 110;
 /// Between two measurements.
 const MEASURE: Duration = Duration::from_secs(5);
 /// Images that a node's status names.
@@ -124,6 +124,19 @@ fn pressure(
     (kind, holds, reason, message)
 }
 
+/// What pods may have of the processor and of memory.
+pub(crate) fn allocatable(
+    machine: &Machine,
+    eviction: &EvictionOptions,
+    reserved: Reserved,
+) -> Amounts {
+    let (memory_kept, _) = eviction.kept(machine);
+    Amounts {
+        cpu: (machine.cpus * 1000).saturating_sub(reserved.cpu),
+        memory: machine.memory.saturating_sub(memory_kept + reserved.memory),
+    }
+}
+
 /// The node's status of the moment. `fault` says why it is not ready.
 pub(crate) fn status(
     node: &Node,
@@ -136,7 +149,7 @@ pub(crate) fn status(
             ("cpu", cpu),
             ("memory", format!("{}Ki", memory / 1024)),
             ("ephemeral-storage", format!("{}Ki", disk / 1024)),
-            ("pods", PODS.to_string()),
+            ("pods", node.max_pods.to_string()),
         ]
         .map(|(name, text)| (name.to_owned(), Quantity(text)))
         .into()
@@ -178,14 +191,12 @@ pub(crate) fn status(
         type_: kind.to_owned(),
         address,
     };
-    let (memory_kept, disk_kept) = node.eviction.kept(machine);
-    let cpu = match (machine.cpus * 1000).saturating_sub(node.reserved.cpu) {
+    let (_, disk_kept) = node.eviction.kept(machine);
+    let Amounts { cpu, memory } = node.allocatable;
+    let cpu = match cpu {
         milli if milli % 1000 == 0 => (milli / 1000).to_string(),
         milli => format!("{milli}m"),
     };
-    let memory = machine
-        .memory
-        .saturating_sub(memory_kept + node.reserved.memory);
     let disk = machine
         .disk
         .bytes

@@ -23,6 +23,7 @@ use crate::options::Reserved;
 use crate::outbox::Outbox;
 use crate::pods::env::Surroundings;
 use crate::pods::files::ClusterDns;
+use crate::pods::resize::{Amounts, Held};
 
 /// The node, shared by every task.
 pub(crate) struct Node {
@@ -58,6 +59,12 @@ pub(crate) struct Node {
     pub(crate) reserved: Reserved,
     /// Generation that is in the kernel.
     pub(crate) applied: watch::Sender<Generation>,
+    /// How many pods it takes.
+    pub(crate) max_pods: u32,
+    /// What pods hold of it.
+    pub(crate) held: Held,
+    /// What pods may hold.
+    pub(crate) allocatable: Amounts,
     /// CPUs of the node, milli-cores.
     pub(crate) cpu_milli: u64,
     /// Memory of the node, bytes.

@@ -49,6 +49,8 @@ pub struct AgentOptions {
     pub eviction: EvictionOptions,
     /// When images that nobody uses go.
     pub image_gc: ImageGcOptions,
+    /// How many pods the node takes.
+    pub max_pods: u32,
     /// What pods can't have.
     pub reserved: Reserved,
     /// Version of this build, `0.1.0`.

@@ -23,6 +23,7 @@ use crate::network::Network;
 use crate::node::Node;
 use crate::outbox::Outbox;
 use crate::persist::{Keeper, Known};
+use crate::pods::resize::Held;
 use crate::pods::table::Table;
 use crate::pressure;
 use crate::session::{Session, decode, join};
@@ -318,6 +319,9 @@ fn node(
         image_gc: options.image_gc,
         reserved: options.reserved,
         applied: watch::Sender::default(),
+        max_pods: options.max_pods,
+        held: Held::default(),
+        allocatable: machine::allocatable(&machine, &options.eviction, options.reserved),
         cpu_milli: machine.cpus * 1000,
         memory: machine.memory,
         resolv_conf: std::fs::read_to_string(RESOLV_CONF).unwrap_or_default(),

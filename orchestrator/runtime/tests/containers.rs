@@ -8,7 +8,7 @@ use std::time::Duration;
 use support::{Node, connect, exec, output, parent_of};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waggle_runtime::error::FaultKind;
-use waggle_runtime::spec::{ContainerPhase, MountSpec, UserSpec};
+use waggle_runtime::spec::{ContainerPhase, MountSpec, ResourceSpec, UserSpec};
 
 #[tokio::test]
 async fn a_container_lives_and_ends() {
@@ -330,6 +330,27 @@ async fn limits_hold() {
     spec.resources.pids_limit = Some(4);
     node.run(spec).await;
     assert!(node.ended("p1", "forks").await.0 != 0);
+
+    // 64 MiB of a variable, in the shell itself.
+    let mut spec = node.container(
+        "p1",
+        "holds",
+        "x=0123456789abcdef; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22; do x=$x$x; done; echo full; \
+         while :; do sleep 1000; done",
+    );
+    spec.resources.memory_limit = Some(256 << 20);
+    let mut resources = spec.resources.clone();
+    node.run(spec).await;
+    node.log_with("p1", "holds", "full").await;
+    resources.memory_limit = Some(32 << 20);
+    let resize = |resources: &ResourceSpec| {
+        node.client
+            .resize_container("p1", "holds", resources.clone())
+    };
+    let refused = resize(&resources).await.unwrap_err().to_string();
+    assert!(refused.contains("below what it uses"), "{refused}");
+    resources.memory_limit = Some(512 << 20);
+    resize(&resources).await.unwrap();
 
     node.run(node.container("p1", "busy", "echo on; while :; do :; done"))
         .await;

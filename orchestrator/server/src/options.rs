@@ -53,6 +53,8 @@ pub struct ServerOptions {
     pub service_cidr: PerFamily<Cidr>,
     /// Addresses of all pods.
     pub pod_cidr: PerFamily<Cidr>,
+    /// Prefix length of the part of an IPv4 [`Self::pod_cidr`] that a node gets.
+    pub node_cidr_mask_size: u8,
     /// Ports of every node that Services get.
     pub node_ports: PortRange,
     /// Addresses of Services of type LoadBalancer; without any, those wait.
@@ -95,6 +97,7 @@ impl ServerOptions {
             node_listen,
             service_cidr: range("10.96.0.0/16"),
             pod_cidr: range("10.244.0.0/16"),
+            node_cidr_mask_size: 24,
             node_ports: PortRange::NODE_PORTS,
             load_balancer_pool: None,
             dns_vip: [10, 96, 0, 10].into(),
@@ -129,7 +132,10 @@ impl ServerOptions {
             )));
         }
         for range in pods.iter() {
-            let most = if range.address().is_ipv4() { 24 } else { 64 };
+            let most = match range.address().is_ipv4() {
+                true => self.node_cidr_mask_size,
+                false => 64,
+            };
             if range.prefix() > most {
                 return Err(refused(format!(
                     "--pod-cidr {range}: every node gets a /{most} of it, so it must not be smaller"

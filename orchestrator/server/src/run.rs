@@ -526,6 +526,7 @@ fn settings(options: &ServerOptions, base: Generation) -> Settings {
         api_vip: options.api_vip,
         service_range: options.service_cidr,
         pod_range: options.pod_cidr,
+        node_prefix: options.node_cidr_mask_size,
         ..Settings::default()
     }
 }

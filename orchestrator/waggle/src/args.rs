@@ -96,6 +96,14 @@ pub(crate) struct ServerArgs {
     /// Range of the pods' addresses; in a dual-stack cluster one of each family, with a comma
     #[arg(long, value_name = "CIDR[,CIDR]", default_value = "10.244.0.0/16")]
     pub(crate) pod_cidr: PerFamily<Cidr>,
+    /// Prefix length of the part of the pods' IPv4 range that a node gets when it joins
+    #[arg(
+        long,
+        value_name = "BITS",
+        default_value_t = 24,
+        value_parser = clap::value_parser!(u8).range(8..=30)
+    )]
+    pub(crate) node_cidr_mask_size: u8,
     /// Range of the Services' virtual addresses; the first family is the one that Services get unless they ask
     #[arg(long, value_name = "CIDR[,CIDR]", default_value = "10.96.0.0/16")]
     pub(crate) service_cidr: PerFamily<Cidr>,
@@ -261,6 +269,15 @@ pub(crate) struct AgentArgs {
     pub(crate) eviction: EvictionArgs,
     #[command(flatten)]
     pub(crate) image_gc: ImageGcArgs,
+    /// How many pods the node takes; their addresses must fit into its range (the server's --node-cidr-mask-size)
+    #[arg(
+        long,
+        env = "WAGGLE_MAX_PODS",
+        value_name = "COUNT",
+        default_value_t = 110,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub(crate) max_pods: u32,
     /// What is kept for the node's own processes, RESOURCE=AMOUNT,...; pods are placed by what is left
     #[arg(
         long,

@@ -37,6 +37,7 @@ pub(crate) async fn server(args: ServerArgs) -> Result<ExitCode> {
     options.max_requests_in_flight = args.max_requests_inflight;
     options.advertise = args.advertise;
     options.extra_names = args.name;
+    options.node_cidr_mask_size = args.node_cidr_mask_size;
     options.use_ranges(args.pod_cidr, args.service_cidr)?;
     options.node_ports = args.service_node_port_range;
     if let Some(pool) = args.load_balancer_pool {
@@ -137,6 +138,7 @@ pub(crate) async fn agent(args: AgentArgs) -> Result<ExitCode> {
         pid_file: args.pid_file,
         eviction: args.eviction.into(),
         image_gc: args.image_gc.into(),
+        max_pods: args.max_pods,
         reserved: args.system_reserved,
         supervisor: None,
         dns_upstream: if args.dns_upstream.is_empty() {

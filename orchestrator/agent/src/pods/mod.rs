@@ -12,6 +12,7 @@ pub(crate) mod meter;
 pub(crate) mod next;
 pub(crate) mod observed;
 pub(crate) mod qos;
+pub(crate) mod resize;
 pub(crate) mod sandbox;
 pub(crate) mod start;
 pub(crate) mod status;

@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::Container;
 use serde::{Deserialize, Serialize};
 use waggle_runtime::spec::{ContainerPhase, ContainerState};
 
+use super::resize::Pending;
+
 /// One second, in the unit of every time here.
 pub(crate) const SECOND: i64 = 1_000_000_000;
 /// A container that ran this long starts its back-off anew (kubelet: 10 min).
@@ -165,6 +167,8 @@ pub(crate) struct Observed {
     pub(crate) hooks: BTreeMap<String, Hook>,
     /// By container name: limits that could not be changed, and when that is tried again.
     pub(crate) resize_hold: BTreeMap<String, Hold>,
+    /// It wants resources that it does not get here, or not yet.
+    pub(crate) resize_pending: Option<Pending>,
     /// The pod has failed by the node's decision, whatever its containers do.
     pub(crate) failed: Option<Failure>,
     /// When the pod was first seen here.

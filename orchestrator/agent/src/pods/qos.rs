@@ -72,15 +72,25 @@ pub(crate) fn qos_class(pod: &Desired) -> &'static str {
 /// What the pod asks for of something that is counted in bytes: its main containers and sidecars together, or its
 /// largest init container if that is more.
 pub(crate) fn requested(pod: &Desired, name: &str) -> u64 {
+    requested_as(pod, name, |text| bytes(text).map(|b| b.0.unsigned_abs()))
+}
+
+/// The same of the processor, milli-cores.
+pub(crate) fn requested_cpu(pod: &Desired) -> u64 {
+    requested_as(pod, "cpu", |text| cpu(text).map(|c| c.0.unsigned_abs()))
+}
+
+fn requested_as(pod: &Desired, name: &str, read: fn(&Text) -> Option<u64>) -> u64 {
     let of = |container: &Container| {
         let resources = container.resources.as_ref();
         let list = |which: fn(&ResourceRequirements) -> Option<&BTreeMap<String, Text>>| {
             amount(resources.and_then(which), name)
                 .as_ref()
-                .and_then(bytes)
+                .and_then(read)
         };
-        let asked = list(|r| r.requests.as_ref()).or_else(|| list(|r| r.limits.as_ref()));
-        asked.map_or(0, |bytes| bytes.0.unsigned_abs())
+        list(|r| r.requests.as_ref())
+            .or_else(|| list(|r| r.limits.as_ref()))
+            .unwrap_or(0)
     };
     let (sidecars, before): (Vec<_>, Vec<_>) =
         pod.init_containers().iter().partition(|c| is_sidecar(c));

@@ -71,6 +71,7 @@ pub(crate) fn pod_status(
         start_time: before
             .and_then(|b| b.start_time.clone())
             .or_else(|| Some(time(seen.started))),
+        observed_generation: pod.pod.metadata.generation,
         reason: seen.failed.as_ref().map(|failed| failed.reason.clone()),
         message: match &seen.failed {
             Some(failed) => Some(failed.message.clone()),
@@ -226,6 +227,7 @@ fn conditions(
     let own = rows.map(|(kind, holds, why)| condition(kind, holds, why, old, now));
     // Conditions that others set (readiness gates) are theirs: the server keeps them.
     let mut own = Vec::from(own);
+    own.extend(pending(seen, old, now));
     own.extend(resizing(pod, seen, old, now));
     if let Some(failure) = seen.failed.as_ref().filter(|f| f.reason == "Evicted") {
         own.push(PodCondition {
@@ -234,10 +236,23 @@ fn conditions(
             ..condition("DisruptionTarget", true, (None, None), old, now)
         });
     }
+    for one in &mut own {
+        one.observed_generation = pod.pod.metadata.generation;
+    }
     own
 }
 
-/// The condition of a pod whose containers don't have yet what it wants them to have.
+/// The condition of a pod that wants resources that the node does not give it.
+fn pending(seen: &Observed, old: &[PodCondition], now: i64) -> Option<PodCondition> {
+    let pending = seen.resize_pending.as_ref()?;
+    Some(PodCondition {
+        reason: Some(pending.reason.to_owned()),
+        message: Some(pending.message.clone()),
+        ..condition("PodResizePending", true, (None, None), old, now)
+    })
+}
+
+/// The condition of a pod whose containers don't have yet what it was given.
 fn resizing(
     pod: &Desired,
     seen: &Observed,

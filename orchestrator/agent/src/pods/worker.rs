@@ -17,6 +17,7 @@ use super::desired::Desired;
 use super::next::{Step, StopReason, deadline, next_steps, outcome, over_before};
 use super::observed::{Ended, Failure, Hold, Observed, Prepare, SECOND, start_error};
 use super::qos::limits;
+use super::resize::{Allocation, Amounts, Pending};
 use super::status::{is_on_its_way, pod_status};
 use super::stop::Stopper;
 use super::tokens::Tokens;
@@ -95,6 +96,10 @@ pub(crate) struct Worker {
     status: Option<PodStatus>,
     /// Looks at how much the pod takes of the disk.
     meter: Option<AbortHandle>,
+    /// What the pod was given; `None` before it is known what runs.
+    given: Option<Allocation>,
+    /// Other pods gave something back.
+    freed: watch::Receiver<()>,
 }
 
 impl Drop for Worker {
@@ -103,6 +108,7 @@ impl Drop for Worker {
         if let Some(meter) = &self.meter {
             meter.abort();
         }
+        self.node.held.release(&self.pod.key.uid);
     }
 }
 
@@ -130,6 +136,8 @@ impl Worker {
         let meter = super::meter::watch(&pod, &folder, &node.folder.runtime(), post.clone());
         Self {
             meter,
+            given: None,
+            freed: node.held.freed(),
             node,
             pod,
             desired,
@@ -203,6 +211,8 @@ impl Worker {
         let pause = wake.map_or(Duration::from_secs(3600), |at| {
             Duration::from_nanos(u64::try_from(at - clock::now()).unwrap_or(0))
         });
+        let pending = self.seen.resize_pending.as_ref();
+        let deferred = pending.is_some_and(Pending::is_deferred);
         tokio::select! {
             changed = self.desired.changed() => {
                 if changed.is_ok() {
@@ -213,13 +223,54 @@ impl Worker {
             mail = self.mail.recv() => {
                 mail.map(|mail| self.hear(mail)).is_some()
             }
+            // The node outlives its pods' tasks.
+            _ = self.freed.changed(), if deferred => true,
             () = tokio::time::sleep(pause) => true,
         }
     }
 
-    /// The pod as it is wanted now.
+    /// The pod as it is wanted now, but for resources that the node can't give it.
     pub(super) fn refreshed(&mut self) -> Arc<Desired> {
-        self.desired.borrow_and_update().clone()
+        let wanted = self.desired.borrow_and_update().clone();
+        let uid = &wanted.key.uid;
+        self.freed.mark_unchanged();
+        if outcome(&wanted, &self.seen).is_some() {
+            // What is over holds nothing.
+            self.node.held.release(uid);
+            self.seen.resize_pending = None;
+            return wanted;
+        }
+        let given = self.given.get_or_insert_with(|| {
+            let given = Allocation::known(&wanted, &self.seen.containers);
+            let amounts = Amounts::of(&given.apply(&wanted));
+            self.node.held.set(uid, amounts);
+            given
+        });
+        let wants = Allocation::wanted(&wanted);
+        if *given == wants {
+            self.seen.resize_pending = None;
+            return wanted;
+        }
+        if wanted.ending() {
+            return given.apply(&wanted);
+        }
+        let amounts = Amounts::of(&wanted);
+        match self.node.held.change(uid, amounts, self.node.allocatable) {
+            Ok(()) => {
+                *given = wants;
+                self.seen.resize_pending = None;
+                wanted
+            }
+            Err(pending) => {
+                if self.seen.resize_pending.as_ref() != Some(&pending) {
+                    let reason = format!("Resize{}", pending.reason);
+                    let message = pending.message.clone();
+                    self.node.recorder.warning(&wanted, "", &reason, message);
+                }
+                self.seen.resize_pending = Some(pending);
+                given.apply(&wanted)
+            }
+        }
     }
 
     fn hear(&mut self, mail: Mail) {

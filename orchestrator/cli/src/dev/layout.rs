@@ -41,6 +41,10 @@ pub(crate) const MAX_NODES: u16 = 200;
 
 /// File in a cluster's folder that says that its nodes are on links of their own.
 const ROUTED: &str = "routed";
+/// File in the cluster's folder that says how many pods a node takes, when that is not the usual number.
+const MAX_PODS_FILE: &str = "max-pods";
+/// The usual number, Kubernetes'.
+const MAX_PODS: u32 = 110;
 
 /// One cluster.
 #[derive(Debug, Clone)]
@@ -147,6 +151,38 @@ impl Layout {
             .with_context(|| format!("cannot write {}", mark.display()))
     }
 
+    /// How many pods each of its nodes takes.
+    pub(crate) fn max_pods(&self) -> u32 {
+        let text = std::fs::read_to_string(self.dir.join(MAX_PODS_FILE));
+        text.ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(MAX_PODS)
+    }
+
+    /// Chooses that for a cluster that has no nodes yet: their ranges are given once.
+    pub(crate) fn set_max_pods(&self, count: u32) -> Result<()> {
+        if self.max_pods() == count {
+            return Ok(());
+        }
+        if !self.nodes().is_empty() {
+            bail!(
+                "the nodes of the cluster {} take {} pods each: --max-pods is for a new cluster; run `waggle dev down` first",
+                self.name,
+                self.max_pods()
+            );
+        }
+        let file = self.dir.join(MAX_PODS_FILE);
+        std::fs::create_dir_all(&self.dir)
+            .and_then(|()| std::fs::write(&file, count.to_string()))
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// Prefix length of a node's range: twice as many addresses as pods, so that one that was given back rests a while.
+    pub(crate) fn node_prefix(&self) -> u32 {
+        let addresses = self.max_pods().saturating_mul(2).max(256);
+        u32::BITS - addresses.next_power_of_two().trailing_zeros()
+    }
+
     /// Numbers of the nodes that have a state folder or a network namespace, in order.
     pub(crate) fn nodes(&self) -> Vec<u16> {
         let names = |dir: &Path| -> Vec<String> {
@@ -225,6 +261,20 @@ mod tests {
 
     fn layout(name: &str) -> Layout {
         Layout::new(Path::new("/h"), name.try_into().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_nodes_range_holds_its_pods() {
+        let home = tempfile::tempdir().unwrap();
+        let layout = Layout::new(home.path(), "wgt-cli-pods".try_into().unwrap()).unwrap();
+        for (pods, prefix) in [(110, 24), (128, 24), (129, 23), (500, 22), (16_000, 17)] {
+            layout.set_max_pods(pods).unwrap();
+            assert_eq!((layout.max_pods(), layout.node_prefix()), (pods, prefix));
+        }
+        std::fs::create_dir_all(layout.node_dir(1)).unwrap();
+        layout.set_max_pods(16_000).unwrap();
+        let fault = layout.set_max_pods(110).unwrap_err().to_string();
+        assert!(fault.contains("16000 pods each"), "{fault}");
     }
 
     #[test]

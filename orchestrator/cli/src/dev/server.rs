@@ -137,6 +137,8 @@ pub(crate) fn arguments(
         inside(NODE_PORT),
         "--pod-cidr".into(),
         POD_CIDR.into(),
+        "--node-cidr-mask-size".into(),
+        layout.node_prefix().to_string().into(),
         "--service-cidr".into(),
         SERVICE_CIDR.into(),
         "--load-balancer-pool".into(),

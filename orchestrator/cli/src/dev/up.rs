@@ -42,6 +42,9 @@ pub(crate) struct UpArgs {
     /// more than once
     #[arg(long, value_name = "HOST:PORT")]
     insecure_registry: Vec<String>,
+    /// How many pods each node takes. Of a new cluster: nodes get ranges that hold them
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=16_000))]
+    max_pods: Option<u32>,
     /// Put each node on a link of its own, with a router between them: pods talk through tunnels. Of a new cluster
     #[arg(long)]
     routed: bool,
@@ -138,6 +141,9 @@ pub(crate) fn run(args: UpArgs) -> Result<ExitCode> {
     ));
     if args.routed {
         up.layout.make_routed()?;
+    }
+    if let Some(count) = args.max_pods {
+        up.layout.set_max_pods(count)?;
     }
     up.network()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -410,6 +416,7 @@ impl Up {
         option("--uplink", UPLINK.into());
         // Images that were imported can't be pulled again, however full the developer's disk is.
         option("--image-gc-high-threshold", "100".into());
+        option("--max-pods", self.layout.max_pods().to_string().into());
         for registry in &self.insecure_registries {
             option("--insecure-registry", registry.into());
         }

@@ -551,7 +551,8 @@ impl Core {
         }
     }
 
-    /// Changes the limits of a container that runs. A write that fails leaves those before it.
+    /// Changes the limits of a container that runs. A write that fails leaves those before it; a limit of memory that is below
+    /// what the container uses is refused, before the kernel kills it for that.
     pub(super) fn resize_container(
         &mut self,
         key: &ContainerKey,
@@ -561,6 +562,18 @@ impl Core {
             return Err(Fault::new(FaultKind::InvalidState, "it has ended"));
         }
         let cgroup = container_path(&self.options.cgroup, &key.pod, &key.name);
+        let has = self.container(key)?.record.spec.resources.memory_limit;
+        let shrinks = resources
+            .memory_limit
+            .filter(|limit| has.is_none_or(|has| *limit < has));
+        if let Some(limit) = shrinks {
+            let used = self.cgroups.usage(&cgroup).map_err(Fault::internal)?;
+            if used.memory_bytes > limit {
+                let used = used.memory_bytes;
+                let text = format!("memory limit {limit} is below what it uses, {used} bytes");
+                return Err(Fault::new(FaultKind::InvalidState, text));
+            }
+        }
         let settings = match self.cgroups.is_v2() {
             true => limits::v2(&resources),
             false => limits::v1(&resources),

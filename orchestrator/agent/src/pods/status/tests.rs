@@ -5,6 +5,7 @@ use waggle_runtime::spec::ContainerPhase;
 use super::*;
 use crate::pods::fixture::{container, exited, pod};
 use crate::pods::observed::{Verdict, start_error};
+use crate::pods::resize::Pending;
 
 const NOW: i64 = 1_000_000 * SECOND;
 
@@ -255,4 +256,44 @@ fn a_container_that_cannot_be_started_counts_its_tries() {
     let message = main["state"]["waiting"]["message"].as_str().unwrap();
     assert!(message.starts_with("back-off 40s "), "{message}");
     assert_eq!(main["containerID"], "waggle://u1.main.2");
+}
+
+#[test]
+fn a_resize_that_waits_is_told_with_its_reason_and_generation() {
+    let mut pod = pod("{}");
+    pod.pod.metadata.generation = Some(7);
+    let mut seen = seen(&[("main", ContainerPhase::Running, 0)]);
+    let conditions = |seen: &Observed| {
+        let status = status(&pod, seen);
+        assert_eq!(status.observed_generation, Some(7));
+        let all = status.conditions.unwrap_or_default();
+        assert!(all.iter().all(|one| one.observed_generation == Some(7)));
+        let about = all.into_iter().filter(|one| one.type_.contains("Resize"));
+        about
+            .map(|one| {
+                let text = |text: Option<String>| text.unwrap_or_default();
+                let (reason, message) = (text(one.reason), text(one.message));
+                format!("{}={} {reason} {message}", one.type_, one.status)
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(conditions(&seen), [""; 0]);
+    seen.resize_pending = Some(Pending {
+        reason: "Deferred",
+        message: "no room".to_owned(),
+    });
+    assert_eq!(
+        conditions(&seen),
+        ["PodResizePending=True Deferred no room"]
+    );
+    seen.resize_pending = None;
+    let state = seen.containers.get_mut("main").unwrap();
+    state.spec.resources.memory_limit = Some(1 << 30);
+    assert_eq!(conditions(&seen), ["PodResizeInProgress=True  "]);
+    let hold = Hold::after(None, "Error", "it uses more".to_owned(), NOW);
+    seen.resize_hold.insert("main".to_owned(), hold);
+    assert_eq!(
+        conditions(&seen),
+        ["PodResizeInProgress=True Error it uses more"]
+    );
 }
