@@ -295,7 +295,11 @@ fn conditions(old: &Value, said: &Value) -> Value {
             row["lastTransitionTime"] = since.clone();
         }
     }
-    let said_nothing = |row: &&Value| !said.iter().any(|one| one["type"] == row["type"]);
+    let said_nothing = |row: &&Value| {
+        let ends_unsaid = ["PodResizePending", "PodResizeInProgress"].map(Value::from);
+        let is_said = said.iter().any(|one| one["type"] == row["type"]);
+        !is_said && !ends_unsaid.contains(&row["type"])
+    };
     let kept: Vec<Value> = old.iter().filter(said_nothing).cloned().collect();
     new.splice(0..0, kept);
     json!(new)
@@ -332,6 +336,26 @@ mod tests {
         assert_eq!(
             merged(&json!({}), &json!({"podIP": "172.30.0.11"}), true)["podIP"],
             "172.30.0.11"
+        );
+    }
+
+    #[test]
+    fn a_resize_is_over_when_the_agent_no_longer_speaks_of_it() {
+        let row = |kind: &str| json!({"type": kind, "status": "True"});
+        let old = json!([
+            row("PodResizePending"),
+            row("PodResizeInProgress"),
+            row("example.com/gate")
+        ]);
+        let said = json!([row("PodResizeInProgress")]);
+        let left = conditions(&old, &said);
+        assert_eq!(
+            left,
+            json!([row("example.com/gate"), row("PodResizeInProgress")])
+        );
+        assert_eq!(
+            conditions(&left, &json!([])),
+            json!([row("example.com/gate")])
         );
     }
 
