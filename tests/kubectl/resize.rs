@@ -99,11 +99,11 @@ pub(crate) fn resources_change_in_place(cluster: &Cluster) -> Result<()> {
         ensure!(memory()? == (96 << 20).to_string(), "{}", memory()?);
         Ok(())
     })?;
-    waits_for_room(cluster, &kubectl)?;
     let refused = patch(r#"{"cpu":"50m","memory":"32Mi"}"#)
         .unwrap_err()
         .to_string();
     ensure!(refused.contains("QOS Class"), "{refused}");
+    waits_for_room(cluster, &kubectl)?;
     kubectl
         .ok(&["delete", "pod", "elastic", "--wait=false"])
         .map(drop)

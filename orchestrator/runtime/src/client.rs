@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
 
 use futures::Stream;
@@ -43,6 +43,8 @@ pub struct Client {
 struct Inner {
     path: PathBuf,
     cgroup: Mutex<Option<String>>,
+    /// The host's hierarchies. Finding them reads the table of mounts, to which every pod of the host adds.
+    hierarchies: OnceLock<Cgroups>,
     shared: Arc<Shared>,
     writing: tokio::sync::Mutex<()>,
     next: AtomicU64,
@@ -98,6 +100,7 @@ impl Client {
         let inner = Inner {
             path,
             cgroup: Mutex::new(None),
+            hierarchies: OnceLock::new(),
             shared,
             writing: tokio::sync::Mutex::new(()),
             next: AtomicU64::new(1),
@@ -226,9 +229,14 @@ impl Client {
     pub async fn usage(&self, pod: &str, name: &str) -> Result<Usage> {
         let cgroup = self.node_cgroup().await?;
         let of = cgroup::container_path(&cgroup, pod, name);
-        Cgroups::detect()
-            .and_then(|cgroups| cgroups.usage(&of))
-            .map_err(|e| RuntimeError::io("read the usage of", key(pod, name), e))
+        let read = || match self.inner.hierarchies.get() {
+            Some(cgroups) => cgroups.usage(&of),
+            None => {
+                let found = Cgroups::detect()?;
+                self.inner.hierarchies.get_or_init(|| found).usage(&of)
+            }
+        };
+        read().map_err(|e| RuntimeError::io("read the usage of", key(pod, name), e))
     }
 
     /// Ends the supervisor with all of its containers, sandboxes, mounts and cgroups. For taking a node away for good.
