@@ -44,6 +44,11 @@ impl Etcd {
         self.members.iter().map(url).collect::<Vec<_>>().join(",")
     }
 
+    /// What the members have on disk.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// Starts a member, or starts it again with what it has on disk.
     pub(crate) fn run(&mut self, member: usize) -> Result<()> {
         let url = |port: u16| format!("http://127.0.0.1:{port}");

@@ -5,6 +5,7 @@
 mod dying;
 mod etcd;
 mod moving;
+mod sealed;
 mod shared;
 
 use std::path::PathBuf;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
                 "definitions_and_webhooks_are_everybodys",
                 shared::extensions,
             )
+            .test("secrets_are_sealed_in_an_etcd", sealed::at_rest)
             .test("each_server_dies_and_services_go_on", dying::servers)
             .test("an_etcd_member_dies_and_nothing_stops", dying::member)
             .test(
