@@ -69,6 +69,7 @@ enum Role {
 /// A store over etcd. Cloning shares it.
 #[derive(Clone)]
 pub struct EtcdStore {
+    options: Arc<EtcdOptions>,
     members: Arc<Members>,
     role: Arc<RwLock<Role>>,
     closed: Arc<tokio::sync::watch::Sender<bool>>,
@@ -89,6 +90,7 @@ impl EtcdStore {
     /// [`Error::Medium`] when an option can't be used, or no member answers.
     pub async fn open(options: &EtcdOptions) -> Result<Self, Error> {
         let store = Self {
+            options: Arc::new(options.clone()),
             members: Arc::new(Members::open(options).await?),
             role: Arc::new(RwLock::new(Role::Alone)),
             closed: Arc::new(tokio::sync::watch::Sender::new(false)),

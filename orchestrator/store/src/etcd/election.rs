@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use etcd_client::{
     Client, Compare, CompareOp, Error as Fault, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-use super::{EtcdStore, Role, head, members};
+use super::members::{self, Members};
+use super::{EtcdStore, Role, head};
 use crate::Error;
 
 /// The election's key. It starts as ours do, so that every watch sees who comes and goes.
@@ -35,7 +36,8 @@ pub struct Term {
     store: EtcdStore,
     pub(super) lease: i64,
     over: watch::Receiver<bool>,
-    keeper: tokio::task::JoinHandle<()>,
+    /// Dropped, its lease is no longer renewed.
+    keeper: Option<oneshot::Sender<()>>,
 }
 
 impl EtcdStore {
@@ -89,13 +91,53 @@ impl EtcdStore {
         };
         self.set_role(Role::Leader(created));
         let (over, ended) = watch::channel(false);
-        let keeper = tokio::spawn(keep(self.clone(), lease, since, over));
+        let keeper = match self.keep_leading(lease, since, over) {
+            Ok(keeper) => Some(keeper),
+            Err(error) => {
+                self.set_role(Role::Follower);
+                self.revoke(lease).await;
+                return Err(members::broken(
+                    "election",
+                    &self.members.urls,
+                    &error.to_string(),
+                ));
+            }
+        };
         Ok(Bid::Won(Term {
             store: self.clone(),
             lease,
             over: ended,
             keeper,
         }))
+    }
+
+    /// Renews a lease until what it answers is dropped, on a thread and connections of its own: a server without a moment to
+    /// spare leads on.
+    fn keep_leading(
+        &self,
+        lease: i64,
+        since: Instant,
+        over: watch::Sender<bool>,
+    ) -> std::io::Result<oneshot::Sender<()>> {
+        let (keeper, dropped) = oneshot::channel::<()>();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let store = self.clone();
+        let keep = async move {
+            tokio::select! {
+                biased;
+                _ = dropped => {}
+                () = keep(&store, lease, since) => {
+                    store.set_role(Role::Follower);
+                    over.send_replace(true);
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("election".into())
+            .spawn(move || runtime.block_on(keep))?;
+        Ok(keeper)
     }
 
     /// What the leader says of itself, if there is one.
@@ -129,8 +171,8 @@ impl Term {
     }
 
     /// Steps down, so that another can be elected at once.
-    pub async fn resign(self) {
-        self.keeper.abort();
+    pub async fn resign(mut self) {
+        self.keeper = None;
         self.store.set_role(Role::Follower);
         self.store.revoke(self.lease).await;
     }
@@ -138,35 +180,36 @@ impl Term {
 
 impl Drop for Term {
     fn drop(&mut self) {
-        self.keeper.abort();
         self.store.set_role(Role::Follower);
     }
 }
 
 /// Renews the lease until that fails for too long.
-async fn keep(store: EtcdStore, lease: i64, mut since: Instant, over: watch::Sender<bool>) {
+async fn keep(store: &EtcdStore, lease: i64, mut since: Instant) {
+    let members = match Members::open(&store.options).await {
+        Ok(members) => members,
+        Err(error) => return tracing::error!(%error, "the leader's lease can't be renewed"),
+    };
     let mut at = since;
     loop {
-        let (member, turn) = store.members.current();
+        let (member, turn) = members.current();
         let renew = async { member.lease_client().keep_alive(lease).await };
         match tokio::time::timeout(RENEW, renew).await {
             Ok(Ok(_)) => {
                 since = at;
                 tokio::time::sleep(RENEW).await;
             }
-            Ok(Err(Fault::LeaseKeepAliveError(_))) => break,
+            Ok(Err(Fault::LeaseKeepAliveError(_))) => return,
             Ok(Err(fault)) => {
                 tracing::warn!(%fault, "the leader's lease was not renewed");
-                store.members.pass(turn);
+                members.pass(turn);
                 tokio::time::sleep(RENEW / 10).await;
             }
-            Err(_) => store.members.pass(turn),
+            Err(_) => members.pass(turn),
         }
         at = Instant::now();
         if since.elapsed() > DOUBT {
-            break;
+            return;
         }
     }
-    store.set_role(Role::Follower);
-    over.send_replace(true);
 }

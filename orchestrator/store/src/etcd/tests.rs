@@ -196,6 +196,27 @@ async fn one_leads_and_a_deposed_one_writes_nothing() {
 }
 
 #[tokio::test]
+async fn a_leader_without_a_moment_to_spare_leads_on() {
+    let testbed = Testbed::start(1);
+    let (one, two) = (
+        opened(&testbed.options()).await,
+        opened(&testbed.options()).await,
+    );
+    let Bid::Won(term) = one.stand("https://one").await.unwrap() else {
+        panic!("nobody else stood")
+    };
+    // Nothing else gets the runtime for longer than a lease lasts.
+    std::thread::sleep(Duration::from_secs(10));
+    assert!(
+        matches!(two.stand("https://two").await.unwrap(), Bid::Lost(leader) if leader == "https://one")
+    );
+    one.commit(vec![put("/a", Expect::Absent, "1")])
+        .await
+        .unwrap();
+    drop(term);
+}
+
+#[tokio::test]
 async fn members_that_are_not_there_are_named() {
     let options = EtcdOptions {
         endpoints: vec!["http://127.0.0.1:1".to_owned()],
