@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ pub(crate) fn server_killed(cluster: &Cluster) -> Result<()> {
     cluster
         .apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: acknowledged, namespace: shop}\ndata: {a: b}\n")?
         .ok()?;
-    let door = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let door = SocketAddr::from(([127, 0, 0, 1], harness::free_ports(1)?));
     cluster
         .waggle(&["dev", "publish", &format!("{door}=shop/user-center:80")])?
         .ok()?;

@@ -1,6 +1,5 @@
 //! A whole cluster on this machine, made and removed by the product's own `waggle dev`.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -9,7 +8,10 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::command::{Background, Output, run};
+use crate::ports::free_ports;
 
+/// Servers that a cluster may have; each takes the next port.
+const SERVERS: u16 = 5;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A running cluster. Removed when dropped, unless `WAGGLE_KEEP` is set.
@@ -53,7 +55,7 @@ impl Cluster {
         let images = setting("WAGGLE_TEST_IMAGES")?;
         // A fixed place, so that the next run finds what a killed one left.
         let home = std::env::temp_dir().join("waggle-tests");
-        let api_port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let api_port = free_ports(SERVERS)?;
         let cluster = Self {
             name: name.to_owned(),
             binary,

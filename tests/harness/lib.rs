@@ -5,9 +5,11 @@
 mod cluster;
 mod command;
 mod kubectl;
+mod ports;
 mod suite;
 
 pub use cluster::{Cluster, Node};
 pub use command::{Background, Output, run};
 pub use kubectl::Kubectl;
+pub use ports::free_ports;
 pub use suite::{Suite, eventually, require};

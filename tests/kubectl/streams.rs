@@ -1,7 +1,7 @@
 //! `kubectl logs`, `exec`, `cp`, `port-forward` and `top`: by SPDY where kubectl is older than 1.30, by WebSocket since.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -87,7 +87,7 @@ fn copies(kubectl: &Kubectl, folder: &std::path::Path) -> Result<()> {
 }
 
 fn forwards(kubectl: &Kubectl) -> Result<()> {
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = harness::free_ports(1)?;
     let ports = format!("{port}:8080");
     let mut forward =
         Background::start(&mut kubectl.command(&["port-forward", "pod/one", &ports]))?;

@@ -1,9 +1,10 @@
 //! Members of an etcd on loopback, in a folder that goes with them.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
+use harness::free_ports;
 
 /// Members that run until this is dropped.
 pub(crate) struct Etcd {
@@ -20,14 +21,8 @@ impl Drop for Etcd {
 
 impl Etcd {
     pub(crate) fn start(count: usize) -> Result<Self> {
-        let held = (0..count * 2)
-            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-            .collect::<Result<Vec<_>, _>>()?;
-        let ports = held
-            .iter()
-            .map(|one| Ok(one.local_addr()?.port()))
-            .collect::<Result<Vec<u16>>>()?;
-        drop(held);
+        let first = free_ports(u16::try_from(count * 2)?)?;
+        let ports: Vec<u16> = (first..).take(count * 2).collect();
         let mut etcd = Self {
             folder: tempfile::tempdir()?,
             members: ports

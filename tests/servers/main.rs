@@ -66,7 +66,7 @@ fn world() -> Result<World> {
         .ok()?;
     cluster.rolled_out("shop", "redis")?;
     cluster.rolled_out("shop", "user-center")?;
-    let door = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let door = std::net::SocketAddr::from(([127, 0, 0, 1], harness::free_ports(1)?));
     cluster
         .waggle(&["dev", "publish", &format!("{door}=shop/user-center:80")])?
         .ok()?;

@@ -1,13 +1,13 @@
 //! Encryption at rest over an etcd: what its members have on disk and answer holds no plain text of a Secret, and a key is
 //! exchanged for another while one server follows the other.
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use etcd_client::{Client, GetOptions};
-use harness::{Background, eventually, run};
+use harness::{Background, eventually, free_ports, run};
 
 use crate::etcd::Etcd;
 use crate::{SETTLE, World, kubectl};
@@ -44,7 +44,7 @@ impl Server {
             listed.join(", ")
         );
         std::fs::write(&configuration, text)?;
-        let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let listen = SocketAddr::from(([127, 0, 0, 1], free_ports(1)?));
         let binary = std::env::var_os("WAGGLE_BIN").context("WAGGLE_BIN is not set")?;
         let kubeconfig = folder.join("data/admin.kubeconfig");
         match std::fs::remove_file(&kubeconfig) {
