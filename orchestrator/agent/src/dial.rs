@@ -39,6 +39,7 @@ fn watch_over(stream: &TcpStream) -> io::Result<()> {
     let millis = u32::try_from((IDLE + UNANSWERED).as_millis()).unwrap_or(u32::MAX);
     setsockopt(stream, KeepAlive, &true)?;
     setsockopt(stream, TcpKeepIdle, &seconds(IDLE))?;
+    // Asked once a second for as long as that.
     setsockopt(stream, TcpKeepInterval, &1)?;
     setsockopt(stream, TcpKeepCount, &seconds(UNANSWERED))?;
     setsockopt(stream, TcpUserTimeout, &millis)?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt as _;
 
-use super::{Bid, EtcdOptions, EtcdStore};
+use super::{Bid, EtcdOptions, EtcdStore, Term};
 use crate::{Error, Expect, Revision, Store, Write};
 use testbed::Testbed;
 
@@ -23,6 +23,16 @@ fn put(key: &str, expect: Expect, value: &str) -> Write {
 
 async fn opened(options: &EtcdOptions) -> EtcdStore {
     EtcdStore::open(options).await.unwrap()
+}
+
+/// Two stores over one etcd, of which the first leads.
+async fn one_of_two_leads(testbed: &Testbed) -> (EtcdStore, EtcdStore, Term) {
+    let one = opened(&testbed.options()).await;
+    let two = opened(&testbed.options()).await;
+    let Bid::Won(term) = one.stand("https://one").await.unwrap() else {
+        panic!("nobody else stood")
+    };
+    (one, two, term)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,13 +158,7 @@ async fn a_watch_that_compaction_overtook_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_leads_and_a_deposed_one_writes_nothing() {
     let testbed = Testbed::start(1);
-    let (one, two) = (
-        opened(&testbed.options()).await,
-        opened(&testbed.options()).await,
-    );
-    let Bid::Won(term) = one.stand("https://one").await.unwrap() else {
-        panic!("nobody else stood")
-    };
+    let (one, two, term) = one_of_two_leads(&testbed).await;
     assert!(
         matches!(two.stand("https://two").await.unwrap(), Bid::Lost(leader) if leader == "https://one")
     );
@@ -198,13 +202,7 @@ async fn one_leads_and_a_deposed_one_writes_nothing() {
 #[tokio::test]
 async fn a_leader_without_a_moment_to_spare_leads_on() {
     let testbed = Testbed::start(1);
-    let (one, two) = (
-        opened(&testbed.options()).await,
-        opened(&testbed.options()).await,
-    );
-    let Bid::Won(term) = one.stand("https://one").await.unwrap() else {
-        panic!("nobody else stood")
-    };
+    let (one, two, term) = one_of_two_leads(&testbed).await;
     // Nothing else gets the runtime for longer than a lease lasts.
     std::thread::sleep(Duration::from_secs(10));
     assert!(
