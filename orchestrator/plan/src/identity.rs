@@ -133,38 +133,9 @@ impl Registry {
         self.policies.get(uid).copied()
     }
 
-    /// Whether it says the same of everything but Services.
-    pub fn is_alike(&self, other: &Self) -> bool {
+    /// Whether both number the same tenants alike.
+    pub fn has_tenants_of(&self, other: &Self) -> bool {
         self.tenants == other.tenants
-            && self.identities == other.identities
-            && self.policies == other.policies
-    }
-
-    /// Whether something of `touched` may want a number that it has not, or have one that it wants no more.
-    pub fn is_stirred(&self, snapshot: &Snapshot, touched: &BTreeSet<&Touched>) -> bool {
-        let naming = Naming::of(snapshot);
-        let mut objects = touched.iter().filter_map(|touched| match touched {
-            Touched::Object(key) => Some(key),
-            _ => None,
-        });
-        objects.any(|key| match (&*key.api_version, &*key.kind) {
-            ("v1", "Namespace")
-            | ("networking.k8s.io/v1", "NetworkPolicy")
-            | ("waggle.dev/v1", "Tenant") => true,
-            ("v1", "Pod") => {
-                let pod = snapshot.pods.get(&key.namespace, &key.name);
-                pod.is_none_or(|pod| {
-                    let wanted = naming.key(snapshot, pod);
-                    wanted.is_some_and(|wanted| self.identity(&wanted).is_none())
-                })
-            }
-            ("v1", "Service") => {
-                let service = snapshot.services.get(&key.namespace, &key.name);
-                let uid = service.and_then(|one| one.metadata.uid.as_deref());
-                uid.is_none_or(|uid| self.service(uid).is_none())
-            }
-            _ => false,
-        })
     }
 
     /// Moves the registry along `changes`.
@@ -207,6 +178,50 @@ impl Changes {
     }
 }
 
+/// What of a cluster's changes is about numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stirred {
+    /// Who came and has no number.
+    pub new: Wanted,
+    /// There may be a number that nobody has any more: somebody is gone, or came in another's place.
+    pub gone: bool,
+    /// Anybody may want another: what identities are made of is different.
+    pub all: bool,
+}
+
+impl Stirred {
+    /// What became of `touched` since it was looked at last, under the numbers that were given out then.
+    pub fn by(touched: &BTreeSet<&Touched>, snapshot: &Snapshot, registry: &Registry) -> Self {
+        let naming = Naming::of(snapshot);
+        let mut found = Self::default();
+        for touched in touched {
+            let Touched::Object(key) = touched else {
+                continue;
+            };
+            match (&*key.api_version, &*key.kind) {
+                ("v1", "Namespace")
+                | ("networking.k8s.io/v1", "NetworkPolicy")
+                | ("waggle.dev/v1", "Tenant") => found.all = true,
+                ("v1", "Pod") => match snapshot.pods.get(&key.namespace, &key.name) {
+                    Some(pod) => found.new.identities.extend(
+                        (naming.key(snapshot, pod)).filter(|key| registry.identity(key).is_none()),
+                    ),
+                    None => found.gone = true,
+                },
+                ("v1", "Service") => match snapshot.services.get(&key.namespace, &key.name) {
+                    Some(one) => found.new.services.extend(
+                        (one.metadata.uid.clone()).filter(|uid| registry.service(uid).is_none()),
+                    ),
+                    None => found.gone = true,
+                },
+                _ => {}
+            }
+        }
+        found.gone |= found.new != Wanted::default();
+        found
+    }
+}
+
 impl Wanted {
     /// Who needs a number in this cluster: every Tenant object and every tenant that a namespace names, the identity
     /// of every pod with a network of its own, every Service, every NetworkPolicy.
@@ -241,69 +256,76 @@ impl Wanted {
     }
 }
 
-/// Numbers for whoever wants one and has none; the end of those that nobody wants.
-pub fn assign(existing: &Registry, wanted: &Wanted) -> Changes {
-    let (tenants, tenants_gone) = renumber(
-        &existing.tenants,
-        &wanted.tenants,
-        (existing.next_tenant, TenantId::SYSTEM.0),
-        |id| id.0,
-        TenantId,
-    );
-    let (identities, identities_gone) = renumber(
-        &existing.identities,
-        &wanted.identities,
-        (existing.next_identity, IdentityId::HOST.0),
-        |id| id.0,
-        IdentityId,
-    );
-    let (services, services_gone) = renumber(
-        &existing.services,
-        &wanted.services,
-        (existing.next_service, 0),
-        |id| id.0,
-        ServiceId,
-    );
-    let (policies, policies_gone) = renumber(
-        &existing.policies,
-        &wanted.policies,
-        (existing.next_policy, 0),
-        |id| id.0,
-        PolicyId,
-    );
-    let stays = |name: &String| name != SYSTEM_TENANT;
+/// Numbers for whoever wants one and has none; others keep theirs.
+pub fn add(existing: &Registry, wanted: &Wanted) -> Changes {
     Changes {
-        tenants,
-        identities,
-        services,
-        policies,
-        tenants_gone: tenants_gone.into_iter().filter(stays).collect(),
-        identities_gone,
-        services_gone,
-        policies_gone,
+        tenants: fresh(
+            &existing.tenants,
+            &wanted.tenants,
+            (existing.next_tenant, TenantId::SYSTEM.0),
+            |id| id.0,
+            TenantId,
+        ),
+        identities: fresh(
+            &existing.identities,
+            &wanted.identities,
+            (existing.next_identity, IdentityId::HOST.0),
+            |id| id.0,
+            IdentityId,
+        ),
+        services: fresh(
+            &existing.services,
+            &wanted.services,
+            (existing.next_service, 0),
+            |id| id.0,
+            ServiceId,
+        ),
+        policies: fresh(
+            &existing.policies,
+            &wanted.policies,
+            (existing.next_policy, 0),
+            |id| id.0,
+            PolicyId,
+        ),
+        ..Changes::default()
     }
 }
 
-/// New rows and the keys that are gone. `place` is where numbers go on and the last that is reserved.
-fn renumber<K: Ord + Clone, N: Copy>(
+/// Numbers for whoever wants one and has none; the end of those that nobody wants.
+pub fn assign(existing: &Registry, wanted: &Wanted) -> Changes {
+    let mut tenants_gone = gone(&existing.tenants, &wanted.tenants);
+    tenants_gone.retain(|name| name != SYSTEM_TENANT);
+    Changes {
+        tenants_gone,
+        identities_gone: gone(&existing.identities, &wanted.identities),
+        services_gone: gone(&existing.services, &wanted.services),
+        policies_gone: gone(&existing.policies, &wanted.policies),
+        ..add(existing, wanted)
+    }
+}
+
+/// Keys that nobody wants any more.
+fn gone<K: Ord + Clone, N>(existing: &BTreeMap<K, N>, wanted: &BTreeSet<K>) -> Vec<K> {
+    let gone = existing.keys().filter(|key| !wanted.contains(key));
+    gone.cloned().collect()
+}
+
+/// Rows of those who want a number and have none. `place` is where numbers go on and the last that is reserved.
+fn fresh<K: Ord + Clone, N: Copy>(
     existing: &BTreeMap<K, N>,
     wanted: &BTreeSet<K>,
     place: (u32, u32),
     number: impl Fn(N) -> u32,
     make: impl Fn(u32) -> N,
-) -> (Vec<(K, N)>, Vec<K>) {
-    let gone = existing.keys().filter(|key| !wanted.contains(key));
-    let gone: Vec<K> = gone.cloned().collect();
-    let mut fresh = wanted
-        .iter()
-        .filter(|key| !existing.contains_key(key))
-        .peekable();
+) -> Vec<(K, N)> {
+    let fresh = wanted.iter().filter(|key| !existing.contains_key(key));
+    let mut fresh = fresh.peekable();
     if fresh.peek().is_none() {
-        return (Vec::new(), gone);
+        return Vec::new();
     }
     let mut numbers = Numbers::new(existing.values().map(|id| number(*id)), place.0, place.1);
     let new = fresh.map(|key| (key.clone(), make(numbers.take())));
-    (new.collect(), gone)
+    new.collect()
 }
 
 /// Free numbers above `reserved`, from `next` upwards and around.

@@ -1,17 +1,17 @@
 //! The network state along the changes of a snapshot: a change costs what it touches, however large the cluster is. What many
-//! things depend on (namespaces, policies, load balancers' addresses and the nodes that announce them) has the state made
-//! anew; [`network_state`] says what is right, and this must come to the same.
+//! things depend on (namespaces, tenants, policies, load balancers' addresses and the nodes that announce them) has the state
+//! made anew; [`network_state`] says what is right, and this must come to the same.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
-use waggle_model::ServiceId;
 use waggle_model::network::{Endpoint, NetworkDelta, NetworkState};
+use waggle_model::{IdentityId, ServiceId};
 
 use super::announce::{Announcers, may_announce};
-use super::{Reserved, endpoints_of, network_state, node, service};
+use super::{Reserved, endpoints_of, network_state, node, policy, service};
 use crate::Snapshot;
 use crate::identity::{Naming, Registry};
 use crate::pod::Pod;
@@ -32,6 +32,8 @@ pub struct Follower {
     naming: HashMap<Key, BTreeSet<Key>>,
     /// Services without a number.
     unnumbered: BTreeSet<Key>,
+    /// Pods whose identity has no number.
+    nobodies: BTreeSet<Key>,
     /// Nodes that may announce addresses.
     announcing: BTreeSet<String>,
     /// Two pods say that they have one address.
@@ -69,12 +71,12 @@ impl Follower {
             reserved,
         };
         let before = self.at.replace((snapshot.position(), Arc::clone(registry)));
-        let touched = before
-            .filter(|(_, known)| Arc::ptr_eq(known, registry) || known.is_alike(registry))
-            .and_then(|(position, _)| snapshot.touched_since(position));
-        if let Some(touched) = touched
+        if let Some((position, known)) = before
             && !self.ambiguous
-            && let Some(delta) = self.step(state, &sources, &touched)
+            && known.has_tenants_of(registry)
+            && let Some(touched) = snapshot.touched_since(position)
+            && let Some(delta) =
+                self.step(state, &sources, &touched, !Arc::ptr_eq(&known, registry))
         {
             return delta;
         }
@@ -83,20 +85,25 @@ impl Follower {
         state.delta_to(&next)
     }
 
-    /// `None` when more may depend on it than is looked at here.
+    /// `None` when more may depend on it than is looked at here. `numbers` are others than the last time, perhaps.
     fn step(
         &mut self,
         state: &NetworkState,
         sources: &Sources<'_>,
         touched: &BTreeSet<&Touched>,
+        numbers: bool,
     ) -> Option<NetworkDelta> {
         let mut delta = NetworkDelta {
             from: state.generation,
             to: state.generation.next(),
             ..NetworkDelta::default()
         };
-        let mut services = std::mem::take(&mut self.unnumbered);
-        let mut pods = Vec::new();
+        let (mut services, mut pods) = (BTreeSet::new(), BTreeSet::new());
+        if numbers {
+            services.append(&mut self.unnumbered);
+            pods.append(&mut self.nobodies);
+            move_identities(state, sources, &mut delta);
+        }
         for touched in touched {
             let Touched::Object(object) = touched else {
                 continue;
@@ -109,7 +116,7 @@ impl Follower {
                 ("v1", "Node") => self.move_node(state, sources.snapshot, key.1, &mut delta)?,
                 ("v1", "Pod") => {
                     services.extend(self.naming.get(&key).into_iter().flatten().cloned());
-                    pods.push(key);
+                    pods.insert(key);
                 }
                 ("v1", "Service") => drop(services.insert(key)),
                 _ => {}
@@ -120,6 +127,11 @@ impl Follower {
             for key in pods {
                 self.move_pod(state, sources, &names, key, &mut delta)?;
             }
+        }
+        // Two that come at once with one address.
+        let mut new = HashSet::with_capacity(delta.endpoint_upserts.len());
+        if !(delta.endpoint_upserts.iter()).all(|row| new.insert(row.address)) {
+            return None;
         }
         for key in services {
             self.move_service(state, sources, key, &mut delta)?;
@@ -164,9 +176,11 @@ impl Follower {
         key: Key,
         delta: &mut NetworkDelta,
     ) -> Option<()> {
+        self.nobodies.remove(&key);
         let pod = sources.snapshot.pods.get(&key.0, &key.1);
         let rows = pod.map_or_else(Vec::new, |pod| sources.endpoints(names, pod));
         let addresses: Vec<IpAddr> = rows.iter().map(|row| row.address).collect();
+        let is_nobody = rows.iter().any(is_nobody);
         let is_own = |row: &Endpoint| row.namespace == key.0 && row.pod == key.1;
         for address in self.addresses.remove(&key).unwrap_or_default() {
             if !addresses.contains(&address) {
@@ -181,15 +195,8 @@ impl Follower {
                 _ => delta.endpoint_upserts.push(row),
             }
         }
-        // Of two that come at once with one address.
-        let mut new: Vec<IpAddr> = delta
-            .endpoint_upserts
-            .iter()
-            .map(|row| row.address)
-            .collect();
-        new.sort_unstable();
-        if new.windows(2).any(|pair| pair[0] == pair[1]) {
-            return None;
+        if is_nobody {
+            self.nobodies.insert(key.clone());
         }
         if !addresses.is_empty() {
             self.addresses.insert(key, addresses);
@@ -274,6 +281,9 @@ impl Follower {
             let rows = sources.endpoints(&names, pod);
             let shown = |row: &Endpoint| state.endpoints.get(&row.address) == Some(row);
             self.ambiguous |= !rows.iter().all(shown);
+            if rows.iter().any(is_nobody) {
+                self.nobodies.insert(key.clone());
+            }
             if !rows.is_empty() {
                 let addresses = rows.into_iter().map(|row| row.address).collect();
                 self.addresses.insert(key, addresses);
@@ -307,6 +317,35 @@ impl Sources<'_> {
             })
             .collect()
     }
+}
+
+/// Whether its pod's identity has no number yet.
+fn is_nobody(row: &Endpoint) -> bool {
+    row.identity == IdentityId(0)
+}
+
+/// What other numbers come to: identities come and go, and selectors of policies find others.
+fn move_identities(state: &NetworkState, sources: &Sources<'_>, delta: &mut NetworkDelta) {
+    let registry = sources.registry;
+    let mut known: BTreeSet<IdentityId> = state.identities.keys().copied().collect();
+    for (key, id) in registry.identities() {
+        known.remove(&id);
+        let before = state.identities.get(&id);
+        if !before.is_some_and(|before| policy::is_identity(before, key, registry)) {
+            let made = policy::identity(key, id, registry);
+            delta.identity_upserts.push(made);
+        }
+    }
+    delta.identity_removals.extend(known);
+    let policies = policy::policies(sources.snapshot, registry);
+    let gone = state
+        .policies
+        .keys()
+        .filter(|id| !policies.contains_key(id));
+    delta.policy_removals.extend(gone);
+    let moved = policies.into_values();
+    let moved = moved.filter(|policy| state.policies.get(&policy.id) != Some(policy));
+    delta.policy_upserts.extend(moved);
 }
 
 fn key_of(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Key {

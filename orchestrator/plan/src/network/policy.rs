@@ -14,22 +14,32 @@ use waggle_model::{IdentityId, PolicyId, TenantId};
 
 use super::protocol;
 use crate::Snapshot;
-use crate::identity::Registry;
+use crate::identity::{IdentityKey, Registry};
 use crate::selector::matches;
 
 /// Every identity that has a number.
 pub(super) fn identities(registry: &Registry) -> BTreeMap<IdentityId, Identity> {
-    let identity = |(key, id): (&crate::identity::IdentityKey, IdentityId)| {
-        let identity = Identity {
-            id,
-            tenant: registry.tenant(&key.tenant).unwrap_or(TenantId(0)),
-            namespace: key.namespace.clone(),
-            labels: key.labels.clone(),
-            ports: key.ports.clone(),
-        };
-        (id, identity)
-    };
-    registry.identities().map(identity).collect()
+    let made = |(key, id)| (id, identity(key, id, registry));
+    registry.identities().map(made).collect()
+}
+
+/// An identity with its number.
+pub(super) fn identity(key: &IdentityKey, id: IdentityId, registry: &Registry) -> Identity {
+    Identity {
+        id,
+        tenant: registry.tenant(&key.tenant).unwrap_or(TenantId(0)),
+        namespace: key.namespace.clone(),
+        labels: key.labels.clone(),
+        ports: key.ports.clone(),
+    }
+}
+
+/// Whether [`identity`] makes `made` of `key`.
+pub(super) fn is_identity(made: &Identity, key: &IdentityKey, registry: &Registry) -> bool {
+    made.tenant == registry.tenant(&key.tenant).unwrap_or(TenantId(0))
+        && made.namespace == key.namespace
+        && made.labels == key.labels
+        && made.ports == key.ports
 }
 
 /// Every NetworkPolicy that has a number.

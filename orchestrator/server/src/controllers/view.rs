@@ -1,6 +1,7 @@
 //! The planners' snapshot, kept level with the watch cache: every object is decoded once for each version of it, and
 //! shared from then on. Nobody here decides anything.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -225,12 +226,11 @@ impl Follower {
                 .unwrap_or_else(PoisonError::into_inner);
             let of_kind = snapshot.metas().map(|meta| &meta.key);
             let of_kind = of_kind.filter(|object| object.is(&version, resource.kind));
-            let missing = of_kind.filter(|object| {
-                !listed
-                    .objects
-                    .iter()
-                    .any(|one| *one.namespace == *object.namespace && one.name == object.name)
-            });
+            let there: HashSet<(&str, &str)> = (listed.objects.iter())
+                .map(|one| (&*one.namespace, one.name.as_str()))
+                .collect();
+            let missing =
+                of_kind.filter(|object| !there.contains(&(&*object.namespace, &*object.name)));
             missing
                 .map(|object| (object.namespace.to_string(), object.name.clone()))
                 .collect()

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use waggle_api::Status;
 use waggle_model::Generation;
 use waggle_model::network::{NetworkDelta, NetworkState, PerFamily};
-use waggle_plan::identity::Wanted;
+use waggle_plan::identity::{Stirred, Wanted};
 use waggle_plan::ipam::IpamError;
 use waggle_plan::network::Follower;
 use waggle_plan::pod::{self, Pod};
@@ -30,6 +30,8 @@ const TOGETHER: Duration = Duration::from_millis(5);
 /// Between two network steps, for each node that is told: it takes some 50 us to tell one and to hear that it has it, and there
 /// is other work.
 const A_NODE: Duration = Duration::from_micros(60);
+/// Numbers that nobody has any more are given up after this time: that looks at everybody.
+const SWEEP: Duration = Duration::from_secs(2);
 /// After a failure, and when nothing happens, it looks again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -57,6 +59,10 @@ struct State {
     ends_known: Option<u64>,
     /// Up to where sessions were woken.
     woken: Option<u64>,
+    /// When numbers that nobody has any more are given up; `None` when nobody has gone.
+    sweep_due: Option<Instant>,
+    /// How long somebody may have gone before.
+    sweep_pause: Duration,
 }
 
 impl Hub {
@@ -74,6 +80,8 @@ impl Hub {
             provided: None,
             ends_known: None,
             woken: None,
+            sweep_due: None,
+            sweep_pause: SWEEP,
         };
         Self {
             state: Mutex::new(state),
@@ -112,6 +120,12 @@ impl Hub {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether numbers are to be given up now.
+    fn sweeps(&self) -> bool {
+        let due = self.lock().sweep_due;
+        due.is_some_and(|due| due <= Instant::now())
     }
 
     fn next_deadline(&self) -> Duration {
@@ -161,7 +175,7 @@ pub(super) async fn keep(inner: Arc<Inner>) {
                 }
                 () = tokio::time::sleep(rest) => {
                     release(&inner);
-                    if settled.is_err() {
+                    if settled.is_err() || inner.hub.sweeps() {
                         break;
                     }
                 }
@@ -185,13 +199,28 @@ async fn provide(inner: &Inner) -> Result<(), Status> {
         let touched = provided.and_then(|from| snapshot.touched_since(from));
         let stirred = touched
             .as_ref()
-            .is_none_or(|touched| registry.is_stirred(snapshot, touched));
+            .map(|touched| Stirred::by(touched, snapshot, &registry));
         let moved = touched.is_none_or(|touched| touched.into_iter().any(moves_pods));
         (snapshot.position(), stirred, moved)
     });
-    if stirred {
-        let wanted = inner.view.read(Wanted::of);
-        inner.numbers.provide(&wanted).await?;
+    {
+        let mut state = inner.hub.lock();
+        if stirred.as_ref().is_some_and(|stirred| stirred.gone) && state.sweep_due.is_none() {
+            state.sweep_due = Some(Instant::now() + state.sweep_pause);
+        }
+    }
+    match stirred {
+        Some(stirred) if !stirred.all && !inner.hub.sweeps() => {
+            inner.numbers.add(&stirred.new).await?
+        }
+        _ => {
+            let begun = Instant::now();
+            let wanted = inner.view.read(Wanted::of);
+            inner.numbers.provide(&wanted).await?;
+            let mut state = inner.hub.lock();
+            state.sweep_due = None;
+            state.sweep_pause = SWEEP.max(begun.elapsed() * 20);
+        }
     }
     let mut written = Ok(());
     if moved {

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde_json::json;
 use waggle_api::{Part, Resource, Status};
 use waggle_model::Generation;
-use waggle_plan::identity::{Part as RegistryPart, Registry, Wanted, assign};
+use waggle_plan::identity::{Changes, Part as RegistryPart, Registry, Wanted, add, assign};
 
 use crate::objects::{Object, Objects, WriteOptions};
 
@@ -68,16 +68,28 @@ impl Numbers {
         Arc::clone(&self.registry.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Gives a number to whoever wants one, durably before anybody can see it. One caller at a time.
+    /// Gives a number to whoever wants one and takes it from everybody else, durably before anybody can see it. One caller at
+    /// a time.
     ///
     /// # Errors
     /// The [`Status`] of the write; the numbers are then unchanged.
     pub(crate) async fn provide(&self, wanted: &Wanted) -> Result<(), Status> {
-        let mut next = Registry::clone(&self.registry());
-        let changes = assign(&next, wanted);
+        self.change(assign(&self.registry(), wanted)).await
+    }
+
+    /// The same for those that came; everybody else keeps what they have.
+    ///
+    /// # Errors
+    /// As [`Self::provide`].
+    pub(crate) async fn add(&self, wanted: &Wanted) -> Result<(), Status> {
+        self.change(add(&self.registry(), wanted)).await
+    }
+
+    async fn change(&self, changes: Changes) -> Result<(), Status> {
         if changes.is_empty() {
             return Ok(());
         }
+        let mut next = Registry::clone(&self.registry());
         let mut parts = next.changed_parts(&changes);
         next.apply(changes);
         if !self.divided.load(Ordering::Relaxed) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::identity::{Wanted, assign};
+use crate::identity::{Stirred, Wanted, add, assign};
 use crate::world::{World, running};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -22,8 +22,10 @@ enum Change {
     Namespace(bool),
     Policy(u8),
     PolicyGone,
-    /// Everything gets its numbers.
+    /// Everything gets its numbers, and what is gone loses them.
     Numbers,
+    /// What came gets its numbers.
+    NewNumbers,
     /// The state is followed.
     Look,
 }
@@ -41,7 +43,8 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
         1 => any::<bool>().prop_map(Change::Namespace),
         1 => (0..2u8).prop_map(Change::Policy),
         1 => Just(Change::PolicyGone),
-        4 => Just(Change::Numbers),
+        2 => Just(Change::Numbers),
+        4 => Just(Change::NewNumbers),
         6 => Just(Change::Look),
     ];
     prop::collection::vec(one, 1..60)
@@ -136,7 +139,7 @@ fn happen(snapshot: &mut Snapshot, change: &Change) {
         Change::PolicyGone => {
             return snapshot.remove("networking.k8s.io/v1", "NetworkPolicy", "shop", "only");
         }
-        Change::Numbers | Change::Look => return,
+        Change::Numbers | Change::NewNumbers | Change::Look => return,
     };
     snapshot.upsert(&object).unwrap();
 }
@@ -148,6 +151,7 @@ proptest! {
         let mut snapshot = Snapshot::default();
         let mut registry = Arc::new(Registry::default());
         let (mut follower, mut state) = (Follower::default(), NetworkState::default());
+        let mut numbered = 0;
         happen(&mut snapshot, &Change::Namespace(false));
         happen(&mut snapshot, &Change::Node(0, true));
         for change in changes.iter().chain([&Change::Numbers, &Change::Look]) {
@@ -157,6 +161,21 @@ proptest! {
                     let mut next = Registry::clone(&registry);
                     next.apply(assign(&registry, &Wanted::of(&snapshot)));
                     registry = Arc::new(next);
+                    numbered = snapshot.position();
+                }
+                Change::NewNumbers => {
+                    let touched = snapshot.touched_since(numbered);
+                    let Some(touched) = touched else { continue };
+                    let stirred = Stirred::by(&touched, &snapshot, &registry);
+                    if stirred.all {
+                        continue;
+                    }
+                    let mut next = Registry::clone(&registry);
+                    next.apply(add(&registry, &stirred.new));
+                    let rest = assign(&next, &Wanted::of(&snapshot));
+                    prop_assert!(rest.identities.is_empty() && rest.services.is_empty(), "{rest:?}");
+                    registry = Arc::new(next);
+                    numbered = snapshot.position();
                 }
                 Change::Look => {
                     let delta = follower.advance(&state, &snapshot, &registry, &|_| None);
@@ -224,4 +243,55 @@ fn one_service_is_one_service() {
         (delta.node_removals, asked.get()),
         (vec!["node1".to_owned()], 0)
     );
+}
+
+/// Nor does a pod that is the first of its identity, nor a number that is given up.
+#[test]
+fn one_new_identity_is_one_pod() {
+    let mut world = World::new();
+    world.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}));
+    world.put(node(0, true));
+    for number in 0..100 {
+        world.put(pod(number, number, 0, 0));
+    }
+    let asked = std::cell::Cell::new(0);
+    let reserved = |_: &Pod| {
+        asked.set(asked.get() + 1);
+        None
+    };
+    let (mut follower, mut state) = (Follower::default(), NetworkState::default());
+    let mut registry = Arc::new(Registry::default());
+    let mut look = |world: &World, registry: &Arc<Registry>| {
+        let delta = follower.advance(&state, &world.snapshot, registry, &reserved);
+        state.apply(delta.clone()).unwrap();
+        (delta, asked.replace(0))
+    };
+    let renumbered = |registry: &Registry, changes| {
+        let mut next = registry.clone();
+        next.apply(changes);
+        Arc::new(next)
+    };
+    look(&world, &registry);
+    let changes = assign(&registry, &Wanted::of(&world.snapshot));
+    registry = renumbered(&registry, changes);
+    look(&world, &registry);
+
+    world.put(pod(100, 100, 1, 0));
+    // Looked at before it has a number, and again with it.
+    assert_eq!(look(&world, &registry).1, 1);
+    let changes = add(&registry, &Wanted::of(&world.snapshot));
+    registry = renumbered(&registry, changes);
+    let (delta, looked) = look(&world, &registry);
+    assert_eq!((delta.identity_upserts.len(), looked), (1, 1));
+    assert_eq!(
+        delta.endpoint_upserts[0].identity,
+        delta.identity_upserts[0].id
+    );
+
+    world.snapshot.remove("v1", "Pod", "shop", "pod100");
+    look(&world, &registry);
+    let changes = assign(&registry, &Wanted::of(&world.snapshot));
+    registry = renumbered(&registry, changes);
+    let (delta, looked) = look(&world, &registry);
+    assert_eq!((delta.identity_removals.len(), looked), (1, 0));
 }
