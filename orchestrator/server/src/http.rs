@@ -48,7 +48,7 @@ use query::Query;
 use target::Target;
 
 pub use answer::status_response;
-pub(crate) use serve::serve;
+pub(crate) use serve::{Callers, serve};
 
 /// Everything that the API answers to.
 pub fn router(state: ServerState) -> Router {

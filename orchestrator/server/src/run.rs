@@ -261,7 +261,7 @@ impl Server {
             let (tls, router) = (Arc::clone(&tls), router.clone());
             let stop = self.state.stop.clone();
             parts.spawn(async move {
-                http::serve(listener, tls, router, stop).await;
+                http::serve(listener, http::Callers::Clients, tls, router, stop).await;
                 Ok(())
             });
         }

@@ -2,6 +2,7 @@
 //! `waggle-model`. No I/O lives here; the server and the agent own their ends.
 #![forbid(unsafe_code)]
 
+mod codec;
 mod network;
 mod pieces;
 

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use crate::v1::from_server::Message;
 
 /// Largest piece, in bytes.
-const PIECE: usize = 32 << 10;
+const PIECE: usize = 8 << 10;
 /// Largest whole, in bytes.
 const LARGEST: usize = 256 << 20;
 

@@ -9,6 +9,7 @@ use waggle_wire::v1::enrolment_server::Enrolment;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Inner;
+use crate::auth::PeerCertificate;
 use crate::pki::{NODE_USER, NODES};
 
 /// The service that is answered without a certificate.
@@ -53,9 +54,8 @@ pub(super) fn issue(inner: &Inner, node: &str, csr_pem: &str) -> Result<v1::Join
 
 /// The node that a request's certificate names.
 pub(super) fn caller<T>(request: &Request<T>) -> Result<String, Status> {
-    let certificates = request.peer_certs();
-    let certificate = certificates.as_ref().and_then(|chain| chain.first());
-    let certificate = certificate.ok_or_else(|| {
+    let peer = request.extensions().get::<PeerCertificate>();
+    let certificate = peer.and_then(|peer| peer.0.as_deref()).ok_or_else(|| {
         Status::unauthenticated("a node certificate is needed: join with a token first")
     })?;
     node_of(certificate).ok_or_else(|| Status::permission_denied("the certificate is not a node's"))

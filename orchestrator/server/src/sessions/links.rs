@@ -34,7 +34,7 @@ pub(crate) struct Link {
     /// Network generation that the node has in its kernel.
     acknowledged: AtomicU64,
     /// Requests for streams, to be sent down.
-    requests: mpsc::Sender<v1::OpenStream>,
+    requests: mpsc::Sender<Box<v1::OpenStream>>,
     /// There may be something to tell the node.
     news: Notify,
     /// Something of its pods may be among it.
@@ -113,7 +113,7 @@ impl Link {
 
     /// Has the session send a request; false when it is gone or too busy.
     pub(crate) fn request(&self, request: v1::OpenStream) -> bool {
-        self.requests.try_send(request).is_ok()
+        self.requests.try_send(Box::new(request)).is_ok()
     }
 }
 
@@ -127,7 +127,7 @@ pub(crate) struct Links {
 impl Links {
     /// Opens a session for `node`, which has acknowledged nothing yet: what it received in an earlier session need not
     /// be in its kernel. A session that is still open is ended. Requests come out of the receiver.
-    pub(crate) fn open(&self, node: &str) -> (Arc<Link>, mpsc::Receiver<v1::OpenStream>) {
+    pub(crate) fn open(&self, node: &str) -> (Arc<Link>, mpsc::Receiver<Box<v1::OpenStream>>) {
         let (requests, receiver) = mpsc::channel(QUEUE);
         let link = Arc::new(Link {
             node: node.to_owned(),

@@ -41,7 +41,7 @@ use waggle_wire::v1;
 
 use crate::controllers::{Recorder, View};
 use crate::objects::Objects;
-use crate::pki::Pki;
+use crate::pki::{Pki, PkiError};
 use crate::usage::UsageRegistry;
 
 pub use beats::Beats;
@@ -97,14 +97,11 @@ impl Default for Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum SessionsError {
     /// Certificate, key or authority can't be used.
-    #[error("node listener: the server's certificate, key or authority can't be used: {0}")]
-    Tls(#[source] tonic::transport::Error),
+    #[error("node listener: {0}")]
+    Tls(#[source] PkiError),
     /// A listener can't be handed to the runtime.
     #[error("node listener: {0}")]
     Listener(#[from] std::io::Error),
-    /// It ended while it should run.
-    #[error("node listener ended: {0}")]
-    Ended(#[source] tonic::transport::Error),
 }
 
 /// Every node session of this server. Cloning shares them.

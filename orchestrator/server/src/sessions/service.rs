@@ -1,16 +1,16 @@
-//! The node listener: mTLS on every address that was given, and the two services behind it.
+//! The two services that nodes call, on every address that was given.
 
 use std::net::TcpListener;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{Stream, select_all};
+use futures::future::join_all;
+use futures::stream::{Stream, TryStreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use waggle_wire::v1;
 use waggle_wire::v1::enrolment_server::EnrolmentServer;
@@ -19,11 +19,10 @@ use waggle_wire::v1::node_server::{Node, NodeServer};
 use super::enrol::{Desk, caller, issue};
 use super::rendezvous::{FRAMES, StreamEnds};
 use super::{Inner, SessionsError, account, session, static_pods, volumes};
+use crate::http::{self, Callers};
 
 /// How long a peer may take to say who it is or which stream it opens.
 const FIRST_WORD: Duration = Duration::from_secs(10);
-/// How long streams may go on after the server was told to end.
-const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Largest message from an agent, in bytes.
 const LARGEST: usize = 16 << 20;
 
@@ -33,43 +32,34 @@ pub(super) async fn serve(
     listeners: Vec<TcpListener>,
     stop: CancellationToken,
 ) -> Result<(), SessionsError> {
-    if listeners.is_empty() {
-        stop.cancelled().await;
-        return Ok(());
-    }
-    let (own, authority) = (inner.pki.server(), inner.pki.ca_pem());
-    // The authority goes along: an agent that joins knows it by its fingerprint only.
-    let chain = format!("{}{authority}", own.certificate_pem);
-    let tls = ServerTlsConfig::new()
-        .identity(Identity::from_pem(chain, &own.key_pem))
-        .client_ca_root(Certificate::from_pem(authority))
-        .client_auth_optional(true);
-    let mut incoming = Vec::new();
+    // Connections end with this, however it ends.
+    let stop = stop.child_token();
+    let _ends = stop.clone().drop_guard();
+    let tls = inner.pki.server_tls().map_err(SessionsError::Tls)?;
+    let node = NodeServer::new(Sill(Arc::clone(&inner))).max_decoding_message_size(LARGEST);
+    let router = Routes::new(EnrolmentServer::new(Desk(Arc::clone(&inner))))
+        .add_service(node)
+        .prepare()
+        .into_axum_router();
+    let mut serving = Vec::new();
     for listener in listeners {
         listener.set_nonblocking(true)?;
-        // The server's own option is about listeners of its own only. Without it an answer's trailers wait 40 ms for the
-        // other side to acknowledge what came before them.
-        incoming.push(
-            TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?)
-                .with_nodelay(Some(true)),
-        );
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let (tls, router) = (Arc::clone(&tls), router.clone());
+        serving.push(http::serve(
+            listener,
+            Callers::Nodes,
+            tls,
+            router,
+            stop.clone(),
+        ));
     }
-    let node = NodeServer::new(Sill(Arc::clone(&inner))).max_decoding_message_size(LARGEST);
-    let links = Arc::clone(&inner);
-    let end = stop.clone();
-    let served = Server::builder()
-        .tls_config(tls)
-        .map_err(SessionsError::Tls)?
-        .add_service(EnrolmentServer::new(Desk(Arc::clone(&inner))))
-        .add_service(node)
-        .serve_with_incoming_shutdown(select_all(incoming), async move {
-            end.cancelled().await;
-            links.links.close_all();
-        });
-    tokio::select! {
-        served = served => served.map_err(SessionsError::Ended),
-        () = async { stop.cancelled().await; tokio::time::sleep(LAST_WORDS).await } => Ok(()),
-    }
+    let end = async {
+        stop.cancelled().await;
+        inner.links.close_all();
+    };
+    tokio::join!(join_all(serving), end);
+    Ok(())
 }
 
 /// The service for nodes with a certificate.
@@ -93,13 +83,14 @@ impl Node for Sill {
         let (down, messages) = mpsc::channel(session::QUEUE);
         // The answer's headers go first: an agent may wait for them before it says hello.
         tokio::spawn(async move {
-            let hello = match hello(&mut inbound, &node).await {
+            let hello = match Box::pin(hello(&mut inbound, &node)).await {
                 Ok(hello) => hello,
                 Err(status) => return drop(down.send(Err(status)).await),
             };
             session::run(inner, node, hello, inbound, down).await;
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        let messages = ReceiverStream::new(messages);
+        Ok(Response::new(Box::pin(messages.map_ok(|boxed| *boxed))))
     }
 
     async fn stream(

@@ -19,8 +19,9 @@ use super::{Inner, node, upward};
 /// Messages on their way to a node.
 pub(super) const QUEUE: usize = 16;
 
-/// The way down; closed when the node has hung up.
-type Down = mpsc::Sender<Result<v1::FromServer, Status>>;
+/// The way down; closed when the node has hung up. A queue has room for 32 of what goes through it, always: boxes, because there are
+/// thousands of queues.
+pub(super) type Down = mpsc::Sender<Result<Box<v1::FromServer>, Status>>;
 
 /// The node has hung up.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub(super) async fn run(
     inbound: Streaming<v1::FromAgent>,
     down: Down,
 ) {
-    let (range, uid) = match node::register(&inner, &hello).await {
+    let (range, uid) = match Box::pin(node::register(&inner, &hello)).await {
         Ok((range, uid)) => (range.to_string(), uid),
         Err(status) => {
             tracing::warn!(node, error = %status, "a node can't be registered");
@@ -78,7 +79,7 @@ async fn tell(
     link: &Arc<Link>,
     hello: &v1::Hello,
     pod_cidr: String,
-    mut requests: mpsc::Receiver<v1::OpenStream>,
+    mut requests: mpsc::Receiver<Box<v1::OpenStream>>,
     down: &Down,
 ) -> Result<(), HungUp> {
     let mut cadence = inner.cadence.follow();
@@ -114,7 +115,7 @@ async fn tell(
                 }
                 request = requests.recv() => {
                     let request = request.ok_or(HungUp)?;
-                    send(down, Message::OpenStream(request)).await?;
+                    send(down, Message::OpenStream(*request)).await?;
                 }
             }
         }
@@ -205,9 +206,9 @@ async fn tell_pods(
 }
 
 async fn send(down: &Down, message: Message) -> Result<(), HungUp> {
-    down.send(Ok(v1::FromServer {
+    down.send(Ok(Box::new(v1::FromServer {
         message: Some(message),
-    }))
+    })))
     .await
     .map_err(|_| HungUp)
 }

@@ -125,6 +125,7 @@ pub(super) async fn hooks() -> Hooks {
     let address = listener.local_addr().unwrap();
     tokio::spawn(crate::http::serve(
         listener,
+        crate::http::Callers::Clients,
         Arc::new(tls),
         router,
         stop.clone(),
