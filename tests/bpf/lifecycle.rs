@@ -9,6 +9,7 @@ use aya::programs::SchedClassifier;
 use waggle_datapath::{Applied, Capacity, Claimant, Datapath, Reason};
 
 use crate::Case;
+use crate::clsact;
 use crate::sockets::serve_tcp;
 use crate::state::{BILLING, OTHER_HOST, SHOP, With, ip, nodes};
 use crate::world::{PATIENCE, World};
@@ -141,8 +142,11 @@ fn a_new_agents_programs_take_over() {
     line.works();
 }
 
-/// Programs at the tcx ingress of `interface`.
+/// Programs at the ingress of `interface`.
 fn attached_program(world: &World, interface: &str) -> Vec<u32> {
+    if world.config.hooks.is_some() {
+        return clsact::programs(&world.host, interface, "ingress");
+    }
     let interface = interface.to_owned();
     world.host.run(move || {
         let query = SchedClassifier::query_tcx(&interface, aya::programs::TcAttachType::Ingress);

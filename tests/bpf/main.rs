@@ -6,6 +6,7 @@
 
 mod affinity;
 mod cgroup;
+mod clsact;
 mod counts;
 mod direct;
 mod fragments;
@@ -63,15 +64,22 @@ fn main() -> ExitCode {
         counts::CASES,
         fragments::CASES,
         parsing::CASES,
+        clsact::CASES,
     ]
     .concat();
+    let again = clsact::again(&cases).into_iter().map(|(name, check)| {
+        Trial::test(name, move || -> Result<(), Failed> {
+            clsact::forced(check);
+            Ok(())
+        })
+    });
     let trials = cases.into_iter().map(|(name, check)| {
         Trial::test(name, move || -> Result<(), Failed> {
             check();
             Ok(())
         })
     });
-    let trials = trials.collect();
+    let trials = trials.chain(again).collect();
     if arguments.list {
         return libtest_mimic::run(&arguments, trials).exit_code();
     }

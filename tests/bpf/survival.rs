@@ -22,6 +22,7 @@ use waggle_model::network::{NetworkState, PerFamily, TunnelMode, XdpMode};
 use waggle_model::{IdentityId, TenantId};
 
 use crate::Case;
+use crate::clsact::{hooks, pass_on};
 use crate::room::Room;
 use crate::sockets::at;
 use crate::state::{HOST, SHOP, With, ip, nodes};
@@ -142,6 +143,7 @@ fn agent(words: &[String]) {
         mtu: None,
         tunnel: TunnelMode::Auto,
         xdp: XdpMode::Never,
+        hooks: hooks(),
         capacity: capacity(),
         abi: abi.parse().expect("a number"),
     };
@@ -274,7 +276,9 @@ impl Stage {
         for (room, address) in self.rooms.iter().zip([WEB, CART, SCRATCH]) {
             words.push(format!("pod-{address},{},{address}", room.outside_path()));
         }
-        Orders::command("agent", &words)
+        let mut agent = Orders::command("agent", &words);
+        pass_on(&mut agent);
+        agent
             .stdout(Stdio::piped())
             .spawn()
             .expect("the agent starts")

@@ -16,6 +16,7 @@ use waggle_model::network::{NetworkState, PerFamily, TunnelMode, XdpMode};
 use waggle_model::{IdentityId, TenantId};
 
 use crate::cgroup;
+use crate::clsact::hooks;
 use crate::room::Room;
 use crate::state::{HOST, OTHER_HOST, ip};
 
@@ -81,6 +82,7 @@ impl World {
             mtu: None,
             tunnel,
             xdp: XdpMode::Never,
+            hooks: hooks(),
             capacity,
             abi: waggle_abi::ABI_HASH,
         };

@@ -17,17 +17,30 @@ use crate::uplink::{node_address, open, send_error, send_known, send_on};
 use crate::{NEXT, Verdict};
 
 /// Decides about a packet that came in from outside; with `handed`, by way of another node, which chose this one.
-#[inline(never)]
+#[inline(always)]
 pub fn arrive(
     ctx: &TcContext,
     config: &Config,
     packet: &Packet,
     handed: bool,
 ) -> Result<i32, Reason> {
-    let work = work()?;
+    // Not below the frame that a call takes: a quoted packet's takes much as well.
     if packet.icmp_error {
-        return send_error(ctx, config, packet, work);
+        send_error(ctx, config, packet, work()?)
+    } else {
+        arrive_whole(ctx, config, packet, handed)
     }
+}
+
+/// The same for what is no error about another packet.
+#[inline(never)]
+fn arrive_whole(
+    ctx: &TcContext,
+    config: &Config,
+    packet: &Packet,
+    handed: bool,
+) -> Result<i32, Reason> {
+    let work = work()?;
     work.key = packet.tuple;
     // A flow that is known stays where it is; a call that begins anew may choose anew.
     if !packet.opening

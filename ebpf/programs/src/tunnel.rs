@@ -2,11 +2,9 @@
 //! between need not know pods. Its network identifier is the tenant of who sent it, which the receiver holds against what it
 //! knows about the source address. The tenant and not the identity, because it stays while labels change.
 
-use aya_ebpf::bindings::{
-    BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key as TunnelKey,
-    bpf_tunnel_key__bindgen_ty_1 as Remote, bpf_tunnel_key__bindgen_ty_2 as Flags,
-    bpf_tunnel_key__bindgen_ty_3 as Local,
-};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::{BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key as TunnelKey};
 use aya_ebpf::helpers::generated::{
     bpf_redirect, bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
 };
@@ -21,6 +19,12 @@ use crate::uplink::{config, mark, node_address};
 
 const KEY_SIZE: u32 = size_of::<TunnelKey>() as u32;
 const HOPS: u8 = 64;
+/// Both hardware addresses of a frame inside a tunnel, in their order. Not on a stack, which is short.
+static MACS: [u8; 12] = {
+    let [a, b, c, d, e, f] = TUNNEL_MAC;
+    let [g, h, i, j, k, l] = TUNNEL_PEER_MAC;
+    [a, b, c, d, e, f, g, h, i, j, k, l]
+};
 
 /// The other end of the tunnel that `addr` is behind; `None` for an address that is reached without one.
 #[inline(always)]
@@ -53,7 +57,8 @@ pub fn send_whole(ctx: &TcContext, config: &Config, end: &Addr, tenant: u32) -> 
 #[inline(never)]
 pub fn address(ctx: &TcContext, config: &Config, end: &Addr, tenant: u32) -> bool {
     let own = node_address(config, end);
-    let mut key = empty();
+    let mut key = MaybeUninit::uninit();
+    let key = zeroed(&mut key);
     key.tunnel_id = tenant & TUNNEL_TENANT;
     key.tunnel_ttl = HOPS;
     let flags = if end.is_v4() {
@@ -66,14 +71,11 @@ pub fn address(ctx: &TcContext, config: &Config, end: &Addr, tenant: u32) -> boo
         key.__bindgen_anon_3.local_ipv6 = own.words;
         BPF_F_TUNINFO_IPV6
     };
-    let mut macs = [0u8; 12];
-    macs[..6].copy_from_slice(&TUNNEL_MAC);
-    macs[6..].copy_from_slice(&TUNNEL_PEER_MAC);
     let skb = ctx.skb.skb;
-    // SAFETY: the context is the kernel's; key and addresses are of this stack, with their sizes.
+    // SAFETY: the context is the kernel's; the key is of this stack and the addresses are a constant, with their sizes.
     let refused = unsafe {
-        bpf_skb_set_tunnel_key(skb, &raw mut key, KEY_SIZE, u64::from(flags)) != 0
-            || bpf_skb_store_bytes(skb.cast(), 0, macs.as_ptr().cast(), 12, 0) != 0
+        bpf_skb_set_tunnel_key(skb, key, KEY_SIZE, u64::from(flags)) != 0
+            || bpf_skb_store_bytes(skb.cast(), 0, MACS.as_ptr().cast(), 12, 0) != 0
     };
     if !refused {
         mark(ctx);
@@ -84,14 +86,15 @@ pub fn address(ctx: &TcContext, config: &Config, end: &Addr, tenant: u32) -> boo
 /// Which node sent what came out of the tunnel, and the tenant that it names.
 #[inline(never)]
 pub fn sender(ctx: &TcContext, node: &mut Addr) -> Option<u32> {
-    let mut key = empty();
+    let mut key = MaybeUninit::uninit();
+    let key = zeroed(&mut key);
     let skb = ctx.skb.skb;
     let v6 = u64::from(BPF_F_TUNINFO_IPV6);
     // SAFETY: the context is the kernel's, the key is of this stack, with its size; both ways to read it are words.
     unsafe {
-        if bpf_skb_get_tunnel_key(skb, &raw mut key, KEY_SIZE, 0) == 0 {
+        if bpf_skb_get_tunnel_key(skb, key, KEY_SIZE, 0) == 0 {
             *node = Addr::v4(key.__bindgen_anon_1.remote_ipv4.to_be());
-        } else if bpf_skb_get_tunnel_key(skb, &raw mut key, KEY_SIZE, v6) == 0 {
+        } else if bpf_skb_get_tunnel_key(skb, key, KEY_SIZE, v6) == 0 {
             node.words = key.__bindgen_anon_1.remote_ipv6;
         } else {
             return None;
@@ -100,17 +103,15 @@ pub fn sender(ctx: &TcContext, node: &mut Addr) -> Option<u32> {
     Some(key.tunnel_id)
 }
 
+/// Makes a key of zeros, word by word: a call of `memset` would be one more frame on the stack.
 #[inline(always)]
-fn empty() -> TunnelKey {
-    TunnelKey {
-        tunnel_id: 0,
-        __bindgen_anon_1: Remote {
-            remote_ipv6: [0; 4],
-        },
-        tunnel_tos: 0,
-        tunnel_ttl: 0,
-        __bindgen_anon_2: Flags { tunnel_ext: 0 },
-        tunnel_label: 0,
-        __bindgen_anon_3: Local { local_ipv6: [0; 4] },
+fn zeroed(key: &mut MaybeUninit<TunnelKey>) -> &mut TunnelKey {
+    let words = key.as_mut_ptr().cast::<u32>();
+    // SAFETY: the key is whole words, and zeros are a key.
+    unsafe {
+        for word in 0..size_of::<TunnelKey>() / 4 {
+            words.add(word).write_volatile(0);
+        }
+        key.assume_init_mut()
     }
 }

@@ -159,7 +159,7 @@ pub fn out(ctx: &TcContext, uplink: u32) -> i32 {
 }
 
 /// Marks the packet as one that leaves as it is.
-#[inline(never)]
+#[inline(always)]
 pub fn mark(ctx: &TcContext) {
     // SAFETY: the context is the kernel's; the mark is writable, by whole words at a fixed offset only.
     unsafe { (&raw mut (*ctx.skb.skb).mark).write_volatile(TRANSLATED) }

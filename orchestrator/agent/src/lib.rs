@@ -15,6 +15,7 @@ mod flows;
 mod folder;
 mod health_check;
 mod image_gc;
+mod kernel;
 mod machine;
 mod metrics;
 mod network;

@@ -12,13 +12,13 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use waggle_runtime::cgroup::Cgroups;
 use waggle_wire::v1;
 
-use crate::clock;
 use crate::eviction::{EvictionOptions, Pressure};
 use crate::node::Node;
 use crate::options::Reserved;
 use crate::pods::resize::Amounts;
 use crate::pods::table::Table;
 use crate::refused;
+use crate::{clock, kernel};
 
 /// Between two measurements.
 const MEASURE: Duration = Duration::from_secs(5);
@@ -176,6 +176,15 @@ pub(crate) fn status(
             false,
             "TablesHaveRoom",
             "everything is in the datapath's tables",
+        ),
+    });
+    conditions.push(match kernel::condition(&kernel::limits(&node.datapath)) {
+        Some(missing) => condition("KernelLimited", true, "FeaturesMissing", &missing),
+        None => condition(
+            "KernelLimited",
+            false,
+            "NothingMissing",
+            "the kernel has everything that a node uses",
         ),
     });
     conditions.push(match fault {

@@ -28,8 +28,8 @@ use crate::pods::table::Table;
 use crate::pressure;
 use crate::session::{Session, decode, join};
 use crate::{
-    AgentError, AgentOptions, admin, clock, flows, health_check, image_gc, network, reclaim,
-    static_pods,
+    AgentError, AgentOptions, admin, clock, flows, health_check, image_gc, kernel, network,
+    reclaim, static_pods,
 };
 
 /// Where the node's own name servers are.
@@ -75,6 +75,7 @@ pub(crate) async fn run(
     .await
     .map_err(|error| AgentError::Supervisor(error.to_string()))?;
     let datapath = datapath(&options, unified).await?;
+    kernel::tell(&datapath);
     let images =
         ImageStore::open(folder.images()).map_err(|error| AgentError::Images(error.to_string()))?;
     let node = Arc::new(node(
@@ -272,6 +273,7 @@ async fn datapath(
         mtu: None,
         tunnel: options.tunnel,
         xdp: options.xdp,
+        hooks: None,
         capacity: Capacity::default(),
         abi: ABI_HASH,
     };

@@ -8,6 +8,8 @@ use waggle_model::network::{PerFamily, TunnelMode, XdpMode};
 use waggle_model::{IdentityId, TenantId};
 use waggle_policy::Refusal;
 
+use crate::hooks::PacketHooks;
+
 /// Where this node's datapath lives.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -27,6 +29,8 @@ pub struct Config {
     pub tunnel: TunnelMode,
     /// Whether the uplink has an XDP program.
     pub xdp: XdpMode,
+    /// How packet programs are attached; `None` for the best that the kernel has.
+    pub hooks: Option<PacketHooks>,
     /// Rows that each table may take.
     pub capacity: Capacity,
     /// Number of the ABI that maps and programs are pinned under: [`waggle_abi::ABI_HASH`], but for trying an upgrade.

@@ -1,5 +1,6 @@
 //! The datapath of one node: opened once by each agent, adopting what the last one left.
 
+mod limits;
 mod pressure;
 
 pub use pressure::Occupancy;
@@ -43,6 +44,8 @@ pub struct Datapath {
     /// Its end of the tunnels to nodes behind a gateway; `None` for none.
     tunnel: Option<Tunnel>,
     tables: Mutex<Tables>,
+    /// The uplink's driver took no XDP program though one was asked for.
+    edge_refused: AtomicBool,
     /// Programs of another ABI run until the new tables are filled.
     takeover_pending: AtomicBool,
     loggers: Mutex<Vec<program::Logger>>,
@@ -71,7 +74,7 @@ impl Datapath {
         if !kept {
             pins.set_in_charge(false)?;
         }
-        let mut programs = Programs::load(&pins, &config.capacity)?;
+        let mut programs = Programs::load(&pins, &config.capacity, config.hooks)?;
         let local = LocalNode {
             name: config.node.clone(),
             addresses: config.addresses.iter().collect(),
@@ -97,6 +100,7 @@ impl Datapath {
             mtu,
             tunnel,
             tables: Mutex::new(tables),
+            edge_refused: AtomicBool::new(false),
             takeover_pending: AtomicBool::new(takeover_pending),
             loggers,
             routes: tokio::sync::Mutex::new(None),
@@ -144,6 +148,7 @@ impl Datapath {
         let taken =
             self.programs
                 .attach_to_edge(&self.pins, self.uplink.ifindex, self.config.xdp)?;
+        self.edge_refused.store(!taken, Ordering::Relaxed);
         if !taken {
             tracing::warn!(
                 "the uplink's driver takes no XDP program: the packet hooks do its work"

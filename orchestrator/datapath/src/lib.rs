@@ -4,11 +4,13 @@
 //! pinned, so that an agent's death changes nothing; the next agent opens the same [`Datapath`] and goes on.
 
 mod announce;
+mod clsact;
 mod config;
 mod datapath;
 mod diag;
 mod error;
 mod event;
+mod hooks;
 mod link;
 mod maps;
 mod netns;
@@ -24,6 +26,7 @@ pub use config::{Applied, Attachment, Config, PodLink, Tally};
 pub use datapath::{Datapath, Occupancy};
 pub use error::DatapathError;
 pub use event::{FlowEvent, FlowEvents, Verdict, since_boot};
+pub use hooks::PacketHooks;
 pub use waggle_abi::{ABI_HASH, Capacity, Reason};
 pub use waggle_policy::{
     CapacityFault, Claimant, DnsRedirect, PolicyTally, Refusal, ServiceTally, Table, Tallies,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -13,6 +12,7 @@ use waggle_abi::{Capacity, program};
 use waggle_model::network::XdpMode;
 
 use crate::error::{DatapathError, file_error};
+use crate::hooks::{Hook, PacketHooks, pin_on};
 use crate::maps;
 use crate::pin::{Pins, unpin};
 use crate::sys::{self, AttachType};
@@ -88,23 +88,27 @@ const XDP_GENERIC: u32 = 1 << 1;
 /// `XDP_FLAGS_DRV_MODE`.
 const XDP_DRIVER: u32 = 1 << 2;
 
-/// A program, where it goes, and with which flags.
-type Hook = (&'static str, AttachType, u32);
-
 /// What programs write through aya-log, one reader for each object that writes any.
 pub(crate) type Logger = EbpfLogger<&'static dyn log::Log>;
 
 /// Programs that are in the kernel.
 pub(crate) struct Programs {
     loaded: BTreeMap<&'static str, OwnedFd>,
+    pub(crate) hooks: PacketHooks,
     pub(crate) loggers: Vec<Logger>,
 }
 
 impl Programs {
-    /// Loads every program onto the maps below `pins`, making those that are missing.
-    pub(crate) fn load(pins: &Pins, capacity: &Capacity) -> Result<Self, DatapathError> {
+    /// Loads every program onto the maps below `pins`, making those that are missing. They are attached by `hooks`, or by the
+    /// best that the kernel has.
+    pub(crate) fn load(
+        pins: &Pins,
+        capacity: &Capacity,
+        hooks: Option<PacketHooks>,
+    ) -> Result<Self, DatapathError> {
         let mut programs = Self {
             loaded: BTreeMap::new(),
+            hooks: PacketHooks::default(),
             loggers: Vec::new(),
         };
         for (object, bytes) in OBJECTS {
@@ -133,6 +137,8 @@ impl Programs {
                 Err(error) => return Err(fault(error.to_string())),
             }
         }
+        let asked = programs.get(program::FROM_POD)?;
+        programs.hooks = hooks.unwrap_or_else(|| PacketHooks::of_kernel(asked));
         Ok(programs)
     }
 
@@ -193,13 +199,12 @@ impl Programs {
     ) -> Result<(), DatapathError> {
         let folder = File::open(cgroup).map_err(file_error("open cgroup", cgroup))?;
         for (name, kind, flags) in SOCKET_HOOKS {
-            place(
-                &pins.link(name),
-                self.get(name)?,
-                sys::target_of(folder.as_fd()),
-                (kind, flags),
-            )
-            .map_err(|source| DatapathError::Attach {
+            let target = sys::target_of(folder.as_fd());
+            let program = (name, self.get(name)?);
+            let placed = self
+                .hooks
+                .place(&pins.link(name), program, target, (kind, flags));
+            placed.map_err(|source| DatapathError::Attach {
                 program: name,
                 target: cgroup.display().to_string(),
                 source,
@@ -238,10 +243,11 @@ impl Programs {
             let pin = pins.link(&pod_pin(interface, name));
             places.push((name, pin, own, (kind, flags)));
         }
-        let target = interface.to_owned();
+        let (target, hooks) = (interface.to_owned(), self.hooks);
         Ok(move || {
             places.into_iter().try_for_each(|(name, pin, own, kind)| {
-                place(&pin, own.as_fd(), ifindex, kind)
+                hooks
+                    .place(&pin, (name, own.as_fd()), ifindex, kind)
                     .map_err(|source| fault(name, &target, source))
             })
         })
@@ -294,27 +300,23 @@ impl Programs {
         hooks: &[Hook],
         ifindex: Option<u32>,
     ) -> Result<(), DatapathError> {
-        let pin = |ifindex: u32, name: &str| format!("{start}{ifindex}-{name}");
         let wanted: Vec<String> = ifindex
             .iter()
-            .flat_map(|ifindex| hooks.iter().map(|(name, ..)| pin(*ifindex, name)))
+            .flat_map(|ifindex| hooks.iter().map(|(name, ..)| pin_on(start, *ifindex, name)))
             .collect();
         for stale in pins.links_like(start)? {
             if !wanted.contains(&stale) {
-                unpin(&pins.link(&stale))?;
+                self.hooks.withdraw(pins, (start, &stale), hooks)?;
             }
         }
         let Some(ifindex) = ifindex else {
             return Ok(());
         };
         for &(name, kind, flags) in hooks {
-            place(
-                &pins.link(&pin(ifindex, name)),
-                self.get(name)?,
-                ifindex,
-                (kind, flags),
-            )
-            .map_err(|source| DatapathError::Attach {
+            let pin = pins.link(&pin_on(start, ifindex, name));
+            let program = (name, self.get(name)?);
+            let placed = self.hooks.place(&pin, program, ifindex, (kind, flags));
+            placed.map_err(|source| DatapathError::Attach {
                 program: name,
                 target: format!("interface {ifindex}"),
                 source,
@@ -341,25 +343,6 @@ const UPLINK_PIN: &str = "uplink-";
 const EDGE_PIN: &str = "edge-";
 /// The same for tunnels.
 const TUNNEL_PIN: &str = "tunnel-";
-
-/// Takes over the link pinned at `path`; makes it when there is none, or when what it was attached to is gone.
-fn place(
-    path: &Path,
-    program: BorrowedFd<'_>,
-    target: u32,
-    kind: (AttachType, u32),
-) -> io::Result<()> {
-    if let Ok(link) = sys::open_pin(path) {
-        match sys::update_link(link.as_fd(), program) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-                std::fs::remove_file(path)?
-            }
-            other => return other,
-        }
-    }
-    let link = sys::create_link(program, target, kind)?;
-    sys::pin(link.as_fd(), path)
-}
 
 /// An error with everything below it: the verifier's words are at the bottom.
 fn chain(error: &dyn std::error::Error) -> String {
