@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{Kinds, Resource};
+use crate::{Kinds, Resource, component};
 
 /// What every stored kind can do.
 pub const VERBS: [&str; 8] = [
@@ -69,6 +69,9 @@ const fn review(
     }
 }
 
+/// What may be asked of what is behind a proxy.
+const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
+
 /// What the server answers by its own code.
 pub static SPECIALS: &[Special] = &[
     Special {
@@ -116,6 +119,7 @@ pub static SPECIALS: &[Special] = &[
         "SubjectAccessReview",
         false,
     ),
+    core("bindings", ("", "v1", "Binding"), &["create"]),
     core("pods/binding", ("", "v1", "Binding"), &["create"]),
     core("pods/eviction", ("policy", "v1", "Eviction"), &["create"]),
     core(
@@ -123,7 +127,23 @@ pub static SPECIALS: &[Special] = &[
         ("", "v1", "PodExecOptions"),
         &["create", "get"],
     ),
+    core(
+        "pods/attach",
+        ("", "v1", "PodAttachOptions"),
+        &["create", "get"],
+    ),
     core("pods/log", ("", "v1", "Pod"), &["get"]),
+    core(
+        "pods/portforward",
+        ("", "v1", "PodPortForwardOptions"),
+        &["create", "get"],
+    ),
+    core("pods/proxy", ("", "v1", "PodProxyOptions"), PROXY),
+    core("services/proxy", ("", "v1", "ServiceProxyOptions"), PROXY),
+    Special {
+        namespaced: false,
+        ..core("nodes/proxy", ("", "v1", "NodeProxyOptions"), &["get"])
+    },
     Special {
         group: "metrics.k8s.io",
         version: "v1beta1",
@@ -303,9 +323,7 @@ fn rows<'a>(
     group: &'a str,
     version: &'a str,
 ) -> impl Iterator<Item = &'static Resource> + 'a {
-    kinds
-        .served()
-        .filter(move |row| row.group == group && row.version == version)
+    component::readable(kinds).filter(move |row| row.group == group && row.version == version)
 }
 
 /// Specials that are no subresource of a row.
@@ -360,7 +378,7 @@ fn plain_row(row: &Resource) -> Value {
         "singularName": row.singular,
         "namespaced": row.namespaced,
         "kind": row.kind,
-        "verbs": VERBS,
+        "verbs": component::verbs(row),
     });
     if !row.short_names.is_empty() {
         entry["shortNames"] = json!(row.short_names);
@@ -468,7 +486,7 @@ fn aggregated_row(row: &'static Resource) -> Value {
         "responseKind": response_kind((row.group, row.version, row.kind)),
         "scope": scope(row.namespaced),
         "singularResource": row.singular,
-        "verbs": VERBS,
+        "verbs": component::verbs(row),
     });
     for (key, names) in [
         ("shortNames", row.short_names),

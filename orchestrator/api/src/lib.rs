@@ -13,6 +13,7 @@ pub mod admission;
 pub mod audit;
 pub mod body;
 mod cel;
+pub mod component;
 pub mod custom;
 mod decode;
 mod defaults;

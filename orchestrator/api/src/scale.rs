@@ -1,9 +1,31 @@
 //! The scale subresource: `autoscaling/v1` Scale of the kinds whose pods are counted in `spec.replicas`.
 
+use k8s_openapi::api::autoscaling::v1::Scale;
 use serde_json::{Value, json};
 
+use crate::table::{Column, age, name};
 use crate::walk::{at, number, set, text};
-use crate::{Fault, Resource, Status, selector};
+use crate::{Cell, Fault, Resource, Status, selector};
+
+/// How a Scale is shown.
+pub static ROW: Resource = Resource {
+    columns: &[
+        Column::NAME,
+        Column::number("Desired", "Number of desired pods."),
+        Column::number(
+            "Available",
+            "Number of observed pods that match the selector.",
+        ),
+        Column::AGE,
+    ],
+    cells,
+    ..Resource::of::<Scale>("scale", true)
+};
+
+fn cells(scale: &Value, now: i64) -> Vec<Cell> {
+    let count = |part| number(scale, &[part, "replicas"]).unwrap_or(0).into();
+    vec![name(scale), count("spec"), count("status"), age(scale, now)]
+}
 
 /// The Scale of an object.
 pub fn get(resource: &Resource, object: &Value) -> Value {

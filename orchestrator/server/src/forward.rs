@@ -89,6 +89,7 @@ fn needs_nodes(path: &str) -> bool {
         ] => {
             return true;
         }
+        ["api", "v1", "componentstatuses", ..] => return true,
         ["api", "v1", "nodes", _, below, ..] => below,
         [
             "api",

@@ -5,7 +5,9 @@ mod accept;
 mod answer;
 mod apply;
 mod backup;
+mod binding;
 mod collection;
+mod components;
 mod compress;
 mod connect;
 mod delete;
@@ -90,9 +92,19 @@ pub fn router(state: ServerState) -> Router {
             "/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token",
             post(reviews::account_token),
         )
+        .route("/api/v1/componentstatuses", get(components::list))
+        .route("/api/v1/componentstatuses/{name}", get(components::get))
         .route(
             "/apis/waggle.dev/v1/namespaces/{namespace}/schedulingexplanations/{name}",
             get(explanation::get),
+        )
+        .route(
+            "/api/v1/namespaces/{namespace}/pods/{name}/binding",
+            post(binding::of_pod),
+        )
+        .route(
+            "/api/v1/namespaces/{namespace}/bindings",
+            post(binding::by_body),
         )
         .route(
             "/api/v1/namespaces/{namespace}/pods/{name}/eviction",
@@ -374,7 +386,7 @@ async fn dispatch(state: &ServerState, request: Request) -> Result<Response, Sta
         _ if method == Method::HEAD || method == Method::OPTIONS => {
             Err(Status::method_not_allowed())
         }
-        ("get", "scale") => read::scale(state, &target).await,
+        ("get", "scale") => read::scale(state, &target, &query, request.headers()).await,
         ("get", _) => read::get(state, &target, &query, request.headers()).await,
         ("list", _) => collection::list(state, &target, &query, request.headers()).await,
         ("watch", "") => watch::watch(state, &target, &query, request.headers()).await,

@@ -3,7 +3,6 @@
 
 mod idle;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,21 +14,17 @@ use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rand::seq::IndexedRandom as _;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
-use waggle_api::find;
-use waggle_plan::endpoint_slice::SERVICE_NAME_LABEL;
 
-use crate::objects::{Objects, WebhookCall};
-use crate::streams::{Streams, tunnel};
+use crate::objects::WebhookCall;
+use crate::streams::Streams;
+use crate::streams::backends::{Connection, Endpoint, Port, connect, dial, endpoints};
 use idle::{Idle, Sender};
 
 /// Calls that wait to be begun.
@@ -86,9 +81,6 @@ struct Place {
     path: String,
 }
 
-trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
-
 async fn ask(
     streams: &Streams,
     idle: &Idle,
@@ -102,7 +94,7 @@ async fn ask(
     };
     let ends = match config["url"].as_str() {
         Some(_) => Vec::new(),
-        None => endpoints(&streams.objects, &config["service"])?,
+        None => ends_of(streams, &config["service"])?,
     };
     let named = |error: String| {
         format!(
@@ -130,7 +122,7 @@ async fn ask(
             (stream, None)
         }
         None => {
-            let (stream, end) = to_service(streams, &config["service"], &ends).await?;
+            let (stream, end) = connect(streams, &config["service"]["name"], &ends).await?;
             (stream, Some(end))
         }
     };
@@ -239,95 +231,14 @@ fn port_of(service: &Value) -> u16 {
     port.unwrap_or(443)
 }
 
-async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
-    let stream = TcpStream::connect((host, port))
-        .await
-        .map_err(|error| format!("{host}:{port} can't be reached: {error}"))?;
-    // Costs speed only.
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
-}
-
-/// A ready endpoint of a Service's port.
-#[derive(Debug, Clone, PartialEq)]
-enum Endpoint {
-    Pod {
-        namespace: String,
-        name: String,
-        port: u16,
-    },
-    Address(IpAddr, u16),
-}
-
-async fn to_service(
-    streams: &Streams,
-    service: &Value,
-    endpoints: &[Endpoint],
-) -> Result<(Box<dyn Connection>, Endpoint), String> {
-    let nobody = || format!("no endpoints available for service {}", service["name"]);
-    let chosen = endpoints.choose(&mut rand::rng()).ok_or_else(nobody)?;
-    let stream: Box<dyn Connection> = match chosen {
-        Endpoint::Pod {
-            namespace,
-            name,
-            port,
-        } => {
-            let connected = tunnel::connect(streams, namespace, name, *port).await;
-            Box::new(connected.map_err(|status| status.message)?)
-        }
-        Endpoint::Address(address, port) => Box::new(dial(&address.to_string(), *port).await?),
-    };
-    Ok((stream, chosen.clone()))
-}
-
-/// Where the Service's port leads now.
-fn endpoints(objects: &Objects, service: &Value) -> Result<Vec<Endpoint>, String> {
+fn ends_of(streams: &Streams, service: &Value) -> Result<Vec<Endpoint>, String> {
     let text = |field: &str| service[field].as_str().unwrap_or_default();
     let (namespace, name, port) = (text("namespace"), text("name"), port_of(service));
-    let services = find("", "v1", "services").ok_or("services are not served")?;
-    let slices =
-        find("discovery.k8s.io", "v1", "endpointslices").ok_or("endpointslices are not served")?;
-    let found = objects
-        .get(services, namespace, name)
-        .ok_or_else(|| format!("service {namespace}/{name} not found"))?;
-    let ports = found.value["spec"]["ports"].as_array();
-    let wanted = ports
-        .into_iter()
-        .flatten()
-        .find(|one| one["port"] == port)
-        .ok_or_else(|| format!("service {namespace}/{name} has no port {port}"))?;
-    let port_name = wanted["name"].as_str().unwrap_or_default();
-    let mut all = Vec::new();
-    for slice in objects.list(slices, Some(namespace)).objects {
-        if slice.value["metadata"]["labels"][SERVICE_NAME_LABEL] == name {
-            all.extend(of_slice(&slice.value, port_name));
-        }
-    }
-    Ok(all)
-}
-
-fn of_slice(slice: &Value, port_name: &str) -> Vec<Endpoint> {
-    let list = |field: &str| slice[field].as_array().into_iter().flatten();
-    let port = list("ports")
-        .find(|one| one["name"].as_str().unwrap_or_default() == port_name)
-        .and_then(|one| u16::try_from(one["port"].as_u64()?).ok());
-    let Some(port) = port else {
-        return Vec::new();
-    };
-    let ready = list("endpoints").filter(|one| one["conditions"]["ready"] != false);
-    let endpoint = |one: &Value| {
-        let target = &one["targetRef"];
-        if target["kind"] == "Pod" {
-            return Some(Endpoint::Pod {
-                namespace: slice["metadata"]["namespace"].as_str()?.to_owned(),
-                name: target["name"].as_str()?.to_owned(),
-                port,
-            });
-        }
-        let address = one["addresses"][0].as_str()?.parse().ok()?;
-        Some(Endpoint::Address(address, port))
-    };
-    ready.filter_map(endpoint).collect()
+    let found = endpoints(&streams.objects, namespace, name, Port::Number(port));
+    found.map_err(|status| match status.code {
+        404 => format!("service {namespace}/{name} not found"),
+        _ => status.message,
+    })
 }
 
 /// Whom to believe: the authorities of `bundle` (PEM in base64), or the machine's.
@@ -378,23 +289,5 @@ mod tests {
             path: "/check".into(),
         };
         assert_eq!(place, expect);
-    }
-
-    #[test]
-    fn endpoints_are_those_that_are_ready_at_the_named_port() {
-        let slice = json!({"metadata": {"namespace": "shop"}, "ports": [{"name": "x", "port": 1}, {"port": 8443}],
-        "endpoints": [
-            {"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "a"}},
-            {"addresses": ["10.0.0.2"], "targetRef": {"kind": "Pod", "name": "b"}, "conditions": {"ready": false}},
-            {"addresses": ["192.0.2.7"], "conditions": {"ready": true}},
-        ]});
-        let pod = Endpoint::Pod {
-            namespace: "shop".into(),
-            name: "a".into(),
-            port: 8443,
-        };
-        let outside = Endpoint::Address([192, 0, 2, 7].into(), 8443);
-        assert_eq!(of_slice(&slice, ""), [pod, outside]);
-        assert_eq!(of_slice(&slice, "other"), []);
     }
 }

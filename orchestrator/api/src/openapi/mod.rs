@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::discovery::group_versions;
-use crate::{Kinds, Resource};
+use crate::{Kinds, Resource, component};
 use operations::{Operation, operations};
 use schema::PREFIX;
 
@@ -125,7 +125,7 @@ fn document(kinds: &Kinds, group: &str, version: &str) -> Value {
     let mut wanted = BTreeSet::new();
     let rows = || {
         let mine = |row: &&'static Resource| row.group == group && row.version == version;
-        kinds.served().filter(mine)
+        component::readable(kinds).filter(mine)
     };
     for one in operations(rows()) {
         wanted.extend(one.input.clone());

@@ -10,7 +10,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::patch::{ListRule, list_rule};
-use crate::{RESOURCES, Resource, VIEWS, custom};
+use crate::{RESOURCES, Resource, VIEWS, component, custom};
 
 /// Where references point, as OpenAPI v3 has it.
 pub(crate) const PREFIX: &str = "#/components/schemas/";
@@ -30,7 +30,7 @@ pub(crate) fn definitions() -> &'static BTreeMap<String, Value> {
 }
 
 fn own_rows() -> impl Iterator<Item = &'static Resource> {
-    RESOURCES.iter().chain(VIEWS)
+    RESOURCES.iter().chain(VIEWS).chain([&component::ROW])
 }
 
 /// The schemas of kinds that definitions add, and of their lists, by OpenAPI name.

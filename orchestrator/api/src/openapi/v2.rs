@@ -8,14 +8,14 @@ use serde_json::{Map, Value, json};
 use super::operations::{Operation, operations};
 use super::path_words;
 use super::schema::{INT_OR_STRING, PREFIX, QUANTITY, definitions, of_custom};
-use crate::Kinds;
+use crate::{Kinds, component};
 
 const TARGET: &str = "#/definitions/";
 
 /// The whole document as JSON.
 pub(super) fn document(kinds: &Kinds) -> Value {
     let mut paths = Map::new();
-    for one in operations(kinds.served()) {
+    for one in operations(component::readable(kinds)) {
         let item = paths
             .entry(one.path.clone())
             .or_insert_with(|| json!({ "parameters": path_parameters(&one.path) }));

@@ -2,19 +2,18 @@
 //! up; an object that has too much to say is cut short; what is an hour old goes.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use waggle_api::life::Preconditions;
 use waggle_api::{DeleteOptions, Part, Resource, Status};
 use waggle_plan::EventDraft;
 
 use crate::objects::{Object, Objects, WriteOptions};
-use crate::pki::hex;
 
 /// Events that wait to be written; more are dropped.
 const QUEUE: usize = 1024;
@@ -24,6 +23,8 @@ const BURST: f64 = 25.0;
 const REFILL_SECONDS: f64 = 10.0;
 /// How long an event is kept after it was last seen, in seconds.
 const KEPT_SECONDS: i64 = 3600;
+/// Different things said that are known when they are said again.
+const REMEMBERED: usize = 1 << 16;
 /// How often old ones are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -121,30 +122,24 @@ impl Said {
         }
     }
 
-    /// The same for the same thing said about the same object by the same speaker, so that counting needs no memory.
-    fn name(&self) -> String {
+    /// The same for the same thing said about the same object by the same speaker.
+    fn key(&self) -> u64 {
         let uid = self.involved["uid"].as_str().unwrap_or_default();
         let path = self.involved["fieldPath"].as_str().unwrap_or_default();
-        let mut hash = Sha256::new();
-        for part in [
-            uid,
-            path,
-            &self.reason,
-            &self.message,
-            &self.component,
-            &self.host,
-        ] {
-            hash.update(part);
-            hash.update([0]);
-        }
-        let digest = hash.finalize();
-        let short = hex(&digest[..8]);
-        let object = self.involved["name"].as_str().unwrap_or_default();
-        let object: String = object.chars().take(200).collect();
-        format!("{object}.{short}")
+        let mut hash = DefaultHasher::new();
+        let [reason, message] = [&self.reason, &self.message];
+        (uid, path, reason, message, &self.component, &self.host).hash(&mut hash);
+        hash.finish()
     }
 
-    fn first(&self, now: Timestamp) -> Value {
+    /// As Kubernetes names events: by when they were first said, so that lists, which are sorted by name, tell them in order.
+    fn name(&self, first: u64) -> String {
+        let object = self.involved["name"].as_str().unwrap_or_default();
+        let object: String = object.chars().take(200).collect();
+        format!("{object}.{first:016x}")
+    }
+
+    fn first(&self, name: &str, now: Timestamp) -> Value {
         let time = seconds(now);
         let source = if self.host.is_empty() {
             json!({"component": self.component})
@@ -153,7 +148,7 @@ impl Said {
         };
         json!({
             "apiVersion": "v1", "kind": "Event",
-            "metadata": {"namespace": self.namespace(), "name": self.name()},
+            "metadata": {"namespace": self.namespace(), "name": name},
             "involvedObject": self.involved,
             "type": if self.warning { "Warning" } else { "Normal" },
             "reason": self.reason, "message": self.message, "source": source,
@@ -174,7 +169,7 @@ async fn write(objects: Arc<Objects>, mut said: mpsc::Receiver<Said>) {
     let Some(kind) = waggle_api::by_kind("v1", "Event") else {
         return;
     };
-    let mut allowance = Allowance::default();
+    let (mut allowance, mut said_before) = (Allowance::default(), SaidBefore::default());
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
@@ -184,7 +179,7 @@ async fn write(objects: Arc<Objects>, mut said: mpsc::Receiver<Said>) {
                 if !allowance.take(object, Instant::now()) {
                     continue;
                 }
-                if let Err(status) = write_one(&objects, kind, &next).await {
+                if let Err(status) = write_one(&objects, kind, &next, &mut said_before).await {
                     tracing::debug!(reason = next.reason, error = %status, "an event was not written");
                 }
             }
@@ -196,17 +191,20 @@ async fn write(objects: Arc<Objects>, mut said: mpsc::Receiver<Said>) {
     }
 }
 
-async fn write_one(objects: &Objects, kind: &'static Resource, said: &Said) -> Result<(), Status> {
-    let (namespace, name, now) = (said.namespace(), said.name(), objects.now());
-    if objects.get(kind, namespace, &name).is_none() {
-        match objects
-            .create(kind, said.first(now), &WriteOptions::default())
-            .await
-        {
-            Err(status) if status.is_already_exists() => {}
-            other => return other.map(drop),
-        }
-    }
+async fn write_one(
+    objects: &Objects,
+    kind: &'static Resource,
+    said: &Said,
+    before: &mut SaidBefore,
+) -> Result<(), Status> {
+    let (namespace, key, now) = (said.namespace(), said.key(), objects.now());
+    let known = before.first(key).map(|first| said.name(first));
+    let known = known.filter(|name| objects.get(kind, namespace, name).is_some());
+    let Some(name) = known else {
+        let event = said.first(&said.name(before.note(key, now)), now);
+        let options = WriteOptions::default();
+        return objects.create(kind, event, &options).await.map(drop);
+    };
     let again = |old: &Object| {
         let mut event = old.value.clone();
         event["count"] = json!(event["count"].as_i64().unwrap_or(1) + 1);
@@ -224,6 +222,30 @@ async fn write_one(objects: &Objects, kind: &'static Resource, said: &Said) -> R
         )
         .await
         .map(drop)
+}
+
+/// When what was said was first said, in nanoseconds since the epoch, by [`Said::key`]. Who forgets it begins to count anew.
+#[derive(Debug, Default)]
+struct SaidBefore {
+    first: HashMap<u64, u64>,
+    last: u64,
+}
+
+impl SaidBefore {
+    fn first(&self, key: u64) -> Option<u64> {
+        self.first.get(&key).copied()
+    }
+
+    /// It is said for the first time: a moment after everything else.
+    fn note(&mut self, key: u64, now: Timestamp) -> u64 {
+        let now = u64::try_from(now.as_nanosecond()).unwrap_or_default();
+        self.last = now.max(self.last + 1);
+        if self.first.len() >= REMEMBERED {
+            self.first.clear();
+        }
+        self.first.insert(key, self.last);
+        self.last
+    }
 }
 
 async fn expire(objects: &Objects, kind: &'static Resource) {
@@ -296,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_thing_said_again_has_the_same_name() {
+    fn the_same_thing_said_again_is_known_and_names_tell_the_order() {
         let said = Said {
             involved: json!({"name": "web-1", "uid": "u"}),
             namespace: "shop".into(),
@@ -310,12 +332,23 @@ mod tests {
             message: "else".into(),
             ..said.clone()
         };
-        assert_eq!(said.name(), said.clone().name());
-        assert_ne!(said.name(), other.name());
-        assert!(said.name().starts_with("web-1."));
-        assert_eq!(
-            said.first(Timestamp::UNIX_EPOCH)["lastTimestamp"],
-            "1970-01-01T00:00:00Z"
+        assert_eq!(said.key(), said.clone().key());
+        assert_ne!(said.key(), other.key());
+        let (mut before, now) = (SaidBefore::default(), Timestamp::UNIX_EPOCH);
+        let names = [&said, &other].map(|one| one.name(before.note(one.key(), now)));
+        assert!(
+            names[0] < names[1] && names[0].starts_with("web-1."),
+            "{names:?}"
         );
+        assert_eq!(
+            before.first(said.key()).map(|first| said.name(first)),
+            Some(names[0].clone())
+        );
+        for key in 0..REMEMBERED as u64 {
+            before.note(key, now);
+        }
+        assert!(before.first.len() <= REMEMBERED);
+        let event = said.first("web-1.0", now);
+        assert_eq!(event["lastTimestamp"], "1970-01-01T00:00:00Z");
     }
 }

@@ -2,9 +2,9 @@
 
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
-use waggle_api::{Status, scale as scaling};
+use waggle_api::{ListMeta, Status, scale as scaling, table};
 
-use super::accept::form;
+use super::accept::{Form, form};
 use super::answer::{json, object};
 use super::query::Query;
 use super::target::Target;
@@ -34,7 +34,12 @@ pub(super) async fn get(
 }
 
 /// GET of an object's scale.
-pub(super) async fn scale(state: &ServerState, target: &Target) -> Result<Response, Status> {
+pub(super) async fn scale(
+    state: &ServerState,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Response, Status> {
     let found = state
         .objects
         .get(target.resource, &target.namespace, &target.name);
@@ -44,10 +49,15 @@ pub(super) async fn scale(state: &ServerState, target: &Target) -> Result<Respon
     } else {
         found
     };
-    Ok(json(
-        StatusCode::OK,
-        &scaling::get(target.resource, &found.value),
-    ))
+    let scale = scaling::get(target.resource, &found.value);
+    let include = query.include_object.parse()?;
+    let (now, metadata) = (state.objects.now().as_second(), ListMeta::default());
+    let shown = match form(headers)? {
+        Form::Plain => scale,
+        Form::Table => table::document(&scaling::ROW, [&scale], now, include, &metadata, true),
+        Form::Metadata => table::partial(&scale),
+    };
+    Ok(json(StatusCode::OK, &shown))
 }
 
 /// Waits until the cache is as new as the client has seen it.

@@ -27,6 +27,8 @@ use crate::usage::UsageRegistry;
 mod access;
 mod admission;
 mod audit;
+mod binding;
+mod components;
 mod conversion;
 mod custom;
 mod eviction;
@@ -476,6 +478,14 @@ async fn scale_and_status_touch_only_what_is_theirs() {
     assert_eq!(
         (&before["kind"], &before["spec"]["replicas"]),
         (&json!("Scale"), &json!(1))
+    );
+    let table = Request::get(&scale).header(ACCEPT, "application/json;as=Table;v=v1;g=meta.k8s.io");
+    let (_, table) = read(api.send(table, Body::empty()).await).await;
+    assert_eq!(table["columnDefinitions"][1]["name"], "Desired");
+    let cells = json!(["web", 1, 0]);
+    assert_eq!(
+        table["rows"][0]["cells"].as_array().unwrap()[..3],
+        *cells.as_array().unwrap()
     );
     let replicas = |count: i32| json!({"spec": {"replicas": count}});
     let (code, after) = api

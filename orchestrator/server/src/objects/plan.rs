@@ -273,6 +273,23 @@ impl Objects {
         }
     }
 
+    /// Whether [`Objects::bind`] would do it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn may_bind(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        node: &str,
+    ) -> Result<(), Status> {
+        let pods = pods()?;
+        let pod = self.get(pods, namespace, name);
+        let pod = pod.ok_or_else(|| Status::not_found(pods, name))?;
+        self.bound(&pod, uid, node).map(drop)
+    }
+
     /// The pod with its node, which no ordinary update may give it, and its condition.
     fn bound(&self, pod: &Object, uid: &str, node: &str) -> Result<Value, Status> {
         check_uid(pod, uid)?;

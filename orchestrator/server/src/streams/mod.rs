@@ -1,12 +1,14 @@
-//! What streams between a user and a node: logs, exec, port-forward, flows; and binding, the one other subresource of a
-//! pod that is not plain data. The node's agent does the work; here its frames become HTTP, WebSocket messages and SPDY frames.
+//! What streams between a user and a node: logs, exec, port-forward, proxies, flows. The node's agent does the work;
+//! here its frames become HTTP, WebSocket messages and SPDY frames.
 
+pub(crate) mod backends;
 mod channel;
 mod conversation;
 mod exec;
 mod flows;
 mod forward;
 mod logs;
+mod proxy;
 mod spdy;
 mod target;
 #[cfg(test)]
@@ -16,13 +18,10 @@ mod upgrade;
 
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
+use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use serde_json::{Value, json};
+use axum::routing::{any, get};
 use waggle_api::Status;
 
 use crate::leading::Leading;
@@ -37,7 +36,7 @@ pub struct Streams {
     pub leading: Leading,
 }
 
-/// Serves `flows` of waggle.dev/v1, and `/api/v1/namespaces/{namespace}/pods/{name}/` log, exec, portforward, attach and binding. Callers are
+/// Serves `flows` of waggle.dev/v1, and `/api/v1/namespaces/{namespace}/pods/{name}/` log, exec, portforward, attach and proxy, and proxy of Services. Callers are
 /// authenticated and authorized before they come here.
 pub fn router(streams: Streams) -> Router {
     const POD: &str = "/api/v1/namespaces/{namespace}/pods/{name}";
@@ -57,12 +56,21 @@ pub fn router(streams: Streams) -> Router {
             &format!("{POD}/attach"),
             get(exec::attach).post(exec::attach),
         )
-        .route(&format!("{POD}/binding"), post(bind))
-        .route(
-            "/api/v1/namespaces/{namespace}/bindings",
-            post(bind_by_body),
-        )
+        .merge(proxies())
         .with_state(streams)
+}
+
+/// `proxy` of pods and Services: whatever stands below it is theirs.
+fn proxies() -> Router<Streams> {
+    ["", "/", "/{*path}"]
+        .into_iter()
+        .fold(Router::new(), |router, below| {
+            let path =
+                |kind| format!("/api/v1/namespaces/{{namespace}}/{kind}/{{name}}/proxy{below}");
+            router
+                .route(&path("pods"), any(proxy::to_pod))
+                .route(&path("services"), any(proxy::to_service))
+        })
 }
 
 /// A [`Status`] as a response.
@@ -74,50 +82,4 @@ pub(crate) fn refusal(status: &Status) -> Response {
         status.to_value().to_string(),
     )
         .into_response()
-}
-
-async fn bind(
-    State(streams): State<Streams>,
-    Path((namespace, name)): Path<(String, String)>,
-    body: Result<Json<Value>, JsonRejection>,
-) -> Response {
-    match body {
-        Ok(Json(body)) => bound(&streams, &namespace, &name, &body).await,
-        Err(rejection) => refusal(&Status::bad_request(rejection.body_text())),
-    }
-}
-
-async fn bind_by_body(
-    State(streams): State<Streams>,
-    Path(namespace): Path<String>,
-    body: Result<Json<Value>, JsonRejection>,
-) -> Response {
-    match body {
-        Ok(Json(body)) => {
-            let name = body["metadata"]["name"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
-            bound(&streams, &namespace, &name, &body).await
-        }
-        Err(rejection) => refusal(&Status::bad_request(rejection.body_text())),
-    }
-}
-
-async fn bound(streams: &Streams, namespace: &str, name: &str, body: &Value) -> Response {
-    let node = body["target"]["name"].as_str().unwrap_or_default();
-    let kind = body["target"]["kind"].as_str().unwrap_or("Node");
-    if node.is_empty() || !matches!(kind, "" | "Node") {
-        return refusal(&Status::bad_request(
-            "a Binding's target must be a Node with a name (target.name)",
-        ));
-    }
-    let uid = body["metadata"]["uid"].as_str().unwrap_or_default();
-    match streams.objects.bind(namespace, name, uid, node).await {
-        Ok(()) => {
-            let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-            (StatusCode::CREATED, Json(success)).into_response()
-        }
-        Err(status) => refusal(&status),
-    }
 }

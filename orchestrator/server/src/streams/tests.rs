@@ -461,26 +461,41 @@ async fn the_server_reaches_a_port_of_a_pod_itself() {
 }
 
 #[tokio::test]
-async fn a_binding_binds_once() {
+async fn a_pod_answers_what_is_asked_below_its_proxy() {
     let cluster = Cluster::start().await;
     let address = serve(&cluster).await;
-    cluster
-        .create(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": "web"},
-                       "spec": {"containers": [{"name": "main", "image": "web:1"}]}}))
-        .await;
-    let binding = |target: Value| {
-        let body = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "web"}, "target": target});
-        async move { ask(address, "POST", &format!("{POD}/binding"), Some(body)).await }
+    let mut agent = cluster.agent("node1").await;
+    cluster.bound_pod("web", "node1").await;
+    let moved = ask(address, "GET", &format!("{POD}/proxy?a=b"), None).await;
+    assert_eq!(moved.status(), 301);
+    assert_eq!(moved.headers()["location"], format!("{POD}/proxy/?a=b"));
+    let path = POD.replace("/web", "/web:8080") + "/proxy/page?a=b";
+    let asking = ask(address, "GET", &path, None);
+    let answering = async {
+        let mut served = Served::next(&mut agent).await;
+        let Request::PortForward(request) = &served.request else {
+            panic!("{:?}", served.request)
+        };
+        assert_eq!(request.port, 8080);
+        let Some(Frame::Stdin(heard)) = served.hear().await else {
+            panic!("no request")
+        };
+        let heard = String::from_utf8_lossy(&heard).into_owned();
+        assert!(heard.starts_with("GET /page?a=b HTTP/1.1\r\n"), "{heard}");
+        let said = "HTTP/1.1 302 Found\r\nlocation: /b\r\ncontent-length: 4\r\n\r\npage";
+        served
+            .say(Frame::Stdout(Bytes::from_static(said.as_bytes())))
+            .await;
+        served
     };
-    let (code, message) = status(binding(json!({"kind": "Node"})).await).await;
-    assert_eq!(code, 400, "{message}");
-    let (code, _) = status(binding(json!({"kind": "Node", "name": "node1"})).await).await;
-    assert_eq!(code, 201);
-    assert_eq!(
-        cluster.pod("web").unwrap().value["spec"]["nodeName"],
-        "node1"
-    );
-    let (code, message) = status(binding(json!({"kind": "Node", "name": "node2"})).await).await;
-    assert_eq!(code, 409);
-    assert!(message.contains("already assigned"), "{message}");
+    let (answer, _served) = tokio::join!(asking, answering);
+    assert_eq!(answer.status(), 302);
+    let base = POD.replace("/web", "/web:8080");
+    assert_eq!(answer.headers()["location"], format!("{base}/proxy/b"));
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "page");
+    let (code, message) = status(ask(address, "GET", &format!("{POD}x/proxy/"), None).await).await;
+    assert_eq!(code, 404, "{message}");
+    let service = "/api/v1/namespaces/shop/services/none/proxy/";
+    assert_eq!(ask(address, "GET", service, None).await.status(), 404);
 }

@@ -10,7 +10,8 @@ use http_body_util::Full;
 use hyper::client::conn::http1;
 use serde_json::Value;
 
-use super::{Endpoint, Place};
+use super::Place;
+use crate::streams::backends::Endpoint;
 
 pub(super) type Sender = http1::SendRequest<Full<Bytes>>;
 
