@@ -12,9 +12,11 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::Endpoint;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::endpoint_slice::{self, Group, HEADLESS_LABEL, Ports};
-use crate::ownership::{controller_reference, json};
+use crate::endpoint_slice::slices::noted;
+use crate::endpoint_slice::{self, Group, Ports};
+use crate::ownership::{delete, json};
 use crate::snapshot::Also;
+use crate::write::Propagation;
 use crate::{Plan, Scope, Snapshot, Write, pod};
 
 /// Label that names who writes the object.
@@ -25,7 +27,8 @@ const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 /// Most addresses of one object, as in Kubernetes: it is sent whole to whoever watches it.
 const ROOM: usize = 1_000;
 
-/// Keeps the Endpoints of every Service with a selector; they go with their Service. The time decides nothing here.
+/// Keeps the Endpoints of every Service with a selector. As in Kubernetes they have no owner: the API removes those of its name with a
+/// Service, whoever wrote them, and what was written here and has no Service goes here. The time decides nothing.
 pub fn plan(snapshot: &Snapshot, scope: Scope, _now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let services = snapshot.in_scope(scope, &snapshot.services, &[Also::Zones]);
@@ -34,7 +37,23 @@ pub fn plan(snapshot: &Snapshot, scope: Scope, _now: Timestamp) -> Plan {
             plan.writes.extend(write(snapshot, service));
         }
     }
+    let no_others: &[Also] = &[];
+    for one in snapshot.in_scope(scope, &snapshot.endpoints, no_others) {
+        let object = pod::object("v1", "Endpoints", &one.metadata);
+        let service = snapshot.services.get(&object.namespace, &object.name);
+        if is_ours(one) && service.is_none() && one.metadata.deletion_timestamp.is_none() {
+            plan.writes
+                .push(delete(object, None, Propagation::Background));
+        }
+    }
     plan
+}
+
+/// Whether they were written here.
+pub(crate) fn is_ours(endpoints: &Endpoints) -> bool {
+    let labels = endpoints.metadata.labels.as_ref();
+    let manager = labels.and_then(|labels| labels.get(MANAGED_BY_LABEL));
+    manager.is_some_and(|manager| manager == MANAGER)
 }
 
 fn write(snapshot: &Snapshot, service: &Service) -> Option<Write> {
@@ -47,11 +66,8 @@ fn write(snapshot: &Snapshot, service: &Service) -> Option<Write> {
     let (subsets, truncated) = subsets(own.map(|(key, group)| (key.1, group)));
 
     let owner = pod::object("v1", "Service", &service.metadata);
-    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    let mut labels = endpoint_slice::labels_of(service, MANAGED_BY_LABEL);
     labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGER.to_owned());
-    if spec.cluster_ip.as_deref() == Some("None") {
-        labels.insert(HEADLESS_LABEL.to_owned(), String::new());
-    }
     let existing = snapshot.endpoints.get(&owner.namespace, &owner.name);
     let base = existing.map_or_else(
         || ObjectMeta {
@@ -66,20 +82,44 @@ fn write(snapshot: &Snapshot, service: &Service) -> Option<Write> {
     if truncated {
         annotations.insert(OVER_CAPACITY.to_owned(), "truncated".to_owned());
     }
-    let wanted = Endpoints {
+    let mut wanted = Endpoints {
         metadata: ObjectMeta {
             labels: Some(labels),
             annotations: (!annotations.is_empty()).then_some(annotations),
-            owner_references: Some(vec![controller_reference(&owner)]),
+            owner_references: None,
             ..base
         },
         subsets: (!subsets.is_empty()).then_some(subsets),
     };
-    match existing {
-        None => Some(Write::Create(json(&wanted))),
-        Some(one) if one.metadata.deletion_timestamp.is_some() || wanted == **one => None,
-        Some(_) => Some(Write::Update(json(&wanted))),
+    if existing.is_some_and(|one| one.metadata.deletion_timestamp.is_some() || wanted == **one) {
+        return None;
     }
+    let known: Vec<_> = existing.into_iter().flat_map(|one| rows(one)).collect();
+    let changed = rows(&wanted).filter(|row| !known.contains(row));
+    let since = endpoint_slice::since(
+        snapshot,
+        changed.filter_map(|(_, one)| one.target_ref.as_ref()),
+    );
+    let made = service
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map(|time| time.0);
+    let since = since.or(made.filter(|_| existing.is_none()));
+    wanted.metadata.annotations = noted(wanted.metadata.annotations.as_ref(), since);
+    Some(match existing {
+        None => Write::Create(json(&wanted)),
+        Some(_) => Write::Update(json(&wanted)),
+    })
+}
+
+/// Every address, and whether it is ready.
+fn rows(endpoints: &Endpoints) -> impl Iterator<Item = (bool, &EndpointAddress)> {
+    endpoints.subsets.iter().flatten().flat_map(|subset| {
+        let ready = subset.addresses.iter().flatten().map(|one| (true, one));
+        let others = subset.not_ready_addresses.iter().flatten();
+        ready.chain(others.map(|one| (false, one)))
+    })
 }
 
 /// A subset for each set of ports, and whether something found no room.
@@ -152,6 +192,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::endpoint_slice::{HEADLESS_LABEL, LAST_CHANGE};
     use crate::world::{World, running};
 
     fn service(change: impl FnOnce(&mut Value)) -> Value {
@@ -211,7 +252,11 @@ mod tests {
         assert_eq!(first["addresses"][0]["targetRef"]["name"], "b");
         assert_eq!(first["addresses"][0]["nodeName"], "node1");
         assert_eq!(found["metadata"]["labels"]["team"], "front");
-        assert_eq!(found["metadata"]["ownerReferences"][0]["name"], "web");
+        assert_eq!(found["metadata"]["ownerReferences"], Value::Null);
+        let since = &found["metadata"]["annotations"][LAST_CHANGE];
+        assert_eq!(since, "2026-01-01T00:00:00Z");
+        world.remove("Service", "shop", "web");
+        assert_eq!(settle(&mut world), Value::Null, "nobody's");
     }
 
     #[test]
@@ -298,6 +343,6 @@ mod tests {
         world.remove("Pod", "shop", "p7");
         let found = settle(&mut world);
         assert_eq!(ips(&found, "notReadyAddresses").len(), 1);
-        assert_eq!(found["metadata"]["annotations"], Value::Null);
+        assert_eq!(found["metadata"]["annotations"][OVER_CAPACITY], Value::Null);
     }
 }

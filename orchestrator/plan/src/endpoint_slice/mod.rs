@@ -1,7 +1,8 @@
 //! The EndpointSlice controller: where each Service with a selector is served. How endpoints are spread over slices is
-//! in `slices`; who uses them is decided in `network`.
+//! in `slices`; what people say of a Service without one, by Endpoints, is in `mirror`. Who uses slices is decided in `network`.
 
-mod slices;
+mod mirror;
+pub(crate) mod slices;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,8 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 pub const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 /// Label on what belongs to a Service without an address.
 pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+/// Annotation that says since when the pods were so that made the last change; who measures how long it takes asks it.
+pub(crate) const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Value of [`MANAGED_BY_LABEL`] on the slices of this controller.
 pub const MANAGER: &str = "endpointslice-controller.k8s.io";
 
@@ -37,7 +40,8 @@ pub(crate) type Ports = Vec<(String, String, i32, Option<String>)>;
 /// Endpoints by the uid of their pod.
 pub(crate) type Group = BTreeMap<String, Endpoint>;
 
-/// Keeps the slices of every Service with a selector. The time decides nothing here.
+/// Keeps the slices of every Service with a selector, and of Endpoints that people wrote; a Service that loses its selector keeps
+/// those that it had, and they are their user's from then on. The time decides nothing here.
 pub fn plan(snapshot: &Snapshot, scope: Scope, _now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     for service in snapshot
@@ -45,9 +49,11 @@ pub fn plan(snapshot: &Snapshot, scope: Scope, _now: Timestamp) -> Plan {
         .into_iter()
         .filter(|one| one.metadata.deletion_timestamp.is_none())
     {
-        let wanted = endpoints(snapshot, service);
-        slices::reconcile(snapshot, service, wanted, &mut plan);
+        if let Some(wanted) = endpoints(snapshot, service) {
+            slices::reconcile(snapshot, service, wanted, &mut plan);
+        }
     }
+    mirror::plan(snapshot, scope, &mut plan);
     plan
 }
 
@@ -80,6 +86,37 @@ pub(crate) fn endpoints(
         }
     }
     Some(groups)
+}
+
+/// Labels of what belongs to a Service: its own, but those that say something else there.
+pub(crate) fn labels_of(service: &Service, managed_by: &str) -> BTreeMap<String, String> {
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    let reserved = [
+        SERVICE_NAME_LABEL,
+        MANAGED_BY_LABEL,
+        HEADLESS_LABEL,
+        managed_by,
+    ];
+    labels.retain(|key, _| !reserved.contains(&key.as_str()));
+    let spec = service.spec.as_ref();
+    if spec.and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
+        labels.insert(HEADLESS_LABEL.to_owned(), String::new());
+    }
+    labels
+}
+
+/// Since when the pods of these endpoints are ready or not: the earliest.
+pub(crate) fn since<'a>(
+    snapshot: &Snapshot,
+    changed: impl Iterator<Item = &'a ObjectReference>,
+) -> Option<Timestamp> {
+    let times = changed.filter_map(|target| {
+        let (namespace, name) = (target.namespace.as_deref()?, target.name.as_deref()?);
+        let pod = snapshot.pods.get(namespace, name)?;
+        let ready = pod::condition(pod, "Ready")?;
+        ready.last_transition_time.as_ref().map(|time| time.0)
+    });
+    times.min()
 }
 
 /// A pod's addresses, one a family.

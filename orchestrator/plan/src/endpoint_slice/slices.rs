@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Service;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{
-    Group, GroupKey, HEADLESS_LABEL, MANAGED_BY_LABEL, MANAGER, SERVICE_NAME_LABEL, slice_ports,
+    Group, GroupKey, LAST_CHANGE, MANAGED_BY_LABEL, MANAGER, SERVICE_NAME_LABEL, labels_of, since,
+    slice_ports,
 };
 use crate::ids::{fnv32, safe_text};
 use crate::ownership::{controller_reference, delete, json};
@@ -19,11 +21,11 @@ use crate::{Plan, Snapshot, Write, pod};
 /// Most endpoints in one slice.
 const ROOM: usize = 100;
 
-/// Makes the slices of a Service hold exactly `wanted`; `None` removes them.
+/// Makes the slices of a Service hold exactly `wanted`.
 pub(super) fn reconcile(
     snapshot: &Snapshot,
     service: &Service,
-    wanted: Option<BTreeMap<GroupKey, Group>>,
+    mut wanted: BTreeMap<GroupKey, Group>,
     plan: &mut Plan,
 ) {
     let owner = pod::object("v1", "Service", &service.metadata);
@@ -31,12 +33,11 @@ pub(super) fn reconcile(
         .slices_of(&owner.namespace, &owner.name)
         .filter(|slice| is_ours(slice) && slice.metadata.deletion_timestamp.is_none())
         .collect();
-    let Some(mut wanted) = wanted else {
-        return existing.into_iter().for_each(|slice| remove(slice, plan));
-    };
-    if wanted.is_empty() {
-        // An empty slice says "nobody" where none would say "not known yet".
-        wanted.insert(("IPv4", Vec::new()), Group::new());
+    for family in families(service) {
+        if wanted.keys().all(|(there, _)| *there != family) {
+            // An empty slice says "nobody" where none would say "not known yet".
+            wanted.insert((family, Vec::new()), Group::new());
+        }
     }
     let mut names = Names {
         snapshot,
@@ -55,9 +56,25 @@ pub(super) fn reconcile(
             metadata: metadata(service, &owner),
             ..EndpointSlice::default()
         };
-        fill(own, group, base, &mut names, plan);
+        fill(service, own, group, base, &mut names, plan);
     }
     existing.into_iter().for_each(|slice| remove(slice, plan));
+}
+
+/// Those of its addresses; without any, that of most.
+fn families(service: &Service) -> Vec<&'static str> {
+    let spec = service.spec.as_ref();
+    let listed = spec.and_then(|spec| spec.ip_families.as_deref());
+    let listed = listed.filter(|families| !families.is_empty());
+    listed.map_or_else(
+        || vec!["IPv4"],
+        |families| {
+            let known = ["IPv4", "IPv6"].into_iter();
+            known
+                .filter(|one| families.iter().any(|family| family == one))
+                .collect()
+        },
+    )
 }
 
 fn is_ours(slice: &EndpointSlice) -> bool {
@@ -68,15 +85,16 @@ fn is_ours(slice: &EndpointSlice) -> bool {
 }
 
 /// Names for new slices.
-struct Names<'a> {
-    snapshot: &'a Snapshot,
-    owner: &'a ObjectRef,
-    given: BTreeSet<String>,
+pub(super) struct Names<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    /// Whose they are.
+    pub(super) owner: &'a ObjectRef,
+    pub(super) given: BTreeSet<String>,
 }
 
 impl Names<'_> {
-    /// The Service's name and an end that no other slice has.
-    fn next(&mut self) -> String {
+    /// The owner's name and an end that no other slice has.
+    pub(super) fn next(&mut self) -> String {
         let base: String = self.owner.name.chars().take(52).collect();
         for number in 0u32.. {
             let hash = fnv32(&[self.owner.uid.as_bytes(), &number.to_le_bytes()]);
@@ -95,17 +113,11 @@ impl Names<'_> {
 }
 
 fn metadata(service: &Service, owner: &ObjectRef) -> ObjectMeta {
-    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    let mut labels = labels_of(service, MANAGED_BY_LABEL);
     labels.insert(SERVICE_NAME_LABEL.to_owned(), owner.name.clone());
     labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGER.to_owned());
-    let address = service
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.cluster_ip.as_deref());
-    if address == Some("None") {
-        labels.insert(HEADLESS_LABEL.to_owned(), String::new());
-    }
     ObjectMeta {
+        generate_name: Some(format!("{}-", owner.name)),
         namespace: service.metadata.namespace.clone(),
         labels: Some(labels),
         owner_references: Some(vec![controller_reference(owner)]),
@@ -115,6 +127,7 @@ fn metadata(service: &Service, owner: &ObjectRef) -> ObjectMeta {
 
 /// Brings the slices of one kind up to date with their endpoints.
 fn fill(
+    service: &Service,
     own: Vec<&Arc<EndpointSlice>>,
     mut group: Group,
     base: EndpointSlice,
@@ -147,7 +160,7 @@ fn fill(
             remove(slice, plan);
             continue;
         }
-        update(slice, &base, endpoints, plan);
+        update(names.snapshot, slice, &base, endpoints, plan);
     }
     let mut left: Vec<Endpoint> = new.collect();
     let mut first = placeholder && plan_has_no_slice(names, &base);
@@ -159,6 +172,14 @@ fn fill(
             ..base.clone()
         };
         slice.metadata.name = Some(names.next());
+        let part = slice.endpoints.as_deref().unwrap_or_default();
+        let made = service
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map(|time| time.0);
+        let since = since(names.snapshot, part.iter().filter_map(target));
+        slice.metadata.annotations = noted(None, since.or(made));
         plan.writes.push(Write::Create(json(&slice)));
     }
 }
@@ -177,13 +198,36 @@ fn uid_of(endpoint: &Endpoint) -> Option<&String> {
     endpoint.target_ref.as_ref()?.uid.as_ref()
 }
 
-fn update(slice: &EndpointSlice, base: &EndpointSlice, endpoints: Vec<Endpoint>, plan: &mut Plan) {
+fn target(endpoint: &Endpoint) -> Option<&ObjectReference> {
+    endpoint.target_ref.as_ref()
+}
+
+/// These annotations with the moment that the change goes back to.
+pub(crate) fn noted(
+    annotations: Option<&BTreeMap<String, String>>,
+    since: Option<Timestamp>,
+) -> Option<BTreeMap<String, String>> {
+    let mut annotations = annotations.cloned().unwrap_or_default();
+    annotations.remove(LAST_CHANGE);
+    if let Some(since) = since {
+        annotations.insert(LAST_CHANGE.to_owned(), since.to_string());
+    }
+    (!annotations.is_empty()).then_some(annotations)
+}
+
+fn update(
+    snapshot: &Snapshot,
+    slice: &EndpointSlice,
+    base: &EndpointSlice,
+    endpoints: Vec<Endpoint>,
+    plan: &mut Plan,
+) {
     let metadata = ObjectMeta {
         labels: base.metadata.labels.clone(),
         owner_references: base.metadata.owner_references.clone(),
         ..slice.metadata.clone()
     };
-    let next = EndpointSlice {
+    let mut next = EndpointSlice {
         metadata,
         endpoints: Some(endpoints),
         ..slice.clone()
@@ -193,11 +237,19 @@ fn update(slice: &EndpointSlice, base: &EndpointSlice, endpoints: Vec<Endpoint>,
         ..slice.clone()
     };
     if next != before {
+        let known = before.endpoints.as_deref().unwrap_or_default();
+        let changed = next
+            .endpoints
+            .iter()
+            .flatten()
+            .filter(|one| !known.contains(one));
+        let since = since(snapshot, changed.filter_map(target));
+        next.metadata.annotations = noted(slice.metadata.annotations.as_ref(), since);
         plan.writes.push(Write::Update(json(&next)));
     }
 }
 
-fn remove(slice: &EndpointSlice, plan: &mut Plan) {
+pub(super) fn remove(slice: &EndpointSlice, plan: &mut Plan) {
     let object = pod::object("discovery.k8s.io/v1", "EndpointSlice", &slice.metadata);
     plan.writes
         .push(delete(object, None, Propagation::Background));

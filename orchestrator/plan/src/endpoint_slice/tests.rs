@@ -191,8 +191,69 @@ fn services_without_selector_are_left_alone() {
     world.edit("Service", "shop", "web", |one| {
         one["spec"]["selector"] = json!(null)
     });
+    let before = rows(&world);
+    world.put(pod("b", "10.244.0.3"));
+    assert_eq!(settle(&mut world), 0);
+    assert_eq!(rows(&world), before, "they are the user's from now on");
+}
+
+#[test]
+fn what_a_service_says_of_others_is_not_said_of_its_slices() {
+    let mut world = World::new();
+    world.put(service(|one| {
+        one["metadata"]["labels"] = json!({
+            "team": "front", SERVICE_NAME_LABEL: "x", MANAGED_BY_LABEL: "y", HEADLESS_LABEL: "",
+        });
+        one["spec"]["ipFamilies"] = json!(["IPv6", "IPv4"]);
+    }));
     settle(&mut world);
-    assert_eq!(world.all("EndpointSlice").len(), 0);
+    let slices = world.all("EndpointSlice");
+    let families = slices
+        .iter()
+        .map(|one| one["addressType"].as_str().unwrap());
+    let mut families: Vec<&str> = families.collect();
+    families.sort_unstable();
+    assert_eq!(families, ["IPv4", "IPv6"], "an empty one of each");
+    for slice in slices {
+        let labels = json!({"team": "front", SERVICE_NAME_LABEL: "web", MANAGED_BY_LABEL: MANAGER});
+        assert_eq!(slice["metadata"]["labels"], labels);
+        assert_eq!(slice["metadata"]["generateName"], "web-");
+    }
+}
+
+#[test]
+fn slices_say_since_when_their_pods_are_so() {
+    let mut world = World::new();
+    world.put(service(|one| {
+        one["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z")
+    }));
+    let said = |world: &World| {
+        let all = world.all("EndpointSlice");
+        all[0]["metadata"]["annotations"][LAST_CHANGE].clone()
+    };
+    settle(&mut world);
+    assert_eq!(
+        said(&world),
+        "2026-01-01T00:00:00Z",
+        "the Service was made then"
+    );
+    let mut late = pod("a", "10.244.0.2");
+    late["status"] = running("10.244.0.2", "2026-01-01T00:00:07Z".parse().unwrap());
+    world.put(late);
+    settle(&mut world);
+    assert_eq!(said(&world), "2026-01-01T00:00:07Z");
+    let mut later = pod("b", "10.244.0.3");
+    later["status"] = running("10.244.0.3", "2026-01-01T00:00:09Z".parse().unwrap());
+    world.put(later);
+    settle(&mut world);
+    assert_eq!(said(&world), "2026-01-01T00:00:09Z");
+    world.remove("Pod", "shop", "a");
+    settle(&mut world);
+    assert_eq!(
+        said(&world),
+        Value::Null,
+        "nobody knows since when one is gone"
+    );
 }
 
 #[test]

@@ -226,7 +226,7 @@ impl Snapshot {
             Typed::PersistentVolume(one) => put(&mut self.persistent_volumes, meta, one),
             Typed::PersistentVolumeClaim(one) => put(&mut self.persistent_volume_claims, meta, one),
             Typed::StorageClass(one) => put(&mut self.storage_classes, meta, one),
-            Typed::Endpoints(one) => put(&mut self.endpoints, meta, one),
+            Typed::Endpoints(one) => self.put_endpoints(meta, one),
             Typed::Deployment(one) => put(&mut self.deployments, meta, one),
             Typed::ReplicationController(one) => put(&mut self.replication_controllers, meta, one),
             Typed::StatefulSet(one) => put(&mut self.stateful_sets, meta, one),
@@ -263,7 +263,7 @@ impl Snapshot {
             ("storage.k8s.io/v1", "StorageClass") => {
                 drop(self.storage_classes.remove(namespace, name))
             }
-            ("v1", "Endpoints") => drop(self.endpoints.remove(namespace, name)),
+            ("v1", "Endpoints") => self.drop_endpoints(namespace, name),
             ("discovery.k8s.io/v1", "EndpointSlice") => self.drop_slice(namespace, name),
             ("apps/v1", "Deployment") => drop(self.deployments.remove(namespace, name)),
             ("apps/v1", "ReplicaSet") => self.drop_set(namespace, name),

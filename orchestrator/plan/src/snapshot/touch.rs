@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Node, NodeCondition, Service};
 
 use super::journal::{ObjectKey, Touched};
 use super::meta::Meta;
@@ -180,7 +180,22 @@ impl Snapshot {
         }
     }
 
+    /// They are of the Service of their name, which does not own them.
+    pub(super) fn put_endpoints(&mut self, meta: &Meta, endpoints: &Arc<Endpoints>) {
+        put(&mut self.endpoints, meta, endpoints);
+        self.note_service(&meta.key.namespace, &meta.key.name);
+    }
+
+    pub(super) fn drop_endpoints(&mut self, namespace: &str, name: &str) {
+        self.endpoints.remove(namespace, name);
+        self.note_service(namespace, name);
+    }
+
     pub(super) fn drop_service(&mut self, namespace: &str, name: &str) {
+        if self.endpoints.get(namespace, name).is_some() {
+            let key = meta_key("v1", "Endpoints", namespace, name);
+            self.journal.note(Touched::Object(Arc::new(key)));
+        }
         let Some(service) = self.services.remove(namespace, name) else {
             return;
         };

@@ -11,7 +11,8 @@ use waggle_api::body::is_deeper;
 use waggle_api::life::may_go;
 use waggle_api::ownership::{Writer, track};
 use waggle_api::{
-    CreateContext, Part, Resource, Source, Status, find, prepare_create, prepare_update,
+    CreateContext, DeleteOptions, Part, Resource, Source, Status, find, prepare_create,
+    prepare_update,
 };
 use waggle_store::{Error, Expect, Revision, Write};
 
@@ -307,7 +308,25 @@ impl Objects {
             self.node_ports.release(&old.uid);
         }
         self.reached(revision.0).await?;
+        if old.resource.kind == "Service" {
+            self.remove_endpoints(old).await;
+        }
         Ok(Some(Arc::new(old.at_revision(revision.0))))
+    }
+
+    /// A Service's Endpoints, whoever wrote them: they have its name and no owner.
+    async fn remove_endpoints(&self, service: &Object) {
+        let Some(kind) = find("", "v1", "endpoints") else {
+            return;
+        };
+        let options = DeleteOptions::default();
+        let delete = self.delete(kind, &service.namespace, &service.name, &options);
+        // The Service is gone, whatever becomes of them.
+        if let Err(status) = Box::pin(delete).await
+            && status.code != 404
+        {
+            tracing::warn!(service = service.name, error = %status, "its Endpoints stay");
+        }
     }
 
     async fn commit_over(

@@ -102,3 +102,21 @@ async fn a_protobuf_body_is_read() {
     let (code, _) = read(api.send(request, b"k8s\0\x0a".to_vec()).await).await;
     assert_eq!(code, 400);
 }
+
+#[tokio::test]
+async fn endpoints_go_with_the_service_of_their_name() {
+    let api = api().await;
+    let [services, endpoints] =
+        ["services", "endpoints"].map(|kind| format!("/api/v1/namespaces/default/{kind}"));
+    let service = json!({"metadata": {"name": "db"}, "spec": {"ports": [{"port": 5432}]}});
+    let theirs = json!({"metadata": {"name": "db"}, "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 5432}]}]});
+    assert_eq!(api.post(&services, &service).await.0, 201);
+    let (code, answer) = api.post(&endpoints, &theirs).await;
+    assert_eq!(code, 201, "{answer}");
+    let db = format!("{services}/db");
+    let trial = format!("{db}?dryRun=All");
+    assert_eq!(api.delete(&trial, &json!({})).await.0, 200);
+    assert_eq!(api.get(&format!("{endpoints}/db")).await.0, 200);
+    assert_eq!(api.delete(&db, &json!({})).await.0, 200);
+    assert_eq!(api.get(&format!("{endpoints}/db")).await.0, 404);
+}
