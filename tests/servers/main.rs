@@ -4,6 +4,7 @@
 
 mod dying;
 mod etcd;
+mod flood;
 mod moving;
 mod sealed;
 mod shared;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
                 shared::extensions,
             )
             .test("secrets_are_sealed_in_an_etcd", sealed::at_rest)
+            .test("a_flood_of_one_is_no_flood_of_others", flood::of_one)
             .test("each_server_dies_and_services_go_on", dying::servers)
             .test("an_etcd_member_dies_and_nothing_stops", dying::member)
             .test(
